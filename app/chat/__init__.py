@@ -1,0 +1,1 @@
+"""Messages, turns and the chat in progress."""

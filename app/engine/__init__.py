@@ -1,0 +1,1 @@
+"""The engine: llama.cpp in a child process, driven by a thread."""

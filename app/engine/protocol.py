@@ -1,0 +1,226 @@
+"""What the app and the engine's worker say to each other: one JSON object a line.
+
+Commands go to the worker's stdin, messages come from its private duplicate of fd 1.
+Both are discriminated unions on `type`; a line that is none of them is a protocol error.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+import pydantic
+
+
+class _Line(pydantic.BaseModel):
+    model_config = pydantic.ConfigDict(frozen=True, extra="forbid")
+
+
+class ChatMessage(_Line):
+    """One message as the chat template sees it."""
+
+    role: Literal["system", "user", "assistant"]
+    content: str
+
+
+class Sampling(_Line):
+    """How the next token is chosen; temperature 0 is greedy."""
+
+    temperature: float = pydantic.Field(default=0.7, ge=0, le=5)
+    top_k: int = pydantic.Field(default=40, ge=0)
+    top_p: float = pydantic.Field(default=0.95, gt=0, le=1)
+    min_p: float = pydantic.Field(default=0.05, ge=0, le=1)
+    repeat_penalty: float = pydantic.Field(default=1.0, ge=0.5, le=2)
+    seed: int | None = None
+
+
+# --- commands ---------------------------------------------------------------
+
+
+class Load(_Line):
+    """Load a model. Devices are named as the engine lists them, RPC servers registered first, in order."""
+
+    type: Literal["load"] = "load"
+    model_path: str
+    devices: tuple[str, ...] = ()
+    rpc_servers: tuple[str, ...] = ()
+    gpu_layers: int = 0
+    tensor_split: tuple[int, ...] = ()
+    context: int = pydantic.Field(gt=0)
+    batch: int = 2048
+    micro_batch: int = 512
+    kv_type_k: str = "f16"
+    kv_type_v: str = "f16"
+    flash_attention: Literal["auto", "on", "off"] = "auto"
+    threads: int | None = None
+    use_mmap: bool = True
+    use_extra_buffers: bool = True
+    self_test: bool = True
+
+
+class Generate(_Line):
+    """Answer a conversation. Messages that follow (`Prefilled`, ...) carry the same `turn`."""
+
+    type: Literal["generate"] = "generate"
+    turn: int
+    messages: tuple[ChatMessage, ...]
+    sampling: Sampling = Sampling()
+    max_tokens: int | None = None
+    continue_last: bool = False
+    """The last message is a partial answer of the assistant; go on from its end."""
+
+
+class Cancel(_Line):
+    """Stop the running turn, or the running load."""
+
+    type: Literal["cancel"] = "cancel"
+
+
+class CountTokens(_Line):
+    """Ask how many tokens a conversation takes with the model's own template."""
+
+    type: Literal["count_tokens"] = "count_tokens"
+    request: int
+    messages: tuple[ChatMessage, ...]
+
+
+class Shutdown(_Line):
+    """End the process."""
+
+    type: Literal["shutdown"] = "shutdown"
+
+
+Command = Annotated[
+    Load | Generate | Cancel | CountTokens | Shutdown, pydantic.Field(discriminator="type")
+]
+
+
+# --- messages ---------------------------------------------------------------
+
+
+class Hello(_Line):
+    """First message: the worker runs."""
+
+    type: Literal["hello"] = "hello"
+    pid: int
+    engine_version: str
+    backends: tuple[str, ...]
+
+
+class LoadProgressed(_Line):
+    """A stage of loading: `reading`, `allocating`, `warming_up`; `fraction` 0 to 1, or None if unknown."""
+
+    type: Literal["load_progressed"] = "load_progressed"
+    stage: Literal["reading", "allocating", "warming_up"]
+    fraction: float | None = None
+
+
+class DeviceMemory(_Line):
+    """What llama.cpp says that it allocated on one device (`CPU` for the host), in bytes.
+
+    `first_layer` and `last_layer` come from its log; None if the device holds none.
+    """
+
+    device: str
+    weights_bytes: int
+    kv_cache_bytes: int
+    compute_bytes: int
+    layer_count: int = 0
+    first_layer: int | None = None
+    last_layer: int | None = None
+
+
+class Loaded(_Line):
+    """The model is ready."""
+
+    type: Literal["loaded"] = "loaded"
+    context: int
+    train_context: int
+    memory: tuple[DeviceMemory, ...]
+    duration_s: float
+    has_chat_template: bool
+    threads: int
+
+
+class PrefillProgressed(_Line):
+    """Prompt processing: `done` of `total` tokens are in the KV cache, `reused` of them from before."""
+
+    type: Literal["prefill_progressed"] = "prefill_progressed"
+    turn: int
+    done: int
+    total: int
+    reused: int = 0
+
+
+class TokensGenerated(_Line):
+    """Some more of the answer. `text` is always whole characters; `tokens` were needed for it.
+
+    `elapsed_s` is measured from the first token, `context_used` in tokens.
+    """
+
+    type: Literal["tokens_generated"] = "tokens_generated"
+    turn: int
+    text: str
+    tokens: int
+    context_used: int
+    elapsed_s: float
+
+
+class TurnFinished(_Line):
+    """A turn ended.
+
+    `reason`: `stop` (the model ended), `length` (max_tokens), `context` (no room left), `cancelled`.
+    """
+
+    type: Literal["turn_finished"] = "turn_finished"
+    turn: int
+    reason: Literal["stop", "length", "context", "cancelled"]
+    prompt_tokens: int
+    reused_tokens: int
+    generated_tokens: int
+    prefill_s: float
+    first_token_s: float | None
+    generate_s: float
+    context_used: int
+    context: int
+
+    @property
+    def tokens_per_second(self) -> float | None:
+        """Rate of token generation, the first token excluded; None below two tokens."""
+        if self.generated_tokens < 2 or self.generate_s <= 0:
+            return None
+        return (self.generated_tokens - 1) / self.generate_s
+
+
+class TokensCounted(_Line):
+    """Answer to `CountTokens`."""
+
+    type: Literal["tokens_counted"] = "tokens_counted"
+    request: int
+    tokens: int
+
+
+class Failed(_Line):
+    """A command failed, the worker goes on. `stage`: `load`, `generate`, `count`, `protocol`."""
+
+    type: Literal["failed"] = "failed"
+    stage: Literal["load", "generate", "count", "protocol"]
+    reason: str
+    """Machine-readable: `file`, `architecture`, `memory`, `template`, `context`, `cancelled`, `device`, `other`."""
+    detail: str
+    turn: int | None = None
+
+
+Message = Annotated[
+    Hello
+    | LoadProgressed
+    | Loaded
+    | PrefillProgressed
+    | TokensGenerated
+    | TurnFinished
+    | TokensCounted
+    | Failed,
+    pydantic.Field(discriminator="type"),
+]
+
+command_adapter: pydantic.TypeAdapter[Command] = pydantic.TypeAdapter(Command)
+message_adapter: pydantic.TypeAdapter[Message] = pydantic.TypeAdapter(Message)

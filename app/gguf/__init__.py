@@ -1,0 +1,1 @@
+"""GGUF files: what a model holds, read from its header alone."""

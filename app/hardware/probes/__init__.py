@@ -1,0 +1,1 @@
+"""Sources of facts about the machine; each fails alone."""

@@ -1,0 +1,1 @@
+"""Memory per layer and device, and the placement of layers: pure functions."""

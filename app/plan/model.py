@@ -1,0 +1,194 @@
+"""Frozen values of a plan: what is asked for, and what will run where, in bytes.
+
+A *layer* counts as in llama.cpp: the repeating layers 0 to `block_count - 1`, and the
+output layer (norm and projection) as number `block_count`. All counts include it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+from collections.abc import Mapping
+
+
+class KvCacheType(enum.StrEnum):
+    """Type of the K or V cache, as llama.cpp names it."""
+
+    F16 = "f16"
+    Q8_0 = "q8_0"
+    Q4_0 = "q4_0"
+
+
+class FlashAttention(enum.StrEnum):
+    """Flash attention; `auto` is on wherever the devices support it."""
+
+    AUTO = "auto"
+    ON = "on"
+    OFF = "off"
+
+
+class Basis(enum.StrEnum):
+    """How far the numbers can be trusted."""
+
+    ESTIMATED = "estimated"
+    COMPUTED = "computed"
+    CONFIRMED = "confirmed"
+
+
+class Verdict(enum.StrEnum):
+    """The answer in one word."""
+
+    FITS = "fits"
+    PARTLY = "partly"
+    """Runs, some layers in main memory beside GPUs."""
+    CPU_ONLY = "cpu_only"
+    """Runs in main memory; there is no GPU in use."""
+    TOO_LARGE = "too_large"
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class PlanDevice:
+    """A device as the planner sees it.
+
+    Attributes:
+        id: `hardware.Device.id`.
+        engine_name: Name in llama.cpp (`CUDA0`).
+        backend: Whose alignment and reserve rules hold: `cuda`, `vulkan`, `metal`, `rpc`.
+        free_bytes: Free now, before the model is loaded (memory of this app's own engine counts as free).
+        others_bytes: Held by other programs.
+    """
+
+    id: str
+    label: str
+    name: str
+    engine_name: str
+    backend: str
+    total_bytes: int
+    free_bytes: int
+    others_bytes: int = 0
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class PlanHost:
+    """Main memory as the planner sees it. `available_bytes` excludes this app's own engine."""
+
+    total_bytes: int
+    available_bytes: int
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class PlanRequest:
+    """What the person wants; None means: choose for me.
+
+    Attributes:
+        context: Tokens, or None for the most useful that fits.
+        gpu_layers: Number of layers on devices, counted from the end, output included; None for as many as fit.
+        layer_counts: Layers for each device in device order, fixed by hand; the sum is `gpu_layers`.
+        reserves: Bytes to keep free, by device id; others get the default.
+        force: Pass what was fixed by hand through, fit or not.
+    """
+
+    context: int | None = None
+    kv_type_k: KvCacheType = KvCacheType.F16
+    kv_type_v: KvCacheType = KvCacheType.F16
+    flash_attention: FlashAttention = FlashAttention.AUTO
+    batch: int = 2048
+    micro_batch: int = 512
+    gpu_layers: int | None = None
+    layer_counts: tuple[int, ...] | None = None
+    reserves: Mapping[str, int] = dataclasses.field(default_factory=dict)
+    force: bool = False
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class DevicePlan:
+    """One device's share.
+
+    Attributes:
+        first_layer: First layer on the device, or None if it holds none.
+        last_layer: Last layer, inclusive; may be the output layer (`block_count`).
+        layer_count: Number of layers, output included.
+        holds_output: True if the output layer is among them.
+        reserve_bytes: Kept free for the driver's context and scratch.
+    """
+
+    device: PlanDevice
+    layer_count: int
+    first_layer: int | None
+    last_layer: int | None
+    holds_output: bool
+    weights_bytes: int
+    kv_cache_bytes: int
+    compute_bytes: int
+    reserve_bytes: int
+
+    @property
+    def model_bytes(self) -> int:
+        """Weights, KV cache and compute buffer."""
+        return self.weights_bytes + self.kv_cache_bytes + self.compute_bytes
+
+    @property
+    def left_bytes(self) -> int:
+        """What is left after model and reserve; negative is the shortfall."""
+        return self.device.free_bytes - self.model_bytes - self.reserve_bytes
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class HostPlan:
+    """Main memory's share: token embedding, layers not offloaded, their KV cache, host buffers."""
+
+    host: PlanHost
+    layer_count: int
+    weights_bytes: int
+    kv_cache_bytes: int
+    compute_bytes: int
+    reserve_bytes: int
+
+    @property
+    def model_bytes(self) -> int:
+        """Weights, KV cache and compute buffer."""
+        return self.weights_bytes + self.kv_cache_bytes + self.compute_bytes
+
+    @property
+    def left_bytes(self) -> int:
+        """What is left after model and reserve; negative is the shortfall."""
+        return self.host.available_bytes - self.model_bytes - self.reserve_bytes
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class LoadPlan:
+    """A whole plan; everything that the engine needs to load the model so.
+
+    Attributes:
+        devices: In device order, as passed to llama.cpp; includes devices without layers.
+        gpu_layers: llama.cpp's `n_gpu_layers`.
+        tensor_split: Layers for each device: integers that sum to `gpu_layers`, so
+            that llama.cpp's float arithmetic cuts exactly there (llama-model.cpp, `get_layer_buft_list`).
+        context: Tokens.
+        max_context: Most tokens that fit with the same KV types, at most the trained context; 0 if none.
+        bottleneck: Id of the device with the least left, `host` for main memory.
+        shortfall_bytes: How much the worst place lacks; 0 if all fits.
+        sentence: The verdict for a person, without the verdict's own word ("30 layers on ...").
+        hint: What would help if it does not fit, else empty.
+    """
+
+    request: PlanRequest
+    verdict: Verdict
+    devices: tuple[DevicePlan, ...]
+    host: HostPlan
+    block_count: int
+    gpu_layers: int
+    tensor_split: tuple[int, ...]
+    context: int
+    max_context: int
+    bottleneck: str | None
+    shortfall_bytes: int
+    basis: Basis
+    layer_sizes: tuple[int, ...]
+    sentence: str
+    hint: str = ""
+
+    @property
+    def fits(self) -> bool:
+        """True if nothing lacks memory."""
+        return self.shortfall_bytes == 0

@@ -1,0 +1,29 @@
+"""How the app starts children of its own: a hidden switch in a frozen build, `-m` otherwise."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+CHILD_SWITCH = "--run-child"
+
+
+def child_command(module: str) -> list[str]:
+    """The command line that runs `module` (for example `app.engine.worker`) as a child."""
+    if getattr(sys, "frozen", False):
+        return [sys.executable, CHILD_SWITCH, module]
+    return [sys.executable, "-m", module]
+
+
+def child_environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
+    """The environment of a child: CUDA ordered as the bus is, this source tree importable."""
+    environment = dict(os.environ)
+    environment["CUDA_DEVICE_ORDER"] = "PCI_BUS_ID"
+    environment["PYTHONUNBUFFERED"] = "1"
+    root = str(Path(__file__).resolve().parent.parent)
+    inherited = environment.get("PYTHONPATH")
+    environment["PYTHONPATH"] = root + (os.pathsep + inherited if inherited else "")
+    environment.update(extra or {})
+    return environment

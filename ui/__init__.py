@@ -1,0 +1,1 @@
+"""The window: Qt widgets. No rule of the domain lives here."""

@@ -1,0 +1,1 @@
+"""The launcher: this machine, the chosen model, its plan."""

@@ -1,0 +1,97 @@
+"""The one style sheet. Widgets choose their part by a dynamic property `kind`, or by object name.
+
+`kind` of labels: `title`, `lead`, `strong`, `small`, `muted` (small and muted), `body-muted`.
+`kind` of buttons: `primary`, `plain`, `icon`, `link`; none is the ordinary button.
+`kind` of frames: `card`, `rule`, `vrule`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from string import Template
+
+from ui.theme.tokens import RADIUS_CARD, RADIUS_CONTROL, TEXT_LEAD, TEXT_SMALL, TEXT_TITLE, Theme
+
+_SHEET = Template("""
+QWidget { color: $text; }
+QMainWindow, QDialog { background: $bg; }
+QScrollArea { background: transparent; border: none; }
+QScrollArea > QWidget > QWidget { background: transparent; }
+QLabel { background: transparent; }
+QLabel[kind="title"] { font-size: ${title_px}px; font-weight: 600; }
+QLabel[kind="lead"] { font-size: ${lead_px}px; }
+QLabel[kind="section"] { font-size: ${lead_px}px; font-weight: 600; }
+QLabel[kind="strong"] { font-weight: 600; }
+QLabel[kind="small"] { font-size: ${small_px}px; }
+QLabel[kind="muted"] { font-size: ${small_px}px; color: $muted; }
+QLabel[kind="body-muted"] { color: $muted; }
+QLabel[state="ok"] { color: $ok; }
+QLabel[state="warn"] { color: $warn; }
+QLabel[state="error"] { color: $error; }
+QFrame[kind="card"] { background: $surface; border: 1px solid $line; border-radius: ${card_px}px; }
+QFrame[kind="rule"] { background: $line; border: none; max-height: 1px; min-height: 1px; }
+QFrame[kind="vrule"] { background: $line; border: none; max-width: 1px; min-width: 1px; }
+QPushButton {
+    min-height: 32px; padding: 0 14px; border: 1px solid $line_strong;
+    border-radius: ${control_px}px; background: $surface; color: $text;
+}
+QPushButton:hover { background: $alt; }
+QPushButton:pressed { background: $line; }
+QPushButton:focus { border: 2px solid $accent; padding: 0 13px; min-height: 30px; }
+QPushButton:disabled { background: $alt; color: $muted; border-color: $line; }
+QPushButton[kind="primary"] {
+    background: $accent; border-color: $accent; color: $on_accent; font-weight: 600;
+}
+QPushButton[kind="primary"]:focus { border: 2px solid $text; }
+QPushButton[kind="primary"]:disabled { background: $alt; border-color: $line; color: $muted; }
+QPushButton[big="true"] { min-height: 38px; }
+QPushButton[big="true"]:focus { min-height: 36px; }
+QPushButton[kind="plain"], QPushButton[kind="icon"] {
+    border-color: transparent; background: transparent;
+}
+QPushButton[kind="icon"] { padding: 0; min-width: 30px; min-height: 30px; }
+QPushButton[kind="plain"]:hover, QPushButton[kind="icon"]:hover { background: $alt; }
+QPushButton[kind="plain"]:focus, QPushButton[kind="icon"]:focus { border: 2px solid $accent; }
+QPushButton[kind="icon"]:focus { padding: 0; min-width: 28px; min-height: 28px; }
+QPushButton[kind="link"] {
+    border: none; background: transparent; color: $accent; padding: 0; min-height: 20px;
+    font-size: ${small_px}px;
+}
+QPushButton[kind="link"]:hover, QPushButton[kind="link"]:focus { text-decoration: underline; }
+QComboBox, QLineEdit, QSpinBox, QPlainTextEdit, QTextEdit {
+    border: 1px solid $line_strong; border-radius: ${control_px}px; background: $surface;
+    selection-background-color: $accent; selection-color: $on_accent;
+}
+QComboBox, QLineEdit, QSpinBox { min-height: 34px; padding: 0 12px; }
+QComboBox:focus, QLineEdit:focus, QSpinBox:focus, QPlainTextEdit:focus, QTextEdit:focus {
+    border: 1px solid $accent;
+}
+QComboBox::drop-down { border: none; width: 28px; }
+QComboBox QAbstractItemView {
+    background: $surface; border: 1px solid $line_strong; selection-background-color: $alt;
+    selection-color: $text; outline: none;
+}
+QMenu { background: $surface; border: 1px solid $line_strong; padding: 4px; }
+QMenu::item { padding: 6px 20px; border-radius: 6px; }
+QMenu::item:selected { background: $alt; }
+QToolTip { background: $surface; color: $text; border: 1px solid $line_strong; padding: 4px; }
+QScrollBar:vertical { background: transparent; width: 10px; margin: 0; }
+QScrollBar:horizontal { background: transparent; height: 10px; margin: 0; }
+QScrollBar::handle { background: $line_strong; border-radius: 4px; margin: 1px; }
+QScrollBar::handle:vertical { min-height: 32px; }
+QScrollBar::handle:horizontal { min-width: 32px; }
+QScrollBar::add-line, QScrollBar::sub-line { width: 0; height: 0; }
+QScrollBar::add-page, QScrollBar::sub-page { background: transparent; }
+""")
+
+
+def sheet(theme: Theme) -> str:
+    """The application's style sheet in `theme`."""
+    return _SHEET.substitute(
+        dataclasses.asdict(theme),
+        title_px=TEXT_TITLE,
+        lead_px=TEXT_LEAD,
+        small_px=TEXT_SMALL,
+        card_px=RADIUS_CARD,
+        control_px=RADIUS_CONTROL,
+    )

@@ -1,0 +1,1 @@
+"""Widgets that know nothing of models or machines; they can be shown alone."""
