@@ -1,0 +1,198 @@
+"""The chat in progress: its messages, and one turn at a time."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import assert_never
+
+from app.chat.message import Message, Outcome, Role, TurnStats
+from app.engine import protocol
+from app.engine.model import TurnEnded, TurnProgressed
+from app.errors import AppError
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class TurnStarted:
+    """Event: a message was sent, an answer is awaited."""
+
+    turn: int
+    user: Message
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class PromptRead:
+    """Event: prompt processing advanced to `done` of `total` tokens."""
+
+    turn: int
+    done: int
+    total: int
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class AnswerExtended:
+    """Event: more of the answer. `tokens` and `elapsed_s` count from its first token."""
+
+    turn: int
+    text: str
+    tokens: int
+    elapsed_s: float
+    first_token_s: float | None
+    context_used: int
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class TurnFinished:
+    """Event: the turn is over; `answer` is final, `error` says why it was interrupted."""
+
+    turn: int
+    answer: Message
+    error: AppError | None = None
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class ConversationCleared:
+    """Event: a new chat began."""
+
+
+ChatEvent = TurnStarted | PromptRead | AnswerExtended | TurnFinished | ConversationCleared
+
+_OUTCOMES = {
+    "stop": Outcome.COMPLETE,
+    "cancelled": Outcome.STOPPED,
+    "length": Outcome.TRUNCATED,
+    "context": Outcome.TRUNCATED,
+}
+
+
+class ChatSession:
+    """One conversation. Not thread-safe: its owner serialises the calls.
+
+    Attributes:
+        system_prompt: Sent before all messages; empty for the model's own default.
+    """
+
+    def __init__(self, *, system_prompt: str = "") -> None:
+        """Start empty."""
+        self.system_prompt = system_prompt
+        self._messages: list[Message] = []
+        self._pieces: list[str] = []
+        self._turn = 0
+        self._running = False
+        self._tokens = 0
+        self._sent_at = 0.0
+        self._first_token_s: float | None = None
+
+    @property
+    def messages(self) -> tuple[Message, ...]:
+        """All messages, a running answer last."""
+        if self._running:
+            running = Message(
+                role=Role.ASSISTANT, text="".join(self._pieces), outcome=Outcome.RUNNING
+            )
+            return (*self._messages, running)
+        return tuple(self._messages)
+
+    @property
+    def running(self) -> bool:
+        """True between `begin` and the end of the turn."""
+        return self._running
+
+    @property
+    def turn(self) -> int:
+        """Number of the last turn begun; 0 if none was."""
+        return self._turn
+
+    def clear(self) -> ConversationCleared:
+        """Forget all messages; a running turn's late events are ignored from now on."""
+        self._messages.clear()
+        self._pieces.clear()
+        self._running = False
+        return ConversationCleared()
+
+    def begin(self, text: str, *, now_s: float) -> TurnStarted:
+        """Add the user's message and await an answer; `now_s` is a monotonic clock's time."""
+        user = Message(role=Role.USER, text=text)
+        self._messages.append(user)
+        self._pieces.clear()
+        self._turn += 1
+        self._running = True
+        self._tokens = 0
+        self._sent_at = now_s
+        self._first_token_s = None
+        return TurnStarted(turn=self._turn, user=user)
+
+    def prompt(self) -> tuple[protocol.ChatMessage, ...]:
+        """The conversation for the engine.
+
+        Answers of which nothing arrived are left out and neighbours of one role
+        joined, since many templates insist on alternating roles.
+        """
+        result: list[protocol.ChatMessage] = []
+        if self.system_prompt.strip():
+            result.append(protocol.ChatMessage(role="system", content=self.system_prompt))
+        for message in self._messages:
+            if not message.text:
+                continue
+            role = message.role.value
+            if result and result[-1].role == role:
+                joined = f"{result[-1].content}\n\n{message.text}"
+                result[-1] = protocol.ChatMessage(role=role, content=joined)
+            else:
+                result.append(protocol.ChatMessage(role=role, content=message.text))
+        return tuple(result)
+
+    def receive(self, event: TurnProgressed | TurnEnded, *, now_s: float) -> ChatEvent | None:
+        """Take in what the engine said; None if it concerns a turn that is no longer awaited."""
+        match event:
+            case TurnProgressed(message=message):
+                if not self._running or message.turn != self._turn:
+                    return None
+                return self._progress(message, now_s)
+            case TurnEnded():
+                if not self._running or event.turn != self._turn:
+                    return None
+                return self._end(event)
+        assert_never(event)
+
+    def _progress(
+        self, message: protocol.PrefillProgressed | protocol.TokensGenerated, now_s: float
+    ) -> ChatEvent:
+        if isinstance(message, protocol.PrefillProgressed):
+            return PromptRead(turn=message.turn, done=message.done, total=message.total)
+        if self._first_token_s is None:
+            self._first_token_s = now_s - self._sent_at
+        self._pieces.append(message.text)
+        self._tokens += message.tokens
+        return AnswerExtended(
+            turn=message.turn,
+            text=message.text,
+            tokens=self._tokens,
+            elapsed_s=message.elapsed_s,
+            first_token_s=self._first_token_s,
+            context_used=message.context_used,
+        )
+
+    def _end(self, event: TurnEnded) -> TurnFinished:
+        finished = event.finished
+        answer = Message(
+            role=Role.ASSISTANT,
+            text="".join(self._pieces),
+            outcome=_OUTCOMES[finished.reason] if finished else Outcome.INTERRUPTED,
+            stats=_stats(finished) if finished else None,
+        )
+        self._messages.append(answer)
+        self._pieces.clear()
+        self._running = False
+        return TurnFinished(turn=event.turn, answer=answer, error=event.error)
+
+
+def _stats(finished: protocol.TurnFinished) -> TurnStats:
+    return TurnStats(
+        tokens=finished.generated_tokens,
+        tokens_per_second=finished.tokens_per_second,
+        first_token_s=finished.first_token_s,
+        prompt_tokens=finished.prompt_tokens,
+        reused_tokens=finished.reused_tokens,
+        context_used=finished.context_used,
+        context=finished.context,
+    )
