@@ -1,0 +1,415 @@
+"""Reads a GGUF header into a `ModelLayout`: bounded in memory and time, whatever the file holds.
+
+Format: docs/gguf.md of ggml. Weights are never touched.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+import struct
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import BinaryIO, cast
+
+from app import units
+from app.errors import Action, AppError, ErrorKind
+from app.gguf.model import LayerLayout, MetadataValue, ModelLayout, TensorInfo
+from app.gguf.types import FILE_TYPES, TENSOR_TYPES
+
+MAX_KEYS = 65_536
+MAX_TENSORS = 100_000
+MAX_STRING_BYTES = 16 * units.MIB
+MAX_ARRAY = 16_777_216
+KEPT_ARRAY = 4_096
+MAX_DIMENSIONS = 4
+MAX_SHARDS = 1_000
+MAX_LAYERS = 4_096
+LIMIT_BYTES = 2**60
+DEFAULT_ALIGNMENT = 32
+
+_SHARD = re.compile(r"^(?P<stem>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})\.gguf$")
+_LAYER = re.compile(r"^blk\.(\d+)\.")
+_INPUTS = ("token_embd", "position_embd", "token_types", "per_layer_token_embd")
+_SCALARS = {
+    0: "B",
+    1: "b",
+    2: "H",
+    3: "h",
+    4: "I",
+    5: "i",
+    6: "f",
+    7: "?",
+    10: "Q",
+    11: "q",
+    12: "d",
+}
+_STRING, _ARRAY = 8, 9
+
+
+class _BadHeaderError(Exception):
+    """The header contradicts itself or the file; the message says how."""
+
+
+class _Header:
+    """One file's header: metadata, tensors, where the data begins."""
+
+    def __init__(self, path: Path, stream: BinaryIO, size: int, shard: int) -> None:
+        self.path = path
+        self.size = size
+        self._stream = stream
+        self.array_lengths: dict[str, int] = {}
+        if self._take(4) != b"GGUF":
+            raise _BadHeaderError("it does not begin with the letters GGUF")
+        version = self._number("I")
+        if version not in (2, 3):
+            if int.from_bytes(int(version).to_bytes(4, "little"), "big") in (2, 3):
+                raise _BadHeaderError("it is written for a big-endian machine")
+            raise _BadHeaderError(f"it has GGUF version {version}; versions 2 and 3 are known")
+        tensors, keys = int(self._number("Q")), int(self._number("Q"))
+        if tensors > MAX_TENSORS:
+            raise _BadHeaderError(f"it claims to hold {tensors:,} tensors")
+        if keys > MAX_KEYS:
+            raise _BadHeaderError(f"it claims to hold {keys:,} metadata keys")
+        self.metadata = self._read_metadata(keys)
+        self.tensors = tuple(self._read_tensor(shard) for _ in range(tensors))
+        alignment = self.metadata.get("general.alignment", DEFAULT_ALIGNMENT)
+        if not isinstance(alignment, int) or alignment <= 0 or alignment & (alignment - 1):
+            raise _BadHeaderError(f"its alignment of {alignment} is not a power of two")
+        here = self._stream.tell()
+        self.data_offset = here + -here % alignment
+
+    def _take(self, count: int) -> bytes:
+        if count > self.size - self._stream.tell():
+            raise _TruncatedError
+        data = self._stream.read(count)
+        if len(data) != count:
+            raise _TruncatedError
+        return data
+
+    def _number(self, code: str) -> int | float | bool:
+        value: int | float | bool = struct.unpack("<" + code, self._take(struct.calcsize(code)))[0]
+        return value
+
+    def _text(self) -> str:
+        length = int(self._number("Q"))
+        if length > MAX_STRING_BYTES:
+            raise _BadHeaderError(f"it holds a text of {length:,} bytes in its header")
+        return self._take(length).decode("utf-8", errors="replace")
+
+    def _read_metadata(self, keys: int) -> dict[str, MetadataValue]:
+        metadata: dict[str, MetadataValue] = {}
+        for _ in range(keys):
+            key, kind = self._text(), int(self._number("I"))
+            value = self._array(key) if kind == _ARRAY else self._value(kind)
+            if value is not None:
+                metadata[key] = value
+        return metadata
+
+    def _value(self, kind: int) -> str | int | float | bool:
+        if kind == _STRING:
+            return self._text()
+        if kind not in _SCALARS:
+            raise _BadHeaderError(f"its metadata has a value of unknown type {kind}")
+        return self._number(_SCALARS[kind])
+
+    def _array(self, key: str) -> tuple[str | int | float | bool, ...] | None:
+        """The array, or None after skipping one that is too long to keep (a vocabulary)."""
+        kind, length = int(self._number("I")), int(self._number("Q"))
+        if length > MAX_ARRAY:
+            raise _BadHeaderError(f"its metadata key {key[:80]} claims {length:,} entries")
+        self.array_lengths[key] = length
+        if length <= KEPT_ARRAY:
+            return tuple(self._value(kind) for _ in range(length))
+        if kind == _STRING:
+            for _ in range(length):
+                self._skip(int(self._number("Q")))
+        elif kind in _SCALARS:
+            self._skip(length * struct.calcsize(_SCALARS[kind]))
+        else:
+            raise _BadHeaderError(f"its metadata key {key[:80]} has entries of unknown type {kind}")
+        return None
+
+    def _skip(self, count: int) -> None:
+        if count > self.size - self._stream.tell():
+            raise _TruncatedError
+        self._stream.seek(count, 1)
+
+    def _read_tensor(self, shard: int) -> TensorInfo:
+        name, dimensions = self._text(), int(self._number("I"))
+        if not 1 <= dimensions <= MAX_DIMENSIONS:
+            raise _BadHeaderError(f"its tensor {name[:80]} has {dimensions:,} dimensions")
+        shape = tuple(int(self._number("Q")) for _ in range(dimensions))
+        kind, offset = int(self._number("I")), int(self._number("Q"))
+        if kind not in TENSOR_TYPES:
+            raise _BadHeaderError(f"its tensor {name[:80]} has the unknown type {kind}")
+        type_name, block, block_bytes = TENSOR_TYPES[kind]
+        elements = math.prod(shape)
+        if not 0 < elements < LIMIT_BYTES or max(shape) >= 2**63 or shape[0] % block:
+            raise _BadHeaderError(f"its tensor {name[:80]} has the impossible shape {list(shape)}")
+        size = elements // block * block_bytes
+        return TensorInfo(
+            name=name, shape=shape, type=type_name, size_bytes=size, offset=offset, shard=shard
+        )
+
+
+class _TruncatedError(Exception):
+    """The file ends within its header."""
+
+
+def read_layout(path: Path) -> ModelLayout:
+    """Read the header of a GGUF file, or of all shards of a split one, whichever shard is named.
+
+    Raises:
+        AppError: The file, or one of its shards, cannot be read or is no whole GGUF model.
+    """
+    shards = _shards(path)
+    headers = [_read_header(shard, index) for index, shard in enumerate(shards)]
+    try:
+        if len(shards) > 1:
+            _check_shards(headers)
+        return _layout(headers)
+    except _BadHeaderError as error:
+        raise _unusable(path, str(error)) from None
+
+
+def list_models(folder: Path) -> tuple[Path, ...]:
+    """The GGUF files in `folder`, of split ones the first shard, by name; empty if it is absent.
+
+    Raises:
+        AppError: The folder cannot be read.
+    """
+    try:
+        files = (
+            sorted(f for f in folder.iterdir() if f.suffix == ".gguf") if folder.exists() else []
+        )
+    except OSError as error:
+        raise AppError(
+            f"The folder {folder} cannot be read.",
+            detail=f"{error.strerror or error}.",
+            hint="Choose another folder or change its permissions.",
+            kind=ErrorKind.DISK,
+        ) from error
+    result = []
+    for file in files:
+        match = _SHARD.match(file.name)
+        if match is None or int(match["number"]) == 1:
+            result.append(file)
+    return tuple(result)
+
+
+def _shards(path: Path) -> list[Path]:
+    match = _SHARD.match(path.name)
+    if match is None:
+        return [path]
+    count = int(match["count"])
+    if not 1 <= count <= MAX_SHARDS:
+        raise _unusable(path, f"its name claims {count:,} shards")
+    names = [f"{match['stem']}-{n:05d}-of-{count:05d}.gguf" for n in range(1, count + 1)]
+    shards = [path.with_name(name) for name in names]
+    missing = [shard.name for shard in shards if not shard.exists()]
+    if missing and path.exists():
+        listed = ", ".join(missing[:3]) + (
+            f" and {len(missing) - 3} more" if len(missing) > 3 else ""
+        )
+        raise AppError(
+            f"The model {path.name} is incomplete: {listed} {'is' if len(missing) == 1 else 'are'} missing.",
+            hint=f"Put all {count} shards into {path.parent}.",
+            action=Action.CHOOSE_MODEL,
+            kind=ErrorKind.MODEL_FILE,
+        )
+    return shards
+
+
+def _read_header(path: Path, shard: int) -> _Header:
+    try:
+        if path.is_dir():
+            raise _unusable(path, "it is a folder")
+        with path.open("rb") as stream:
+            size = path.stat().st_size
+            header = _Header(path, stream, size, shard)
+    except _TruncatedError:
+        raise _truncated(path, "It ends within its header.") from None
+    except _BadHeaderError as error:
+        raise _unusable(path, str(error)) from None
+    except (OSError, MemoryError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise AppError(
+            f"The file {path} cannot be read.",
+            detail=f"{reason}.",
+            hint="Check the path and its permissions, or choose another file.",
+            action=Action.CHOOSE_MODEL,
+            kind=ErrorKind.MODEL_FILE,
+        ) from error
+    ends = (header.data_offset + t.offset + t.size_bytes for t in header.tensors)
+    needed = max(ends, default=0)
+    if needed > size:
+        raise _truncated(
+            path, f"It has {units.format_file_size(size)} of {units.format_file_size(needed)}."
+        )
+    return header
+
+
+def _truncated(path: Path, detail: str) -> AppError:
+    return AppError(
+        f"The file {path.name} is not complete.",
+        detail=detail,
+        hint="Download it again, or choose another file.",
+        action=Action.CHOOSE_MODEL,
+        kind=ErrorKind.MODEL_FILE,
+    )
+
+
+def _unusable(path: Path, reason: str) -> AppError:
+    return AppError(
+        f"{path.name} is not a usable GGUF model: {reason}.",
+        hint="Choose another GGUF file, or download this one again.",
+        action=Action.CHOOSE_MODEL,
+        kind=ErrorKind.MODEL_FILE,
+    )
+
+
+def _check_shards(headers: list[_Header]) -> None:
+    for index, header in enumerate(headers):
+        count, number = header.metadata.get("split.count"), header.metadata.get("split.no")
+        if count != len(headers) or number != index:
+            raise _BadHeaderError(
+                f"{header.path.name} calls itself shard {number} of {count} in its header"
+            )
+    total = headers[0].metadata.get("split.tensors.count")
+    found = sum(len(header.tensors) for header in headers)
+    if total is not None and total != found:
+        raise _BadHeaderError(f"its shards hold {found} of {total} tensors")
+
+
+def _layout(headers: list[_Header]) -> ModelLayout:
+    first = headers[0]
+    metadata = first.metadata
+    tensors = [tensor for header in headers for tensor in header.tensors]
+    if len({t.name for t in tensors}) != len(tensors):
+        raise _BadHeaderError("it holds two tensors of the same name")
+    architecture = metadata.get("general.architecture")
+    if not isinstance(architecture, str) or not tensors:
+        raise _BadHeaderError("it names no architecture or holds no tensors")
+    fields = _Fields(metadata, architecture)
+    blocks = fields.integer("block_count", maximum=MAX_LAYERS)
+    embedding = fields.integer("embedding_length")
+    heads = fields.per_layer("attention.head_count", blocks, 0)
+    kv_heads = fields.per_layer("attention.head_count_kv", blocks, None) or heads
+    default_head = embedding // max(heads) if heads and max(heads) else 0
+    by_layer, outside = _group(tensors, blocks)
+    layers = _layers(fields, by_layer, heads, kv_heads)
+    inputs = tuple(t for t in outside if t.name.startswith(_INPUTS))
+    output = tuple(t for t in outside if t.name.startswith(("output", "cls")))
+    file_type = metadata.get("general.file_type")
+    name, template = metadata.get("general.name"), metadata.get("tokenizer.chat_template")
+    return ModelLayout(
+        files=tuple(header.path for header in headers),
+        name=name if isinstance(name, str) and name else first.path.stem,
+        architecture=architecture,
+        quantization=FILE_TYPES.get(file_type, "") if isinstance(file_type, int) else "",
+        parameter_count=sum(math.prod(t.shape) for t in tensors),
+        block_count=blocks,
+        context_length=fields.integer("context_length"),
+        embedding_length=embedding,
+        vocabulary_size=first.array_lengths.get("tokenizer.ggml.tokens", 0)
+        or fields.integer("vocab_size", default=0),
+        key_length=fields.integer("attention.key_length", default=default_head),
+        value_length=fields.integer("attention.value_length", default=default_head),
+        layers=layers,
+        token_embedding=inputs,
+        output=output,
+        other=tuple(t for t in outside if t not in inputs and t not in output),
+        tied=bool(inputs) and not any(t.name == "output.weight" for t in output),
+        chat_template=template if isinstance(template, str) else "",
+        metadata=metadata,
+        file_size_bytes=sum(header.size for header in headers),
+    )
+
+
+def _group(
+    tensors: list[TensorInfo], blocks: int
+) -> tuple[list[list[TensorInfo]], list[TensorInfo]]:
+    by_layer: list[list[TensorInfo]] = [[] for _ in range(blocks)]
+    outside = []
+    for tensor in tensors:
+        match = _LAYER.match(tensor.name)
+        if match is None:
+            outside.append(tensor)
+        elif int(match[1]) < blocks:
+            by_layer[int(match[1])].append(tensor)
+        else:
+            raise _BadHeaderError(f"it has a tensor of layer {match[1][:12]}, but {blocks} layers")
+    return by_layer, outside
+
+
+def _layers(
+    fields: _Fields, by_layer: list[list[TensorInfo]], heads: list[int], kv_heads: list[int]
+) -> tuple[LayerLayout, ...]:
+    blocks = len(by_layer)
+    widths = fields.per_layer("feed_forward_length", blocks, 0)
+    window = fields.integer("attention.sliding_window", default=0)
+    local = _local_layers(fields, blocks) if window else [False] * blocks
+    return tuple(
+        LayerLayout(
+            index=index,
+            tensors=tuple(by_layer[index]),
+            head_count=heads[index],
+            head_count_kv=kv_heads[index],
+            feed_forward_length=widths[index],
+            recurrent=any(".ssm_" in t.name for t in by_layer[index]),
+            sliding_window=window if local[index] else 0,
+        )
+        for index in range(blocks)
+    )
+
+
+def _local_layers(fields: _Fields, blocks: int) -> list[bool]:
+    """Which layers have local attention: the header's own pattern, else the architecture's.
+
+    Periods: `load_arch_hparams` of the architectures in llama.cpp (gemma2: 2, gemma3: 6; the
+    last of a period is global); the others with a window are local throughout.
+    """
+    pattern = fields.raw("attention.sliding_window_pattern")
+    if isinstance(pattern, tuple) and len(pattern) == blocks:
+        return [bool(value) for value in pattern]
+    period = (
+        pattern
+        if isinstance(pattern, int)
+        else {"gemma2": 2, "gemma3": 6}.get(fields.architecture, 0)
+    )
+    return [not period or index % period < period - 1 for index in range(blocks)]
+
+
+class _Fields:
+    """Typed access to the hyper-parameters of one architecture."""
+
+    def __init__(self, metadata: Mapping[str, MetadataValue], architecture: str) -> None:
+        self._metadata = metadata
+        self.architecture = architecture
+
+    def raw(self, key: str) -> MetadataValue | None:
+        return self._metadata.get(f"{self.architecture}.{key}")
+
+    def integer(self, key: str, *, default: int | None = None, maximum: int = 2**31) -> int:
+        value = self.raw(key)
+        if value is None and default is not None:
+            return default
+        if isinstance(value, tuple) and value:
+            value = max(cast("tuple[int, ...]", value))
+        if not isinstance(value, int) or not 0 <= value <= maximum:
+            raise _BadHeaderError(f"its {self.architecture[:40]}.{key} is {str(value)[:40]}")
+        return value
+
+    def per_layer(self, key: str, blocks: int, default: int | None) -> list[int]:
+        """One value per layer, empty if the key is absent and there is no default."""
+        value = self.raw(key)
+        if value is None:
+            return [] if default is None else [default] * blocks
+        values = list(value) if isinstance(value, tuple) else [value] * blocks
+        usable: Callable[[object], bool] = lambda v: isinstance(v, int) and 0 <= v < 2**31  # noqa: E731
+        if len(values) < blocks or not all(usable(v) for v in values):
+            raise _BadHeaderError(
+                f"its {self.architecture[:40]}.{key} is not a value for each layer"
+            )
+        return [int(v) for v in values[:blocks]]
