@@ -1,4 +1,4 @@
-"""ggml's tensor types and llama.cpp's file types (ggml.h `ggml_type`, llama.h `llama_ftype`; sizes in ggml-common.h)."""
+"""Tensor types of ggml (ggml.h, sizes in ggml-common.h) and file types of llama.cpp (llama.h)."""
 
 from __future__ import annotations
 
