@@ -165,6 +165,9 @@ class TokensGenerated(_Line):
     elapsed_s: float
 
 
+EndReason = Literal["stop", "length", "context", "cancelled"]
+
+
 class TurnFinished(_Line):
     """A turn ended.
 
@@ -173,7 +176,7 @@ class TurnFinished(_Line):
 
     type: Literal["turn_finished"] = "turn_finished"
     turn: int
-    reason: Literal["stop", "length", "context", "cancelled"]
+    reason: EndReason
     prompt_tokens: int
     reused_tokens: int
     generated_tokens: int

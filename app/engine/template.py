@@ -1,0 +1,130 @@
+"""Renders a model's own chat template in Jinja's immutable sandbox, within limits of time and size.
+
+Templates come with downloaded files, so they are hostile until proven otherwise (CVE-2024-34359).
+"""
+
+from __future__ import annotations
+
+import datetime
+import json
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import NoReturn
+
+import jinja2
+import jinja2.sandbox
+
+from app.engine.protocol import ChatMessage
+
+MAX_OUTPUT = 16_000_000
+MAX_TEMPLATE = 1_000_000
+TIME_LIMIT_S = 5.0
+
+CHATML = (
+    "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+"""What most models without a template understand."""
+
+
+class TemplateError(Exception):
+    """The template cannot be rendered; the message says why."""
+
+
+class _TimeLimitError(BaseException):
+    """Raised by the alarm; no template can catch it."""
+
+
+def render(
+    source: str,
+    messages: tuple[ChatMessage, ...],
+    *,
+    bos: str = "",
+    eos: str = "",
+    continue_last: bool = False,
+) -> str:
+    """The prompt for `messages`; with `continue_last` the last one is left open to go on.
+
+    A template that rejects a system message gets it as the beginning of the first user message.
+
+    Raises:
+        TemplateError: The template is broken, forbidden things, or exceeds a limit.
+    """
+    if len(source) > MAX_TEMPLATE:
+        raise TemplateError("the chat template is larger than 1 MB")
+    tail = messages[-1].content if continue_last else ""
+    shown = messages[:-1] if continue_last else messages
+    try:
+        text = _render(source or CHATML, shown, bos, eos)
+    except TemplateError:
+        if not shown or shown[0].role != "system":
+            raise
+        text = _render(source or CHATML, _without_system(shown), bos, eos)
+    return text + tail
+
+
+def _without_system(messages: tuple[ChatMessage, ...]) -> tuple[ChatMessage, ...]:
+    system, *rest = messages
+    if not rest or rest[0].role != "user":
+        return tuple(rest)
+    first = ChatMessage(role="user", content=f"{system.content}\n\n{rest[0].content}")
+    return (first, *rest[1:])
+
+
+def _render(source: str, messages: tuple[ChatMessage, ...], bos: str, eos: str) -> str:
+    environment = jinja2.sandbox.ImmutableSandboxedEnvironment(
+        trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
+    )
+    environment.filters["tojson"] = lambda value, **_options: json.dumps(value, ensure_ascii=False)
+    environment.globals["raise_exception"] = _raise
+    environment.globals["strftime_now"] = lambda form: (
+        datetime.datetime.now().astimezone().strftime(form)
+    )
+    pieces: list[str] = []
+    size = 0
+    try:
+        with _time_limit():
+            stream = environment.from_string(source).generate(
+                messages=[message.model_dump() for message in messages],
+                add_generation_prompt=True,
+                bos_token=bos,
+                eos_token=eos,
+            )
+            for piece in stream:
+                size += len(piece)
+                if size > MAX_OUTPUT:
+                    raise TemplateError("the chat template writes without end")
+                pieces.append(piece)
+    except TemplateError:
+        raise
+    except (_TimeLimitError, MemoryError):
+        raise TemplateError(f"the chat template took longer than {TIME_LIMIT_S:.0f} s") from None
+    except Exception as error:  # noqa: BLE001 - a template can raise anything
+        raise TemplateError(f"the chat template failed: {error}") from error
+    return "".join(pieces)
+
+
+def _raise(message: str) -> NoReturn:
+    raise TemplateError(str(message)[:500])
+
+
+@contextmanager
+def _time_limit() -> Iterator[None]:
+    """Interrupt the block after `TIME_LIMIT_S`, where the system has alarms."""
+    if not hasattr(signal, "SIGALRM") or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def ring(_number: int, _frame: FrameType | None) -> NoReturn:
+        raise _TimeLimitError
+
+    before = signal.signal(signal.SIGALRM, ring)
+    signal.setitimer(signal.ITIMER_REAL, TIME_LIMIT_S)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
