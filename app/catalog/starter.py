@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.metadata
-import os
 import shutil
 import uuid
 from pathlib import Path
@@ -47,7 +46,7 @@ def ensure(models: Path) -> Path:
         models.mkdir(parents=True, exist_ok=True)
         try:
             shutil.copyfile(source, part)
-            os.replace(part, target)
+            part.replace(target)
         finally:
             part.unlink(missing_ok=True)
     except OSError as error:

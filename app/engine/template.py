@@ -102,7 +102,7 @@ def _render(source: str, messages: tuple[ChatMessage, ...], bos: str, eos: str) 
         raise
     except (_TimeLimitError, MemoryError):
         raise TemplateError(f"the chat template took longer than {TIME_LIMIT_S:.0f} s") from None
-    except Exception as error:  # noqa: BLE001 - a template can raise anything
+    except Exception as error:
         raise TemplateError(f"the chat template failed: {error}") from error
     return "".join(pieces)
 

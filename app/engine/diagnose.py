@@ -1,0 +1,131 @@
+"""Turns how a worker failed into what a person can do about it."""
+
+from __future__ import annotations
+
+import re
+import signal
+
+from app.engine import protocol
+from app.errors import Action, AppError, ErrorKind
+
+_MEMORY = re.compile(
+    r"out of memory|ErrorOutOfDeviceMemory|bad_alloc|failed to allocate|unable to allocate|cudaMalloc failed",
+    re.IGNORECASE,
+)
+_SHORT = re.compile(r"allocat\w* (?P<size>[\d.]+) MiB on device (?P<device>\w+)")
+_BUFFER = re.compile(r"failed to allocate (?P<device>\S+) buffer of size (?P<size>\d+)")
+_LESS = "Choose a shorter context or a smaller KV cache type, or move layers to another device."
+_RPC = re.compile(r"Remote RPC server|Failed to connect to (?P<endpoint>\S+)")
+
+
+def _memory_error(text: str) -> AppError:
+    where, size = "", ""
+    if match := _SHORT.search(text):
+        where, size = match["device"], f"{float(match['size']):,.0f} MiB"
+    elif match := _BUFFER.search(text):
+        where, size = match["device"], f"{int(match['size']) / 1024**2:,.0f} MiB"
+    place = f" on {'GPU ' + where if where.isdigit() else where}" if where else ""
+    return AppError(
+        f"There was not enough memory{place}.",
+        detail=f"{size} could not be allocated." if size else "",
+        hint=_LESS,
+        action=Action.OPEN_SPLIT,
+        kind=ErrorKind.MEMORY,
+    )
+
+
+def load_failed(failed: protocol.Failed, model_path: str) -> AppError:
+    """Why a load failed that the worker survived."""
+    name = model_path.replace("\\", "/").rsplit("/", 1)[-1]
+    match failed.reason:
+        case "memory":
+            return _memory_error(failed.detail)
+        case "architecture":
+            found = re.search(r"unknown model architecture: '([^']*)'", failed.detail)
+            kind = f" “{found[1]}”" if found else ""
+            return AppError(
+                f"This engine does not know the architecture{kind} of {name}.",
+                hint="Choose another model, or update the engine.",
+                action=Action.CHOOSE_MODEL,
+                kind=ErrorKind.MODEL_FILE,
+            )
+        case "device":
+            return AppError(
+                f"A device of the plan is gone: {failed.detail}.",
+                hint="Start it again, or switch it off in the GPU split.",
+                action=Action.OPEN_SPLIT,
+                kind=ErrorKind.HARDWARE,
+            )
+        case _:
+            return AppError(
+                f"{name} could not be loaded.",
+                detail=failed.detail,
+                hint="Check the file, or choose another one.",
+                action=Action.CHOOSE_MODEL,
+                kind=ErrorKind.MODEL_FILE,
+            )
+
+
+def turn_failed(failed: protocol.Failed) -> AppError:
+    """Why an answer failed that the worker survived."""
+    if failed.reason == "context":
+        return AppError(
+            f"The conversation no longer fits into the context ({failed.detail} tokens).",
+            hint="Start a new chat, or choose a longer context.",
+            action=Action.OPEN_SPLIT,
+            kind=ErrorKind.USAGE,
+        )
+    if failed.reason == "template":
+        return AppError(
+            "The model's chat template cannot be used.",
+            detail=f"{failed.detail}.",
+            hint="Choose another file of this model.",
+            action=Action.CHOOSE_MODEL,
+            kind=ErrorKind.MODEL_FILE,
+        )
+    return AppError(
+        "The engine could not answer.",
+        detail=f"{failed.detail}.",
+        hint="Reload the model and ask again.",
+        action=Action.RELOAD,
+        kind=ErrorKind.ENGINE,
+    )
+
+
+def crashed(returncode: int | None, stderr: str) -> AppError:
+    """Why the worker process ended; `stderr` is its end."""
+    if _MEMORY.search(stderr):
+        return _memory_error(stderr)
+    if match := _RPC.search(stderr):
+        place = f" at {match['endpoint']}" if match["endpoint"] else ""
+        return AppError(
+            f"The connection to an RPC server{place} was lost.",
+            hint="Start the server again and reload, or switch its device off in the GPU split.",
+            action=Action.RELOAD,
+            kind=ErrorKind.HARDWARE,
+        )
+    assertion = re.search(r"GGML_ASSERT\([^\n]*", stderr)
+    detail = f"{_how(returncode)}{' ' + assertion[0] if assertion else ''}"
+    hint = "Reload to go on; nothing of the chat is lost."
+    if returncode == -signal.SIGILL:
+        hint = "The engine was built for another processor: run `make engine`."
+    return AppError(
+        "The engine stopped unexpectedly.",
+        detail=detail,
+        hint=hint,
+        action=Action.RELOAD,
+        kind=ErrorKind.ENGINE,
+    )
+
+
+def _how(returncode: int | None) -> str:
+    if returncode is None:
+        return "It did not answer."
+    if returncode >= 0:
+        return f"It ended with exit code {returncode}."
+    try:
+        name = signal.Signals(-returncode).name
+    except ValueError:
+        name = f"signal {-returncode}"
+    killed = " (something killed it, perhaps for lack of memory)" if name == "SIGKILL" else ""
+    return f"It was ended by {name}{killed}."
