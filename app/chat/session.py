@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import assert_never
+from typing import Literal, assert_never
 
 from app.chat.message import Message, Outcome, Role, TurnStats
 from app.engine import protocol
@@ -133,7 +133,9 @@ class ChatSession:
         for message in self._messages:
             if not message.text:
                 continue
-            role = message.role.value
+            role: Literal["user", "assistant"] = (
+                "user" if message.role is Role.USER else "assistant"
+            )
             if result and result[-1].role == role:
                 joined = f"{result[-1].content}\n\n{message.text}"
                 result[-1] = protocol.ChatMessage(role=role, content=joined)

@@ -10,7 +10,7 @@ import re
 import struct
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import BinaryIO, cast
+from typing import BinaryIO
 
 from app import units
 from app.errors import Action, AppError, ErrorKind
@@ -396,7 +396,7 @@ class _Fields:
         if value is None and default is not None:
             return default
         if isinstance(value, tuple) and value:
-            value = max(cast("tuple[int, ...]", value))
+            value = max(value, key=lambda entry: entry if isinstance(entry, int) else -1)
         if not isinstance(value, int) or not 0 <= value <= maximum:
             raise _BadHeaderError(f"its {self.architecture[:40]}.{key} is {str(value)[:40]}")
         return value

@@ -1,0 +1,135 @@
+"""A plan as text for a terminal and as JSON for programs."""
+
+from __future__ import annotations
+
+from app import units
+from app.plan.model import DevicePlan, HostPlan, LoadPlan, Verdict
+
+VERDICT_WORDS = {
+    Verdict.FITS: "Runs on this machine:",
+    Verdict.CPU_ONLY: "Runs on this machine:",
+    Verdict.PARTLY: "Runs partly in main memory:",
+    Verdict.TOO_LARGE: "Does not fit:",
+}
+
+
+def layer_range(plan: LoadPlan, share: DevicePlan) -> str:
+    """`0–31`, `152–161 + output`, or a dash."""
+    if share.first_layer is None or share.last_layer is None:
+        return "–"
+    last = min(share.last_layer, plan.block_count - 1)
+    if share.first_layer == plan.block_count:
+        return "output"
+    shown = f"{share.first_layer}–{last}" if last > share.first_layer else f"{last}"
+    return f"{shown} + output" if share.holds_output else shown
+
+
+def describe(plan: LoadPlan, model_path: str) -> str:
+    """The verdict, a table per device, and the equal llama-server command line."""
+    rows = [("", "Layers", "Weights", "KV cache", "Compute", "Reserve", "Total", "Left")]
+    memory = units.format_memory
+    for share in plan.devices:
+        rows.append((share.device.label, layer_range(plan, share), *_numbers(share)))
+    host = plan.host
+    layers = f"{host.layer_count} of {plan.block_count + 1}" if host.layer_count else "input"
+    rows.append(("Main memory", layers, *_numbers(host)))
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    lines = [
+        f"{VERDICT_WORDS[plan.verdict]} {plan.sentence}",
+        *([plan.hint] if plan.hint else []),
+        "",
+    ]
+    for row in rows:
+        cells = [row[0].ljust(widths[0]), row[1].ljust(widths[1])]
+        cells += [cell.rjust(width) for cell, width in zip(row[2:], widths[2:], strict=True)]
+        lines.append("  ".join(cells).rstrip())
+    lines += ["", f"Up to {plan.max_context:,} tokens fit. KV cache in all: {memory(_kv(plan))}."]
+    lines += [f"The numbers are {plan.basis}; the compute buffer is an estimate.", ""]
+    return "\n".join(
+        [*lines, "The same with llama.cpp's own server:", f"  {command_line(plan, model_path)}"]
+    )
+
+
+def _kv(plan: LoadPlan) -> int:
+    return plan.host.kv_cache_bytes + sum(share.kv_cache_bytes for share in plan.devices)
+
+
+def _numbers(share: DevicePlan | HostPlan) -> tuple[str, ...]:
+    sizes = (
+        share.weights_bytes,
+        share.kv_cache_bytes,
+        share.compute_bytes,
+        share.reserve_bytes,
+        share.model_bytes,
+        share.left_bytes,
+    )
+    return tuple(units.format_memory(size) for size in sizes)
+
+
+def command_line(plan: LoadPlan, model_path: str) -> str:
+    """The llama-server command line that places the model equally."""
+    parts = [
+        "llama-server",
+        "-m",
+        model_path,
+        "-c",
+        str(plan.context),
+        "-ngl",
+        str(plan.gpu_layers),
+    ]
+    request = plan.request
+    parts += ["-ctk", request.kv_type_k, "-ctv", request.kv_type_v, "-ub", str(request.micro_batch)]
+    if plan.devices:
+        parts += ["-dev", ",".join(share.device.engine_name for share in plan.devices)]
+        parts += ["-ts", ",".join(str(count) for count in plan.tensor_split)]
+    parts += ["-fa", request.flash_attention, "--fit", "off"]
+    return " ".join(f"'{part}'" if " " in part else part for part in parts)
+
+
+def to_json(plan: LoadPlan) -> dict[str, object]:
+    """The plan in bytes; devices in device order."""
+    return {
+        "verdict": plan.verdict,
+        "sentence": plan.sentence,
+        "hint": plan.hint,
+        "fits": plan.fits,
+        "context": plan.context,
+        "max_context": plan.max_context,
+        "gpu_layers": plan.gpu_layers,
+        "tensor_split": list(plan.tensor_split),
+        "tensor_overrides": [],
+        "device_order": [share.device.engine_name for share in plan.devices],
+        "bottleneck": plan.bottleneck,
+        "shortfall": plan.shortfall_bytes,
+        "speed": None,
+        "basis": plan.basis,
+        "devices": [_share_json(share) for share in plan.devices],
+        "host": {
+            "budget": plan.host.host.available_bytes,
+            "layers": plan.host.layer_count,
+            **_bytes(plan.host),
+        },
+    }
+
+
+def _bytes(share: DevicePlan | HostPlan) -> dict[str, object]:
+    return {
+        "weights": share.weights_bytes,
+        "kv_cache": share.kv_cache_bytes,
+        "compute": share.compute_bytes,
+        "reserve": share.reserve_bytes,
+        "total": share.model_bytes,
+    }
+
+
+def _share_json(share: DevicePlan) -> dict[str, object]:
+    return {
+        "name": share.device.engine_name,
+        "label": share.device.label,
+        "id": share.device.id,
+        "budget": share.device.free_bytes,
+        "layers": share.layer_count,
+        "first_layer": share.first_layer,
+        "last_layer": share.last_layer,
+        **_bytes(share),
+    }
