@@ -106,7 +106,7 @@ class _Planner:
         first = context
         while context > 2 * MIN_CONTEXT:
             plan = self.place(context)
-            if plan.verdict in (Verdict.FITS, Verdict.CPU_ONLY):
+            if plan.verdict is Verdict.FITS or (not self.devices and plan.fits):
                 return context
             context //= 2
         return min(first, 8 * MIN_CONTEXT)

@@ -28,8 +28,7 @@ def describe(plan: LoadPlan, model_path: str) -> str:
     """The verdict, a table per device, and the equal llama-server command line."""
     rows = [("", "Layers", "Weights", "KV cache", "Compute", "Reserve", "Total", "Left")]
     memory = units.format_memory
-    for share in plan.devices:
-        rows.append((share.device.label, layer_range(plan, share), *_numbers(share)))
+    rows += [(s.device.label, layer_range(plan, s), *_numbers(s)) for s in plan.devices]
     host = plan.host
     layers = f"{host.layer_count} of {plan.block_count + 1}" if host.layer_count else "input"
     rows.append(("Main memory", layers, *_numbers(host)))

@@ -1,0 +1,89 @@
+"""Typed settings: each declared once, with its type, bounds and words."""
+
+from __future__ import annotations
+
+import enum
+import re
+from typing import Annotated
+
+import pydantic
+
+from app.engine.protocol import Sampling
+from app.plan.model import FlashAttention, KvCacheType
+
+_ENDPOINT = re.compile(r"^(?:\[[0-9a-fA-F:]+\]|[A-Za-z0-9.\-_]+):\d{1,5}$")
+
+
+class Appearance(enum.StrEnum):
+    """Light, dark, or as the system says."""
+
+    SYSTEM = "system"
+    LIGHT = "light"
+    DARK = "dark"
+
+
+class SplitMode(enum.StrEnum):
+    """Who decides which layers go where."""
+
+    AUTOMATIC = "automatic"
+    EVEN = "even"
+    BY_MEMORY = "by_memory"
+    MANUAL = "manual"
+
+
+def _endpoint(value: str) -> str:
+    if not _ENDPOINT.match(value) or not 0 < int(value.rsplit(":", 1)[1]) < 65_536:
+        raise ValueError(f"“{value}” is not an address such as 192.168.1.20:50052")
+    return value
+
+
+class Settings(pydantic.BaseModel):
+    """All settings. Devices are keyed by `hardware.Device.id`, never by an index."""
+
+    model_config = pydantic.ConfigDict(frozen=True, extra="ignore")
+
+    appearance: Appearance = pydantic.Field(
+        default=Appearance.SYSTEM, title="Appearance", description="Light, dark, or as the system."
+    )
+    model_path: str | None = pydantic.Field(
+        default=None, title="Model", description="The model file; none means the starter model."
+    )
+    context: int | None = pydantic.Field(
+        default=None, ge=256, le=2**24, title="Context", description="Tokens; none means automatic."
+    )
+    kv_type_k: KvCacheType = pydantic.Field(
+        default=KvCacheType.F16, title="K cache", description="Type of the K cache."
+    )
+    kv_type_v: KvCacheType = pydantic.Field(
+        default=KvCacheType.F16, title="V cache", description="Type of the V cache."
+    )
+    flash_attention: FlashAttention = pydantic.Field(
+        default=FlashAttention.AUTO, title="Flash attention", description="On where supported."
+    )
+    micro_batch: int = pydantic.Field(
+        default=512, ge=16, le=4096, title="Micro-batch", description="Tokens computed at once."
+    )
+    threads: int | None = pydantic.Field(
+        default=None, ge=1, le=1024, title="Threads", description="None means one a core."
+    )
+    rpc_servers: tuple[Annotated[str, pydantic.AfterValidator(_endpoint)], ...] = pydantic.Field(
+        default=(), title="RPC servers", description="Machines that lend devices, as host:port."
+    )
+    split_mode: SplitMode = pydantic.Field(
+        default=SplitMode.AUTOMATIC, title="Split", description="Who decides which layers go where."
+    )
+    device_order: tuple[str, ...] = pydantic.Field(
+        default=(), title="Device order", description="Ids in the order of layers."
+    )
+    disabled_devices: tuple[str, ...] = pydantic.Field(
+        default=(), title="Switched off", description="Ids of devices that hold no layers."
+    )
+    layers: dict[str, int] = pydantic.Field(
+        default={}, title="Layers", description="Layers per device id, where split by hand."
+    )
+    system_prompt: str = pydantic.Field(
+        default="", max_length=100_000, title="System prompt", description="Sent before each chat."
+    )
+    sampling: Sampling = pydantic.Field(
+        default=Sampling(), title="Sampling", description="How the next token is chosen."
+    )
