@@ -11,13 +11,11 @@ import ctypes
 import dataclasses
 import functools
 import importlib.metadata
-import re
 import socket
 
 CONNECT_TIMEOUT_S = 3.0
 
 _KINDS = ("cpu", "gpu", "igpu", "accel", "meta")
-_ENDPOINT = re.compile(r"^RPC\d*\[(?P<endpoint>.+)\]$")
 
 
 class _Capabilities(ctypes.Structure):
@@ -117,16 +115,16 @@ def devices() -> tuple[RegisteredDevice, ...]:
         registry = library.ggml_backend_dev_backend_reg(handle)
         backend = library.ggml_backend_reg_name(registry).decode()
         name = properties.name.decode()
-        endpoint = _ENDPOINT.match(name)
+        description = properties.description.decode()
         result.append(
             RegisteredDevice(
                 handle=handle,
                 name=name,
-                description=properties.description.decode(),
+                description=description,
                 backend="rpc" if backend.startswith("RPC") else backend.lower(),
                 kind=_KINDS[properties.type],
                 pci_bus_id=properties.device_id.decode() if properties.device_id else None,
-                endpoint=endpoint["endpoint"] if endpoint else None,
+                endpoint=description if backend.startswith("RPC") else None,
                 memory_total_bytes=properties.memory_total,
                 memory_free_bytes=properties.memory_free,
             )

@@ -296,7 +296,8 @@ def _layout(headers: list[_Header]) -> ModelLayout:
     embedding = fields.integer("embedding_length")
     heads = fields.per_layer("attention.head_count", blocks, 0)
     kv_heads = fields.per_layer("attention.head_count_kv", blocks, None) or heads
-    default_head = embedding // max(heads) if heads and max(heads) else 0
+    most_heads = max(heads, default=0)
+    default_head = embedding // most_heads if most_heads else 0
     by_layer, outside = _group(tensors, blocks)
     layers = _layers(fields, by_layer, heads, kv_heads)
     inputs = tuple(t for t in outside if t.name.startswith(_INPUTS))

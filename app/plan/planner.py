@@ -245,7 +245,9 @@ class _Planner:
 
     def _max_context(self, plan: LoadPlan) -> int:
         """Most tokens, in steps of 256, with which the verdict stays as good."""
-        good = (Verdict.CPU_ONLY,) if not self.devices else (Verdict.FITS, plan.verdict)
+        good: tuple[Verdict, ...] = (
+            (Verdict.CPU_ONLY,) if not self.devices else (Verdict.FITS, plan.verdict)
+        )
         if plan.verdict is Verdict.TOO_LARGE:
             good = (Verdict.FITS, Verdict.PARTLY, Verdict.CPU_ONLY)
         step = memory.CONTEXT_STEP

@@ -26,7 +26,9 @@ def layer_range(plan: LoadPlan, share: DevicePlan) -> str:
 
 def describe(plan: LoadPlan, model_path: str) -> str:
     """The verdict, a table per device, and the equal llama-server command line."""
-    rows = [("", "Layers", "Weights", "KV cache", "Compute", "Reserve", "Total", "Left")]
+    rows: list[tuple[str, ...]] = [
+        ("", "Layers", "Weights", "KV cache", "Compute", "Reserve", "Total", "Left")
+    ]
     memory = units.format_memory
     rows += [(s.device.label, layer_range(plan, s), *_numbers(s)) for s in plan.devices]
     host = plan.host

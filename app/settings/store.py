@@ -29,14 +29,14 @@ class SettingsStore:
             try:
                 values = json.loads(self._path.read_text(encoding="utf-8"))
                 if not isinstance(values, dict):
-                    raise ValueError("not an object")
+                    raise ValueError("not an object")  # noqa: TRY004 - handled as damage
             except FileNotFoundError:
                 return Settings(), ()
             except OSError as error:
                 return Settings(), (f"The settings could not be read: {error.strerror}.",)
             except ValueError:
                 return Settings(), (self._set_aside(),)
-        notices = []
+        notices: list[str] = []
         while True:
             try:
                 return Settings.model_validate(values), tuple(notices)

@@ -1,0 +1,199 @@
+"""`chat`: the chat window's twin in a terminal. Ctrl+C stops the answer, not the program."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import queue
+import sys
+from pathlib import Path
+
+from app import units
+from app.chat.session import AnswerExtended, PromptRead, TurnFinished
+from app.cli import main as commands
+from app.engine.model import EngineState, EngineStateChanged, ModelLoaded, SafetyApplied
+from app.errors import AppError
+from app.events import AppEvent, ModelChosen, NoticeRaised, OperationFailed, PlanChanged
+from app.plan.text import VERDICT_WORDS
+from app.service import AppService
+from app.settings.model import Settings
+
+HELP = "Ctrl+C stops an answer, /new begins a new chat, /reload loads the model again, Ctrl+D ends."
+
+
+def chat(options: argparse.Namespace, settings: Settings, model: Path) -> int:
+    """Load the model, then answer each line of stdin; returns the exit code."""
+    service = AppService()
+    service.settings = settings
+    try:
+        terminal = _Terminal(service, options)
+        terminal.load(model)
+        return terminal.talk()
+    finally:
+        service.close()
+
+
+class _Terminal:
+    """Prints events as text, or as one JSON object a line."""
+
+    def __init__(self, service: AppService, options: argparse.Namespace) -> None:
+        self._service, self._options = service, options
+        self._json: bool = options.json
+        self._events: queue.Queue[AppEvent] = queue.Queue()
+        service.subscribe(self._events.put)
+
+    def _say(self, text: str) -> None:
+        if not self._json:
+            print(text, file=sys.stderr, flush=True)
+
+    def _emit(self, kind: str, **values: object) -> None:
+        if self._json:
+            print(json.dumps({"type": kind, **values}, default=str, ensure_ascii=False), flush=True)
+
+    def load(self, model: Path) -> None:
+        """Detect, plan and load; returns once the model is ready."""
+        self._service.start(model)
+        while self._service.plan is None or not self._events.empty():
+            event = self._events.get()
+            if isinstance(event, PlanChanged):
+                break
+            if isinstance(event, ModelChosen):
+                self._say(event.layout.name)
+            self._notice(event)
+        plan = self._service.plan
+        if plan is not None and self._options.layers:
+            ids = [share.device.id for share in plan.devices]
+            service = self._service
+            service.settings = commands.split_by_hand(self._options.layers, service.settings, ids)
+            service.plan = plan = service.preview(service.settings) or plan
+        if plan is not None:
+            self._say(f"{VERDICT_WORDS[plan.verdict]} {plan.sentence}")
+            self._emit(
+                "plan", sentence=plan.sentence, fits=plan.fits, tensor_split=plan.tensor_split
+            )
+        self._service.load()
+        self._await_ready()
+
+    def _await_ready(self) -> None:
+        while True:
+            event = self._events.get()
+            self._notice(event)
+            match event:
+                case ModelLoaded(loaded=loaded):
+                    self._say(f"Loaded in {units.format_duration(loaded.duration_s)}. {HELP}")
+                    self._emit("loaded", **loaded.model_dump(exclude={"type"}))
+                    return
+                case EngineStateChanged(error=AppError() as error):
+                    raise error
+                case EngineStateChanged(state=EngineState.LOADING, stage=stage, fraction=fraction):
+                    self._emit("loading", stage=stage, fraction=fraction)
+                case _:
+                    pass
+
+    def _notice(self, event: AppEvent) -> None:
+        match event:
+            case OperationFailed(error=error):
+                raise error
+            case NoticeRaised(sentence=sentence) | SafetyApplied(sentence=sentence):
+                self._say(sentence)
+                self._emit("notice", sentence=sentence)
+            case _:
+                pass
+
+    def talk(self) -> int:
+        """Answer until stdin ends."""
+        if self._options.prompt is not None:
+            return self._answer(self._options.prompt)
+        code = 0
+        while True:
+            try:
+                line = self._read()
+            except KeyboardInterrupt:
+                self._say("\nCtrl+D ends the chat.")
+                continue
+            if line is None or line.strip() == "/quit":
+                return code
+            text = line.strip()
+            if text == "/new":
+                self._service.new_chat()
+                self._say("New chat.")
+            elif text == "/reload" or (not text and self._crashed()):
+                self._reload()
+            elif text:
+                if self._crashed():
+                    self._reload()
+                code = self._answer(text)
+
+    def _read(self) -> str | None:
+        if sys.stdin.isatty() and not self._json:
+            print("\n> ", end="", file=sys.stderr, flush=True)
+        line = sys.stdin.readline()
+        return line or None
+
+    def _crashed(self) -> bool:
+        return self._service.engine_state in (EngineState.CRASHED, EngineState.STOPPED)
+
+    def _reload(self) -> None:
+        self._say("Loading the model again.")
+        self._drop_events()
+        self._service.load()
+        self._await_ready()
+
+    def _drop_events(self) -> None:
+        while not self._events.empty():
+            self._events.get()
+
+    def _answer(self, text: str) -> int:
+        self._drop_events()
+        self._service.send(text, max_tokens=self._options.max_tokens)
+        while True:
+            try:
+                event = self._events.get()
+            except KeyboardInterrupt:
+                self._service.stop()
+                continue
+            match event:
+                case PromptRead(done=done, total=total):
+                    self._emit("prompt_read", done=done, total=total)
+                case AnswerExtended():
+                    if not self._json:
+                        print(event.text, end="", flush=True)
+                    self._emit("text", text=event.text, tokens=event.tokens)
+                case TurnFinished():
+                    return self._finished(event)
+                case _:
+                    self._notice(event)
+
+    def _finished(self, event: TurnFinished) -> int:
+        if not self._json:
+            print(flush=True)
+        stats = event.answer.stats
+        self._emit(
+            "finished",
+            outcome=event.answer.outcome,
+            text=event.answer.text,
+            stats=dataclasses.asdict(stats) if stats else None,
+            error=str(event.error) if event.error else None,
+        )
+        if stats:
+            self._say(
+                meters(
+                    stats.tokens_per_second, stats.first_token_s, stats.context_used, stats.context
+                )
+            )
+        if event.error is not None:
+            self._say(f"{event.error} Press Enter to load it again.")
+            return event.error.exit_code
+        return 0
+
+
+def meters(rate: float | None, first_s: float | None, used: int, context: int) -> str:
+    """One quiet line: rate, time to first token, context."""
+    parts = [f"{rate:.1f} tok/s"] if rate is not None else []
+    parts += [f"first token {units.format_duration(first_s)}"] if first_s is not None else []
+    short = units.format_tokens_short
+    parts.append(
+        f"context {short(used)} / {short(context)} ({units.format_percent(used / context)})"
+    )
+    return " · ".join(parts)

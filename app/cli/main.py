@@ -1,0 +1,221 @@
+"""Arguments, subcommands, exit codes."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import app
+from app import logs, paths, units
+from app.catalog import starter
+from app.cli.chat import chat
+from app.errors import AppError, ErrorKind
+from app.gguf.reader import read_layout
+from app.hardware import text as hardware_text
+from app.hardware.detect import detect
+from app.plan import text as plan_text
+from app.plan.model import KvCacheType, PlanHost
+from app.plan.planner import make_plan, plan_devices
+from app.service import make_request
+from app.settings.model import Settings, SplitMode
+from app.settings.store import SettingsStore
+
+EXAMPLES = """examples:
+  ultra-launcher                                open the window
+  ultra-launcher detect                         what this machine has
+  ultra-launcher plan model.gguf --context 8192 what would run where
+  ultra-launcher chat --model starter           chat in the terminal
+  ultra-launcher doctor                         all that a bug report needs
+
+exit codes: 0 done, 1 internal error, 2 wrong use, 3 model file, 4 memory, 5 engine,
+            6 disk, 7 hardware, 8 settings, 130 interrupted
+"""
+
+
+def parser() -> argparse.ArgumentParser:
+    """The whole command line."""
+    top = argparse.ArgumentParser(
+        prog="ultra-launcher",
+        description="Runs very large open models on the GPUs you own. Without a command it opens the window.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    top.add_argument("--version", action="version", version=f"ultra-launcher {app.__version__}")
+    commands = top.add_subparsers(dest="command", metavar="COMMAND", required=True)
+
+    def add(name: str, words: str, example: str) -> argparse.ArgumentParser:
+        command = commands.add_parser(
+            name,
+            help=words,
+            description=words,
+            epilog=f"example:\n  ultra-launcher {example}",
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        command.add_argument("--json", action="store_true", help="output for programs")
+        command.add_argument(
+            "--rpc", action="append", metavar="HOST:PORT", help="use an RPC server too"
+        )
+        return command
+
+    add("detect", "show GPUs, CPU, memory and disk", "detect --rpc 192.168.1.20:50052")
+    add("doctor", "show versions, backends, folders and a self-test", "doctor --json")
+    plan = add("plan", "show what of a model would run where", "plan model.gguf --context 8192")
+    talk = add("chat", "chat in the terminal", "chat --model starter")
+    plan.add_argument("model", help="a GGUF file, any shard of a split one, or `starter`")
+    talk.add_argument("--model", default="starter", help="a GGUF file, or `starter` (the default)")
+    talk.add_argument("--prompt", help="ask this, print the answer and end")
+    talk.add_argument("--system", help="system prompt")
+    talk.add_argument("--max-tokens", type=int, help="longest answer in tokens")
+    for command in (plan, talk):
+        command.add_argument("--context", type=int, help="tokens; automatic if left out")
+        command.add_argument("--kv-type-k", choices=[str(k) for k in KvCacheType])
+        command.add_argument("--kv-type-v", choices=[str(k) for k in KvCacheType])
+        command.add_argument("--layers", metavar="N,N", help="layers per device, by hand")
+    return top
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run one command; returns the exit code."""
+    options = parser().parse_args(arguments)
+    logs.configure()
+    try:
+        return _run(options)
+    except AppError as error:
+        if options.json:
+            print(json.dumps({"type": "error", "title": error.title, "detail": error.detail,
+                              "hint": error.hint, "kind": error.kind}))  # fmt: skip
+        else:
+            print(f"Error: {error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:
+        sys.stderr.close()
+        return 0
+
+
+def _run(options: argparse.Namespace) -> int:
+    settings = _settings(options)
+    match options.command:
+        case "detect":
+            return _detect(options, settings)
+        case "plan":
+            return _plan(options, settings)
+        case "doctor":
+            return _doctor(options, settings)
+        case _:
+            return chat(options, settings, model_path(options.model))
+
+
+def model_path(name: str) -> Path:
+    """The file that a MODEL argument names."""
+    if name == "starter":
+        return starter.ensure(paths.folders().models)
+    return Path(name).expanduser()
+
+
+def _settings(options: argparse.Namespace) -> Settings:
+    """The stored settings with the options on top."""
+    stored, notices = SettingsStore(paths.folders().config / "settings.json").load()
+    for notice in notices:
+        print(notice, file=sys.stderr)
+    changes = {
+        name: getattr(options, name)
+        for name in ("context", "kv_type_k", "kv_type_v")
+        if getattr(options, name, None) is not None
+    }
+    if options.rpc:
+        changes["rpc_servers"] = tuple(options.rpc)
+    if getattr(options, "system", None) is not None:
+        changes["system_prompt"] = options.system
+    try:
+        return Settings.model_validate(stored.model_dump() | changes)
+    except ValueError as error:
+        first = getattr(error, "errors", list)()
+        words = f"{first[0]['loc'][0]}: {first[0]['msg']}" if first else str(error)
+        raise AppError(
+            f"An option has a value that is not possible ({words}).",
+            hint=f"See `ultra-launcher {options.command} --help`.",
+            kind=ErrorKind.USAGE,
+        ) from None
+
+
+def _detect(options: argparse.Namespace, settings: Settings) -> int:
+    report = detect(model_folder=paths.folders().models, rpc_servers=settings.rpc_servers)
+    print(json.dumps(hardware_text.to_json(report), indent=1) if options.json
+          else hardware_text.describe(report))  # fmt: skip
+    return 0
+
+
+def _plan(options: argparse.Namespace, settings: Settings) -> int:
+    path = model_path(options.model)
+    layout = read_layout(path)
+    report = detect(model_folder=paths.folders().models, rpc_servers=settings.rpc_servers)
+    devices = plan_devices(report, order=settings.device_order, disabled=settings.disabled_devices)
+    if options.layers:
+        settings = split_by_hand(options.layers, settings, [device.id for device in devices])
+    memory = report.memory
+    host = PlanHost(total_bytes=memory.total_bytes, available_bytes=memory.available_bytes)
+    plan = make_plan(layout, make_request(settings, layout, devices), devices, host)
+    print(json.dumps(plan_text.to_json(plan), indent=1) if options.json
+          else f"{layout.name}\n{plan_text.describe(plan, str(layout.files[0]))}")  # fmt: skip
+    return 0 if plan.fits else 4
+
+
+def split_by_hand(text: str, settings: Settings, devices: Sequence[str]) -> Settings:
+    """Settings with `--layers` taken over.
+
+    Raises:
+        AppError: It is not a number of layers for each device.
+    """
+    try:
+        counts = [int(part) for part in text.split(",")]
+    except ValueError:
+        counts = []
+    if len(counts) != len(devices) or any(count < 0 for count in counts):
+        raise AppError(
+            f"--layers {text} is not a number of layers for each of {len(devices)} devices.",
+            hint="`ultra-launcher detect` shows the devices in their order.",
+            kind=ErrorKind.USAGE,
+        )
+    layers = dict(zip(devices, counts, strict=True))
+    return settings.model_copy(update={"split_mode": SplitMode.MANUAL, "layers": layers})
+
+
+def _doctor(options: argparse.Namespace, settings: Settings) -> int:
+    folders = paths.folders()
+    report = detect(model_folder=folders.models, rpc_servers=settings.rpc_servers)
+    facts = {
+        "app": app.__version__,
+        "engine": report.engine.version or report.engine.error,
+        "backends": ", ".join(report.engine.backends),
+        "python": platform.python_version(),
+        "system": report.system,
+        "config": str(folders.config),
+        "data": str(folders.data),
+        "models": str(folders.models),
+        "cache": str(folders.cache),
+        "logs": str(folders.logs),
+    }
+    try:
+        layout = read_layout(starter.ensure(folders.models))
+        facts["self-test"] = (
+            f"starter model readable, {units.format_file_size(layout.file_size_bytes)}"
+        )
+        works = not report.engine.error
+    except AppError as error:
+        facts["self-test"], works = str(error), False
+    if options.json:
+        print(
+            json.dumps({**facts, "ok": works, "hardware": hardware_text.to_json(report)}, indent=1)
+        )
+    else:
+        print("\n".join(f"{name:10} {value}" for name, value in facts.items()))
+        print("\n" + hardware_text.describe(report))
+        print("\nEvidence:")
+        print("\n".join(f"[{e.source}] {e.text}" for e in report.evidence))
+    return 0 if works else 5

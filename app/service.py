@@ -1,0 +1,361 @@
+"""`AppService`: wires the packages and owns the threads. Window and command line are its two faces."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import contextlib
+import dataclasses
+import importlib.metadata
+import logging
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from app import paths
+from app.catalog import starter
+from app.chat.message import Message
+from app.chat.session import ChatSession
+from app.engine import protocol
+from app.engine.model import EngineEvent, EngineState, ModelLoaded, TurnEnded, TurnProgressed
+from app.engine.safety import SafetyStore
+from app.engine.supervisor import EngineSupervisor
+from app.errors import Action, AppError, Cancelled, ErrorKind
+from app.events import (
+    AppEvent,
+    HardwareDetected,
+    ModelChosen,
+    NoticeRaised,
+    OperationFailed,
+    PlanChanged,
+    SettingsChanged,
+)
+from app.gguf.model import ModelLayout
+from app.gguf.reader import read_layout
+from app.hardware.detect import detect
+from app.hardware.model import HardwareReport
+from app.plan import placement
+from app.plan.model import LoadPlan, PlanDevice, PlanHost, PlanRequest
+from app.plan.planner import make_plan, plan_devices
+from app.settings.model import Settings, SplitMode
+from app.settings.store import SettingsStore
+
+Listener = Callable[[AppEvent], None]
+log = logging.getLogger("app.service")
+
+
+def make_request(
+    settings: Settings, layout: ModelLayout, devices: tuple[PlanDevice, ...]
+) -> PlanRequest:
+    """What the settings ask of the planner."""
+    total = layout.block_count + 1
+    counts: tuple[int, ...] | None = None
+    if devices:
+        match settings.split_mode:
+            case SplitMode.AUTOMATIC:
+                counts = None
+            case SplitMode.EVEN:
+                counts = placement.even(total, len(devices))
+            case SplitMode.BY_MEMORY:
+                counts = placement.by_memory(total, [device.free_bytes for device in devices])
+            case SplitMode.MANUAL:
+                chosen = tuple(settings.layers.get(device.id, 0) for device in devices)
+                counts = chosen if 0 < sum(chosen) <= total else None
+    return PlanRequest(
+        context=settings.context,
+        kv_type_k=settings.kv_type_k,
+        kv_type_v=settings.kv_type_v,
+        flash_attention=settings.flash_attention,
+        micro_batch=settings.micro_batch,
+        layer_counts=counts,
+    )
+
+
+class AppService:
+    """The app without a face. Methods return at once; what comes of them arrives as events.
+
+    Events are sent on the service's own threads. Properties are frozen values and may be read
+    from any thread.
+    """
+
+    def __init__(self) -> None:
+        """Read the settings; nothing else runs before `start`."""
+        self.folders = paths.folders()
+        self._store = SettingsStore(self.folders.config / "settings.json")
+        self.settings, self._notices = self._store.load()
+        self.report: HardwareReport | None = None
+        self.layout: ModelLayout | None = None
+        self.plan: LoadPlan | None = None
+        self.loaded: ModelLoaded | None = None
+        self.loaded_plan: LoadPlan | None = None
+        self._listeners: list[Listener] = []
+        self._lock = threading.RLock()
+        self._session = ChatSession(system_prompt=self.settings.system_prompt)
+        self._jobs = concurrent.futures.ThreadPoolExecutor(1, thread_name_prefix="service")
+        self._engine = EngineSupervisor(
+            self._engine_said,
+            store=SafetyStore(self.folders.data / "safety.json", _engine_version()),
+        )
+
+    def subscribe(self, listener: Listener) -> Callable[[], None]:
+        """Send all events to `listener` from now on; returns what ends that."""
+        self._listeners.append(listener)
+        return lambda: self._listeners.remove(listener)
+
+    # --- the machine, the model, the plan -----------------------------------
+
+    def start(self, model: Path | None = None, *, load: bool = False) -> None:
+        """Look at the machine, read the chosen model, plan it, and load it where `load`."""
+
+        def job() -> None:
+            for sentence in self._notices:
+                self._emit(NoticeRaised(sentence=sentence))
+            self._detect()
+            self._choose(model)
+            if load:
+                self._load()
+
+        self._submit(job)
+
+    def refresh_hardware(self) -> None:
+        """Look at the machine again, and plan again."""
+        self._submit(lambda: (self._detect(), self._replan()))
+
+    def choose_model(self, model: Path | None, *, load: bool = False) -> None:
+        """Read another model's header (None is the starter model) and plan it."""
+
+        def job() -> None:
+            self._choose(model)
+            self.update_settings(
+                self.settings.model_copy(update={"model_path": str(model) if model else None})
+            )
+            if load:
+                self._load()
+
+        self._submit(job)
+
+    def update_settings(self, settings: Settings, *, reload: bool = False) -> None:
+        """Store settings, plan again, and load again where `reload`."""
+        servers_changed = settings.rpc_servers != self.settings.rpc_servers
+        self.settings = settings
+
+        def job() -> None:
+            try:
+                self._store.save(settings)
+            finally:
+                with self._lock:
+                    self._session.system_prompt = settings.system_prompt
+                self._emit(SettingsChanged(settings=settings))
+                if servers_changed:
+                    self._detect()
+                self._replan()
+                if reload:
+                    self._load()
+
+        self._submit(job)
+
+    def preview(self, settings: Settings) -> LoadPlan | None:
+        """The plan with other settings; pure arithmetic, some milliseconds.
+
+        Raises:
+            AppError: What the settings fix by hand is impossible.
+        """
+        if self.report is None or self.layout is None:
+            return None
+        memory = self.report.memory
+        devices = plan_devices(
+            self.report, order=settings.device_order, disabled=settings.disabled_devices
+        )
+        own = self._own_memory()
+        devices = tuple(
+            dataclasses.replace(
+                d, free_bytes=min(d.total_bytes, d.free_bytes + own.get(d.engine_name, 0))
+            )
+            for d in devices
+        )
+        host = PlanHost(total_bytes=memory.total_bytes, available_bytes=memory.available_bytes)
+        request = make_request(settings, self.layout, devices)
+        return make_plan(self.layout, request, devices, host)
+
+    def _own_memory(self) -> dict[str, int]:
+        """What the engine held when the report was made; 0 before a load."""
+        if self._loaded_at_report is None:
+            return {}
+        return {
+            m.device: m.weights_bytes + m.kv_cache_bytes + m.compute_bytes
+            for m in self._loaded_at_report.loaded.memory
+        }
+
+    _loaded_at_report: ModelLoaded | None = None
+
+    def _detect(self) -> None:
+        pid = self._engine.pid
+        self._loaded_at_report = self.loaded
+        self.report = detect(
+            model_folder=self.folders.models,
+            rpc_servers=self.settings.rpc_servers,
+            own_pids=frozenset() if pid is None else frozenset({pid}),
+        )
+        self._emit(HardwareDetected(report=self.report))
+
+    def _choose(self, model: Path | None) -> None:
+        chosen = model or (Path(self.settings.model_path) if self.settings.model_path else None)
+        path = chosen or starter.ensure(self.folders.models)
+        self.layout = read_layout(path)
+        self._emit(ModelChosen(layout=self.layout))
+        self._replan()
+
+    def _replan(self) -> None:
+        plan = self.preview(self.settings)
+        if plan is not None:
+            self.plan = plan
+            self._emit(PlanChanged(plan=plan))
+
+    # --- the engine ---------------------------------------------------------
+
+    @property
+    def engine_state(self) -> EngineState:
+        """Where the engine is now."""
+        return self._engine.state
+
+    @property
+    def engine_pid(self) -> int | None:
+        """The worker's process id."""
+        return self._engine.pid
+
+    def load(self, *, force: bool = False) -> None:
+        """Load the chosen model as planned; `force` also where it does not fit."""
+        self._submit(lambda: self._load(force=force))
+
+    def unload(self) -> None:
+        """End the engine's process; all its memory comes back."""
+        self._engine.unload()
+
+    def _load(self, *, force: bool = False) -> None:
+        layout, plan = self.layout, self.plan
+        if layout is None or plan is None:
+            raise AppError(
+                "No model is chosen.",
+                hint="Choose a GGUF file.",
+                action=Action.CHOOSE_MODEL,
+                kind=ErrorKind.USAGE,
+            )
+        if not plan.fits and not force:
+            raise AppError(
+                f"{layout.name} does not fit: {plan.sentence}",
+                hint=plan.hint,
+                action=Action.OPEN_SPLIT,
+                kind=ErrorKind.MEMORY,
+            )
+        settings = self.settings
+        self.loaded_plan = plan
+        used = [share for share in plan.devices if share.layer_count]
+        servers = settings.rpc_servers if any(s.device.backend == "rpc" for s in used) else ()
+        answering = {d.endpoint for d in self.report.devices} if self.report else set()
+        self._engine.load(
+            protocol.Load(
+                model_path=str(layout.files[0]),
+                devices=tuple(share.device.engine_name for share in used),
+                rpc_servers=tuple(server for server in servers if server in answering),
+                gpu_layers=plan.gpu_layers,
+                tensor_split=tuple(share.layer_count for share in used),
+                context=plan.context,
+                batch=plan.request.batch,
+                micro_batch=plan.request.micro_batch,
+                kv_type_k=plan.request.kv_type_k,
+                kv_type_v=plan.request.kv_type_v,
+                flash_attention=plan.request.flash_attention.value,
+                threads=settings.threads,
+            )
+        )
+
+    # --- the chat -----------------------------------------------------------
+
+    @property
+    def messages(self) -> tuple[Message, ...]:
+        """The conversation."""
+        with self._lock:
+            return self._session.messages
+
+    def send(self, text: str, *, max_tokens: int | None = None) -> None:
+        """Send a message; the answer streams in as events."""
+        with self._lock:
+            if self._session.running:
+                return
+            started = self._session.begin(text, now_s=time.monotonic())
+            messages = self._session.prompt()
+        self._emit(started)
+        self._engine.generate(
+            protocol.Generate(
+                turn=started.turn,
+                messages=messages,
+                sampling=self.settings.sampling,
+                max_tokens=max_tokens,
+            )
+        )
+
+    def stop(self) -> None:
+        """Stop the answer, or the load."""
+        self._engine.cancel()
+
+    def new_chat(self) -> None:
+        """Forget the conversation; a running answer is stopped."""
+        with self._lock:
+            running = self._session.running
+            event = self._session.clear()
+        if running:
+            self._engine.cancel()
+        self._emit(event)
+
+    def _engine_said(self, event: EngineEvent) -> None:
+        if isinstance(event, TurnProgressed | TurnEnded):
+            with self._lock:
+                chat_event = self._session.receive(event, now_s=time.monotonic())
+            if chat_event is not None:
+                self._emit(chat_event)
+            return
+        if isinstance(event, ModelLoaded):
+            self.loaded = event
+        elif self._engine.state in (EngineState.STOPPED, EngineState.STARTING, EngineState.CRASHED):
+            self.loaded = None
+        self._emit(event)
+
+    # --- threads ------------------------------------------------------------
+
+    def _submit(self, job: Callable[[], object]) -> None:
+        def guarded() -> None:
+            try:
+                job()
+            except AppError as error:
+                self._emit(OperationFailed(error=error))
+            except Cancelled:
+                pass
+            except Exception as error:  # the one reporter of bugs
+                log.exception("a job failed")
+                text = AppError(
+                    "Something went wrong inside the app.",
+                    detail=f"{type(error).__name__}: {error}",
+                    hint="The log has the details: run `ultra-launcher doctor`.",
+                    action=Action.COPY_DIAGNOSTICS,
+                )
+                self._emit(OperationFailed(error=text))
+
+        # After close there is nobody to hear the answer.
+        with contextlib.suppress(RuntimeError):
+            self._jobs.submit(guarded)
+
+    def _emit(self, event: AppEvent) -> None:
+        for listener in tuple(self._listeners):
+            listener(event)
+
+    def close(self) -> None:
+        """End all threads and processes."""
+        self._jobs.shutdown(wait=True, cancel_futures=True)
+        self._engine.close()
+
+
+def _engine_version() -> str:
+    try:
+        return importlib.metadata.version("llama-cpp-python")
+    except importlib.metadata.PackageNotFoundError:
+        return "none"
