@@ -119,7 +119,12 @@ class AppService:
 
     def refresh_hardware(self) -> None:
         """Look at the machine again, and plan again."""
-        self._submit(lambda: (self._detect(), self._replan()))
+
+        def job() -> None:
+            self._detect()
+            self._replan()
+
+        self._submit(job)
 
     def choose_model(self, model: Path | None, *, load: bool = False) -> None:
         """Read another model's header (None is the starter model) and plan it."""

@@ -9,6 +9,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+import pydantic
+
 import app
 from app import logs, paths, units
 from app.catalog import starter
@@ -134,9 +136,9 @@ def _settings(options: argparse.Namespace) -> Settings:
         changes["system_prompt"] = options.system
     try:
         return Settings.model_validate(stored.model_dump() | changes)
-    except ValueError as error:
-        first = getattr(error, "errors", list)()
-        words = f"{first[0]['loc'][0]}: {first[0]['msg']}" if first else str(error)
+    except pydantic.ValidationError as error:
+        first = error.errors()[0]
+        words = f"{first['loc'][0]}: {first['msg']}"
         raise AppError(
             f"An option has a value that is not possible ({words}).",
             hint=f"See `ultra-launcher {options.command} --help`.",
