@@ -303,6 +303,14 @@ class AppService:
         """Stop the answer, or the load."""
         self._engine.cancel()
 
+    def set_system_prompt(self, text: str) -> None:
+        """Use another system prompt from the next message on, and store it."""
+        with self._lock:
+            self._session.system_prompt = text
+        self.settings = self.settings.model_copy(update={"system_prompt": text})
+        settings = self.settings
+        self._submit(lambda: self._store.save(settings))
+
     def new_chat(self) -> None:
         """Forget the conversation; a running answer is stopped."""
         with self._lock:

@@ -29,6 +29,7 @@ QLabel[state="ok"] { color: $ok; }
 QLabel[state="warn"] { color: $warn; }
 QLabel[state="error"] { color: $error; }
 QFrame[kind="card"] { background: $surface; border: 1px solid $line; border-radius: ${card_px}px; }
+QFrame[kind="bubble"] { background: $alt; border: none; border-radius: ${card_px}px; }
 QFrame[kind="rule"] { background: $line; border: none; max-height: 1px; min-height: 1px; }
 QFrame[kind="vrule"] { background: $line; border: none; max-width: 1px; min-width: 1px; }
 QPushButton {
@@ -71,6 +72,15 @@ QComboBox QAbstractItemView {
     background: $surface; border: 1px solid $line_strong; selection-background-color: $alt;
     selection-color: $text; outline: none;
 }
+QProgressBar { background: $track; border: none; border-radius: 3px; }
+QProgressBar::chunk { background: $accent; border-radius: 3px; }
+QSlider::groove:horizontal { height: 4px; background: $line; border-radius: 2px; }
+QSlider::sub-page:horizontal { height: 4px; background: $accent; border-radius: 2px; }
+QSlider::handle:horizontal {
+    width: 14px; height: 14px; margin: -6px 0; border-radius: 8px;
+    background: $thumb; border: 1px solid $switch_off;
+}
+QSlider::handle:horizontal:focus { border: 2px solid $accent; }
 QMenu { background: $surface; border: 1px solid $line_strong; padding: 4px; }
 QMenu::item { padding: 6px 20px; border-radius: 6px; }
 QMenu::item:selected { background: $alt; }

@@ -1,0 +1,60 @@
+"""`ultra-launcher`: the window without arguments, the command line with them."""
+
+from __future__ import annotations
+
+import os
+import runpy
+import sys
+
+from app import processes
+
+
+def main() -> int:
+    """The program's entry; returns the exit code."""
+    arguments = sys.argv[1:]
+    if arguments[:1] == [processes.CHILD_SWITCH]:
+        sys.argv = arguments[1:]
+        runpy.run_module(arguments[1], run_name="__main__")
+        return 0
+    if arguments:
+        from app.cli import main as command_line
+
+        return command_line(arguments)
+    if sys.platform.startswith("linux") and not has_display():
+        from app.cli import main as command_line
+
+        sys.stderr.write("No display found: the chat opens in this terminal.\n")
+        return command_line(["chat", "--model", "starter"])
+    return window()
+
+
+def has_display() -> bool:
+    """True if a window can be shown."""
+    offscreen = os.environ.get("QT_QPA_PLATFORM", "").startswith("offscreen")
+    return offscreen or bool(os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"))
+
+
+def window() -> int:
+    """Open the window; everything slow happens behind it."""
+    from PySide6.QtWidgets import QApplication
+
+    from app import logs
+    from app.service import AppService
+    from ui import theme
+    from ui.main_window import MainWindow
+
+    logs.configure()
+    app = QApplication(sys.argv[:1])
+    app.setApplicationName("Ultra Launcher")
+    service = AppService()
+    theme.manager().install(app, theme.Appearance(service.settings.appearance))
+    main_window = MainWindow(service)
+    main_window.show()
+    service.start(load=service.settings.model_path is None)
+    code = app.exec()
+    service.close()
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,214 @@
+"""The one window: rail, pages, and the controller that joins them to the service."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import assert_never
+
+from PySide6.QtGui import QCloseEvent
+from PySide6.QtWidgets import QFileDialog, QHBoxLayout, QMainWindow, QStackedWidget, QWidget
+
+from app.chat.session import (
+    AnswerExtended,
+    ConversationCleared,
+    PromptRead,
+    TurnFinished,
+    TurnStarted,
+)
+from app.engine.model import (
+    EngineState,
+    EngineStateChanged,
+    ModelLoaded,
+    SafetyApplied,
+    TokensCounted,
+    TurnEnded,
+    TurnProgressed,
+)
+from app.events import (
+    AppEvent,
+    HardwareDetected,
+    ModelChosen,
+    NoticeRaised,
+    OperationFailed,
+    PlanChanged,
+    SettingsChanged,
+)
+from app.hardware.model import HardwareSampled
+from app.service import AppService
+from app.settings.model import Settings
+from ui.bridge import Bridge
+from ui.chat.chat_view import ChatView
+from ui.launcher.launcher_view import LauncherView
+from ui.settings.split_dialog import SplitDialog
+from ui.widgets.rail import Rail
+
+_READY = (EngineState.READY, EngineState.PREFILL, EngineState.GENERATING)
+_WORDS = {
+    EngineState.STOPPED: "not loaded",
+    EngineState.STARTING: "starting",
+    EngineState.LOADING: "loading",
+    EngineState.STOPPING: "stopping",
+    EngineState.CRASHED: "stopped",
+}
+
+
+class MainWindow(QMainWindow):
+    """Shows what the service says and asks it for what the person wants."""
+
+    def __init__(self, service: AppService) -> None:
+        super().__init__()
+        self.setWindowTitle("Ultra Launcher")
+        self.setMinimumSize(960, 640)
+        self.resize(1280, 820)
+        self._service = service
+        self.rail, self.launcher, self.chat = Rail(), LauncherView(), ChatView()
+        self.pages = QStackedWidget()
+        self.pages.addWidget(self.launcher)
+        self.pages.addWidget(self.chat)
+        body = QWidget()
+        row = QHBoxLayout(body)
+        row.setContentsMargins(0, 0, 0, 0)
+        row.setSpacing(0)
+        row.addWidget(self.rail)
+        row.addWidget(self.pages, 1)
+        self.setCentralWidget(body)
+        self.dialog: SplitDialog | None = None
+        self._connect()
+        self.show_page("Machine")
+        self.chat.set_system_prompt(service.settings.system_prompt)
+        self._bridge = Bridge(self)
+        self._bridge.received.connect(self.receive)
+        self._unsubscribe = service.subscribe(self._bridge.post)
+
+    def _connect(self) -> None:
+        self.rail.chosen.connect(self._rail_chosen)
+        self.launcher.primary_clicked.connect(self._primary)
+        self.launcher.choose_clicked.connect(self._choose_file)
+        self.launcher.file_dropped.connect(self._choose)
+        self.launcher.split_clicked.connect(self.open_split)
+        self.launcher.refresh_clicked.connect(self._service.refresh_hardware)
+        self.chat.submitted.connect(self._service.send)
+        self.chat.stop_clicked.connect(self._service.stop)
+        self.chat.new_chat_clicked.connect(self._service.new_chat)
+        self.chat.reload_clicked.connect(self._reload)
+        self.chat.system_prompt_changed.connect(self._system_prompt)
+
+    # --- what the person does -------------------------------------------------
+
+    def _rail_chosen(self, name: str) -> None:
+        if name == "Settings":
+            self.open_split()
+        else:
+            self.show_page(name)
+
+    def show_page(self, name: str) -> None:
+        """Go to `Machine` or `Chat`."""
+        self.rail.set_current(name)
+        self.pages.setCurrentWidget(self.chat if name == "Chat" else self.launcher)
+        if name == "Chat":
+            self.chat.composer.setFocus()
+
+    def _primary(self) -> None:
+        state = self._service.engine_state
+        if state in _READY:
+            self.show_page("Chat")
+        elif state in (EngineState.LOADING, EngineState.STARTING):
+            self._service.stop()
+        else:
+            self._service.load()
+
+    def _reload(self) -> None:
+        self._service.load()
+
+    def _choose_file(self) -> None:
+        name, _kind = QFileDialog.getOpenFileName(
+            self, "Choose a model", "", "GGUF models (*.gguf)"
+        )
+        if name:
+            self._choose(name)
+
+    def _choose(self, name: str) -> None:
+        self._service.choose_model(Path(name))
+
+    def _system_prompt(self, text: str) -> None:
+        self._service.set_system_prompt(text)
+
+    def open_split(self) -> None:
+        """The split dialog; without a model there is nothing to split yet."""
+        report, layout = self._service.report, self._service.layout
+        if report is None or layout is None:
+            return
+        self.dialog = SplitDialog(
+            self._service.settings,
+            report.usable_devices,
+            layout.block_count + 1,
+            self._service.preview,
+            self,
+        )
+        self.dialog.applied.connect(self._applied)
+        self.dialog.open()
+
+    def _applied(self, settings: Settings) -> None:
+        self._service.update_settings(settings, reload=True)
+
+    # --- what the service says ------------------------------------------------
+
+    def receive(self, event: AppEvent) -> None:  # noqa: C901 - one arm an event
+        """One event, on the GUI thread."""
+        match event:
+            case HardwareDetected(report=report):
+                self.launcher.set_report(report)
+            case ModelChosen(layout=layout):
+                self.launcher.set_layout_of(layout)
+                self.chat.set_model(layout.name)
+            case PlanChanged(plan=plan):
+                self.launcher.set_plan(plan)
+                self.launcher.set_engine(EngineStateChanged(state=self._service.engine_state))
+            case EngineStateChanged():
+                self._engine(event)
+            case ModelLoaded(loaded=loaded):
+                self.launcher.set_loaded(loaded)
+                self.chat.set_context(loaded.context)
+            case NoticeRaised(sentence=sentence) | SafetyApplied(sentence=sentence):
+                self.launcher.show_notice(sentence)
+            case OperationFailed(error=error):
+                self.launcher.show_error(error)
+                self.chat.set_engine(
+                    "not loaded", ready=self._service.engine_state in _READY, error=str(error)
+                )
+            case TurnStarted(user=user):
+                self.chat.start_turn(user)
+            case PromptRead():
+                self.chat.read_prompt(event)
+            case AnswerExtended():
+                self.chat.extend(event)
+            case TurnFinished():
+                self.chat.finish_turn(event)
+            case ConversationCleared():
+                self.chat.clear()
+            case (
+                SettingsChanged()
+                | HardwareSampled()
+                | TokensCounted()
+                | TurnProgressed()
+                | TurnEnded()
+            ):
+                pass
+            case _:
+                assert_never(event)
+
+    def _engine(self, event: EngineStateChanged) -> None:
+        self.launcher.set_engine(event)
+        self.rail.set_busy("Chat", event.state in (EngineState.PREFILL, EngineState.GENERATING))
+        if event.state in (EngineState.STARTING, EngineState.STOPPED, EngineState.CRASHED):
+            self.launcher.set_loaded(None)
+        words = _WORDS.get(event.state, "loaded")
+        if event.state is EngineState.LOADING and event.fraction is not None:
+            words = f"loading {100 * event.fraction:.0f} %"
+        error = str(event.error) if event.error is not None else ""
+        self.chat.set_engine(words, ready=event.state in _READY, error=error)
+
+    def closeEvent(self, event: QCloseEvent) -> None:
+        """No event reaches a window that is gone."""
+        self._unsubscribe()
+        super().closeEvent(event)
