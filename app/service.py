@@ -131,6 +131,7 @@ class AppService:
 
         def job() -> None:
             self._choose(model)
+            self._engine.unload()
             self.update_settings(
                 self.settings.model_copy(update={"model_path": str(model) if model else None})
             )

@@ -36,11 +36,10 @@ MODES = {
 }
 
 
-class _Row(QWidget):
+class _Row:
     """The controls of one device."""
 
     def __init__(self, device: Device, total: int) -> None:
-        super().__init__()
         self.device = device
         self.title = label(f"{device.label}  {device.name}")
         self.use = QCheckBox()
@@ -53,9 +52,9 @@ class _Row(QWidget):
         self.number = QSpinBox()
         self.number.setRange(0, total)
         self.number.setAccessibleName(f"Number of layers on {device.label}")
-        self.range = label("–", "muted")
+        self.span = label("–", "muted")
         self.bar = MemoryBar()
-        self.size = label("–")
+        self.planned = label("–")
 
 
 class SplitDialog(QDialog):
@@ -173,15 +172,15 @@ class SplitDialog(QDialog):
         for index, text in enumerate(heads):
             self._grid.addWidget(label(text, "muted"), 0, index)
         for index, row in enumerate(self._rows, start=1):
-            cells = (
+            cells: tuple[QWidget, ...] = (
                 row.use,
                 row.title,
                 row.up,
                 row.slider,
                 row.number,
-                row.range,
+                row.span,
                 row.bar,
-                row.size,
+                row.planned,
             )
             for column, cell in enumerate(cells):
                 self._grid.addWidget(cell, index, column)
@@ -271,14 +270,14 @@ class SplitDialog(QDialog):
             share = shares.get(row.device.id)
             row.slider.setEnabled(share is not None)
             row.number.setEnabled(share is not None)
-            row.range.setText(layer_range(plan, share) if share else "–")
-            row.size.setText(units.format_memory(share.model_bytes) if share else "off")
+            row.span.setText(layer_range(plan, share) if share else "–")
+            row.planned.setText(units.format_memory(share.model_bytes) if share else "off")
             if share is None:
                 row.bar.set_values(
                     MemoryBarValues(total=row.device.memory_total_bytes or 1, scale=scale)
                 )
                 continue
-            set_state(row.size, "error" if share.left_bytes < 0 else "")
+            set_state(row.planned, "error" if share.left_bytes < 0 else "")
             row.bar.set_values(
                 MemoryBarValues(
                     total=share.device.total_bytes,
@@ -298,8 +297,7 @@ class SplitDialog(QDialog):
         set_state(self._verdict, "" if plan.fits else "error")
         left = plan.block_count + 1 - plan.gpu_layers
         placed = "all placed" if not left else f"{left} on the CPU"
-        sizes = [*plan.devices, plan.host]
-        total = sum(share.model_bytes for share in sizes)
+        total = plan.host.model_bytes + sum(share.model_bytes for share in plan.devices)
         self._total_label.setText(
             f"{plan.gpu_layers} of {plan.block_count + 1} layers on devices, {placed}. "
             f"{units.format_memory(total)} in all, {plan.context:,} tokens of context."

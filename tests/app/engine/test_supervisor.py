@@ -1,0 +1,320 @@
+from __future__ import annotations
+
+import contextlib
+import os
+import queue
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from app import processes
+from app.engine import protocol, safety
+from app.engine.model import (
+    EngineEvent,
+    EngineState,
+    EngineStateChanged,
+    ModelLoaded,
+    SafetyApplied,
+    TurnEnded,
+    TurnProgressed,
+)
+from app.engine.safety import SafetyStore
+from app.engine.supervisor import EngineSupervisor
+from app.errors import AppError, ErrorKind
+from app.gguf.reader import read_layout
+from app.plan.model import PlanDevice, PlanHost, PlanRequest
+from app.plan.planner import make_plan
+from app.units import GIB
+from tests.helpers import headers
+from tests.helpers.rpc import rpc_servers
+
+TIMEOUT_S = 90
+LONG = protocol.ChatMessage(role="user", content="Tell a very long story about a lighthouse.")
+
+
+class Events:
+    def __init__(self) -> None:
+        self.queue: queue.Queue[EngineEvent] = queue.Queue()
+
+    def until(self, wanted: Callable[[EngineEvent], bool]) -> list[EngineEvent]:
+        seen = []
+        while True:
+            event = self.queue.get(timeout=TIMEOUT_S)
+            seen.append(event)
+            if wanted(event):
+                return seen
+
+
+@contextlib.contextmanager
+def engine(**options: object) -> Iterator[tuple[EngineSupervisor, Events]]:
+    events = Events()
+    supervisor = EngineSupervisor(events.queue.put, **options)  # type: ignore[arg-type]
+    try:
+        yield supervisor, events
+    finally:
+        supervisor.close()
+
+
+def is_loaded(event: EngineEvent) -> bool:
+    if isinstance(event, EngineStateChanged) and event.error is not None:
+        raise event.error
+    return isinstance(event, ModelLoaded)
+
+
+def is_error(event: EngineEvent) -> bool:
+    return isinstance(event, EngineStateChanged) and event.error is not None
+
+
+def is_end(event: EngineEvent) -> bool:
+    return isinstance(event, TurnEnded)
+
+
+def text_of(events: list[EngineEvent]) -> str:
+    return "".join(
+        e.message.text
+        for e in events
+        if isinstance(e, TurnProgressed) and isinstance(e.message, protocol.TokensGenerated)
+    )
+
+
+def has_text(event: EngineEvent) -> bool:
+    return bool(text_of([event]))
+
+
+def generate(turn: int, limit: int | None = 16) -> protocol.Generate:
+    greedy = protocol.Sampling(temperature=0)
+    return protocol.Generate(turn=turn, messages=(LONG,), sampling=greedy, max_tokens=limit)
+
+
+def load(path: Path, **values: object) -> protocol.Load:
+    return protocol.Load.model_validate(
+        {"model_path": str(path), "context": 1024, "threads": 1} | values
+    )
+
+
+def error_after(supervisor: EngineSupervisor, events: Events, command: protocol.Load) -> AppError:
+    supervisor.load(command)
+    last = events.until(is_error)[-1]
+    assert isinstance(last, EngineStateChanged)
+    assert last.error is not None
+    return last.error
+
+
+def test_load_answer_stop_and_answer_again(starter_model: Path) -> None:
+    with engine() as (supervisor, events):
+        supervisor.load(load(starter_model))
+        seen = events.until(is_loaded)
+        fractions = [e.fraction for e in seen if isinstance(e, EngineStateChanged) and e.fraction]
+        assert fractions == sorted(fractions)
+        assert fractions[-1] == 1.0
+        supervisor.generate(generate(1))
+        seen = events.until(is_end)
+        end = seen[-1]
+        assert isinstance(end, TurnEnded)
+        assert end.finished is not None
+        assert (end.finished.generated_tokens, end.finished.reason) == (16, "length")
+        assert 0 < (end.finished.first_token_s or 0) < TIMEOUT_S
+        first = text_of(seen)
+        supervisor.generate(generate(2, None))
+        events.until(has_text)
+        supervisor.cancel()
+        end = events.until(is_end)[-1]
+        assert isinstance(end, TurnEnded)
+        assert end.finished is not None
+        assert end.finished.reason == "cancelled"
+        supervisor.generate(generate(3))
+        seen = events.until(is_end)
+        assert text_of(seen) == first, "greedy answers are equal, so a stop leaves no trace"
+        assert isinstance(seen[-1], TurnEnded)
+        assert seen[-1].finished is not None
+        assert seen[-1].finished.reused_tokens > 0
+
+
+def test_kill_9_in_mid_answer_keeps_the_partial_text_and_reloads(starter_model: Path) -> None:
+    with engine() as (supervisor, events):
+        supervisor.load(load(starter_model))
+        events.until(is_loaded)
+        supervisor.generate(generate(1, None))
+        partial = text_of(events.until(has_text))
+        assert supervisor.pid is not None
+        os.kill(supervisor.pid, signal.SIGKILL)
+        seen = events.until(is_error)
+        assert supervisor.state is EngineState.CRASHED
+        ended = [e for e in seen if isinstance(e, TurnEnded)]
+        assert ended[0].error is not None
+        assert "SIGKILL" in ended[0].error.detail
+        assert partial
+        supervisor.load(load(starter_model))
+        events.until(is_loaded)
+        supervisor.generate(generate(2))
+        assert text_of(events.until(is_end))
+
+
+def test_two_rpc_servers_hold_what_the_plan_says(starter_model: Path) -> None:
+    layout = read_layout(starter_model)
+    with rpc_servers(2) as endpoints, engine() as (supervisor, events):
+        devices = tuple(
+            PlanDevice(
+                id=f"rpc{i}",
+                label=f"RPC {i}",
+                name="",
+                engine_name=f"RPC{i}",
+                backend="rpc",
+                total_bytes=8 * GIB,
+                free_bytes=8 * GIB,
+            )
+            for i in range(2)
+        )
+        host = PlanHost(total_bytes=8 * GIB, available_bytes=8 * GIB)
+        for counts in ((20, 11), (3, 28), (10, 9)):
+            plan = make_plan(layout, PlanRequest(context=1024, layer_counts=counts), devices, host)
+            command = load(
+                starter_model,
+                devices=("RPC0", "RPC1"),
+                rpc_servers=endpoints,
+                gpu_layers=plan.gpu_layers,
+                tensor_split=plan.tensor_split,
+                use_extra_buffers=False,
+            )
+            supervisor.load(command)
+            loaded = events.until(is_loaded)[-1]
+            assert isinstance(loaded, ModelLoaded)
+            memory = {m.device: m for m in loaded.loaded.memory}
+            for share in plan.devices:
+                found = memory[share.device.engine_name]
+                assert found.layer_count == share.layer_count
+                assert (found.first_layer, found.last_layer) == (
+                    share.first_layer,
+                    share.last_layer,
+                )
+                # llama.cpp logs MiB with two decimals.
+                assert found.weights_bytes == pytest.approx(share.weights_bytes, abs=6000)
+                assert found.kv_cache_bytes == pytest.approx(share.kv_cache_bytes, abs=6000)
+                assert found.compute_bytes <= share.compute_bytes + 16 * 2**20
+            supervisor.generate(generate(1, 4))
+            assert text_of(events.until(is_end))
+
+
+def test_an_rpc_server_that_dies_in_mid_answer_is_named(starter_model: Path) -> None:
+    with engine() as (supervisor, events):
+        with rpc_servers(1) as endpoints:
+            supervisor.load(
+                load(
+                    starter_model,
+                    devices=("RPC0",),
+                    rpc_servers=endpoints,
+                    gpu_layers=31,
+                    tensor_split=(31,),
+                )
+            )
+            events.until(is_loaded)
+            supervisor.generate(generate(1, None))
+            events.until(has_text)
+        last = events.until(is_error)[-1]
+        assert isinstance(last, EngineStateChanged)
+        assert last.error is not None
+        assert "RPC server" in last.error.title
+
+
+def test_bad_files_and_devices_are_named(tmp_path: Path, starter_model: Path) -> None:
+    unknown = headers.write(
+        tmp_path / "odd.gguf",
+        headers.tiny_keys("zebra"),
+        [headers.tensor("token_embd.weight", [32, 8])],
+    )
+    with engine() as (supervisor, events):
+        error = error_after(supervisor, events, load(unknown))
+        assert "odd.gguf" in error.title
+        assert "zebra" in error.title
+        error = error_after(supervisor, events, load(tmp_path / "gone.gguf"))
+        assert "gone.gguf" in error.title
+        assert error.kind is ErrorKind.MODEL_FILE
+        error = error_after(
+            supervisor, events, load(starter_model, devices=("CUDA7",), gpu_layers=1)
+        )
+        assert "CUDA7" in error.title
+        error = error_after(supervisor, events, load(starter_model, rpc_servers=("127.0.0.1:1",)))
+        assert "127.0.0.1:1" in error.title
+
+
+CRASH_WITH_EXTRA_BUFFERS = """
+import os, signal, sys
+if "app.engine.worker" in " ".join(sys.orig_argv):
+    import threading, builtins
+    real = builtins.__import__
+    def patched(name, *args, **kwargs):
+        module = real(name, *args, **kwargs)
+        lib = sys.modules.get("llama_cpp.llama_cpp")
+        if lib is not None and hasattr(lib, "llama_decode") and not hasattr(lib, "_armed"):
+            lib._armed = True
+            load = lib.llama_model_load_from_file
+            decode = lib.llama_decode
+            state = {}
+            def load_model(path, params):
+                state["extra"] = params.use_extra_bufts
+                return load(path, params)
+            def crash(context, batch):
+                if state.get("extra"):
+                    os.kill(os.getpid(), signal.SIGSEGV)
+                return decode(context, batch)
+            lib.llama_model_load_from_file, lib.llama_decode = load_model, crash
+        return module
+    builtins.__import__ = patched
+"""
+
+
+def test_a_crash_in_the_self_test_leads_to_a_safer_setting_that_is_remembered(
+    tmp_path: Path, starter_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "sitecustomize.py").write_text(CRASH_WITH_EXTRA_BUFFERS)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    store = SafetyStore(tmp_path / "data" / "safety.json", "0.3.36")
+    with engine(store=store) as (supervisor, events):
+        supervisor.load(load(starter_model))
+        told = [e for e in events.until(is_loaded) if isinstance(e, SafetyApplied)]
+        assert [e.sentence for e in told] == [safety.STEPS["no_extra_buffers"]]
+        supervisor.generate(generate(1, 4))
+        assert text_of(events.until(is_end))
+    again = SafetyStore(tmp_path / "data" / "safety.json", "0.3.36")
+    assert again.get() == "no_extra_buffers"
+    with engine(store=again) as (supervisor, events):
+        supervisor.load(load(starter_model))
+        seen = events.until(is_loaded)
+        starts = [
+            e for e in seen if isinstance(e, EngineStateChanged) and e.state is EngineState.STARTING
+        ]
+        assert len(starts) == 1, "the remembered setting is used at once"
+
+
+PARENT = """
+import sys, time
+from app.engine import protocol
+from app.engine.supervisor import EngineSupervisor
+from app.engine.model import ModelLoaded
+def say(event):
+    if isinstance(event, ModelLoaded):
+        print(supervisor.pid, flush=True)
+supervisor = EngineSupervisor(say)
+supervisor.load(protocol.Load(model_path=sys.argv[1], context=512, threads=1))
+time.sleep(600)
+"""
+
+
+def test_the_worker_does_not_outlive_a_killed_parent(starter_model: Path) -> None:
+    parent = subprocess.Popen(
+        [sys.executable, "-c", PARENT, str(starter_model)],
+        stdout=subprocess.PIPE,
+        env=processes.child_environment(),
+        text=True,
+    )
+    assert parent.stdout is not None
+    worker = psutil.Process(int(parent.stdout.readline()))
+    parent.kill()
+    parent.wait()
+    parent.stdout.close()
+    assert worker.wait(timeout=TIMEOUT_S) is None or not worker.is_running()

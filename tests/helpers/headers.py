@@ -1,0 +1,61 @@
+"""Writes small GGUF headers, valid or hostile."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Sequence
+from pathlib import Path
+
+Key = tuple[str, int, bytes]
+
+
+def text(value: str) -> bytes:
+    """A GGUF string."""
+    data = value.encode()
+    return struct.pack("<Q", len(data)) + data
+
+
+def string_key(key: str, value: str) -> bytes:
+    """A metadata pair with a string."""
+    return text(key) + struct.pack("<I", 8) + text(value)
+
+
+def integer_key(key: str, value: int) -> bytes:
+    """A metadata pair with a u32."""
+    return text(key) + struct.pack("<II", 4, value)
+
+
+def tensor(name: str, shape: Sequence[int], kind: int = 0, offset: int = 0) -> bytes:
+    """A tensor's entry; kind 0 is F32."""
+    dimensions = b"".join(struct.pack("<Q", size) for size in shape)
+    return (
+        text(name) + struct.pack("<I", len(shape)) + dimensions + struct.pack("<IQ", kind, offset)
+    )
+
+
+def tiny_keys(architecture: str = "llama", layers: int = 1) -> list[bytes]:
+    """Metadata of a tiny model."""
+    return [
+        string_key("general.architecture", architecture),
+        integer_key(f"{architecture}.block_count", layers),
+        integer_key(f"{architecture}.context_length", 128),
+        integer_key(f"{architecture}.embedding_length", 32),
+        integer_key(f"{architecture}.feed_forward_length", 64),
+        integer_key(f"{architecture}.attention.head_count", 4),
+    ]
+
+
+def write(
+    path: Path,
+    keys: Sequence[bytes],
+    tensors: Sequence[bytes],
+    *,
+    data: bytes = b"\0" * 8192,
+    tensor_count: int | None = None,
+) -> Path:
+    """Write the file; `tensor_count` may lie."""
+    count = len(tensors) if tensor_count is None else tensor_count
+    head = b"GGUF" + struct.pack("<IQQ", 3, count, len(keys))
+    body = head + b"".join(keys) + b"".join(tensors)
+    path.write_bytes(body + b"\0" * (-len(body) % 32) + data)
+    return path
