@@ -185,7 +185,7 @@ class Model:
             found = 0.0
             for (buffer, kind), value in self._log.megabytes.items():
                 on_host = buffer.startswith("CPU") or buffer.endswith("_Host")
-                if kind in kinds and (on_host if host else buffer == name):
+                if kind in kinds and (on_host if host else buffer.split("[")[0] == name):
                     found += value
             return round(found * 1024**2)
 

@@ -99,7 +99,7 @@ def test_shards_are_joined_whichever_is_named_and_a_missing_one_is_named(tmp_pat
     assert [layer.size_bytes for layer in layout.layers] == [1024, 1024]
     assert list_models(tmp_path) == (first,)
     second.unlink()
-    with pytest.raises(AppError, match="m-00002-of-00002.gguf is missing"):
+    with pytest.raises(AppError, match=r"m-00002-of-00002\.gguf is missing"):
         read_layout(first)
 
 

@@ -93,12 +93,15 @@ def test_placement_equals_brute_force(sizes: list[int], budgets: list[int]) -> N
     def cost(_device: int, first: int, end: int) -> int:
         return sum(sizes[first:end])
 
+    def left_over(spans: list[tuple[int, int]]) -> list[int]:
+        pairs = enumerate(zip(budgets, spans, strict=True))
+        return [b - cost(i, *span) for i, (b, span) in pairs if span[0] < span[1]]
+
     count = len(sizes)
     best = None
     for cuts in itertools.combinations_with_replacement(range(count + 1), len(budgets) - 1):
         edges = (0, *cuts, count)
-        spans = list(itertools.pairwise(edges))
-        left = [
+        left = left_over(list(itertools.pairwise(edges)))
             b - cost(i, *span)
             for i, (b, span) in enumerate(zip(budgets, spans, strict=True))
             if span[0] < span[1]

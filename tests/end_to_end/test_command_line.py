@@ -1,0 +1,138 @@
+"""The real program in child processes."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from app import processes
+from tests.helpers.rpc import rpc_servers
+
+TIMEOUT_S = 120
+
+
+def run(*arguments: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "app", *arguments],
+        input=stdin,
+        capture_output=True,
+        text=True,
+        timeout=TIMEOUT_S,
+        env=processes.child_environment(),
+        check=False,
+    )
+
+
+def events(output: str) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in output.splitlines()]
+
+
+def test_detect_and_doctor_speak_json() -> None:
+    report = json.loads(run("detect", "--json").stdout)
+    assert report["cpu"]["logical_cores"] >= 1
+    assert report["engine"]["version"] == "0.3.36"
+    doctor = json.loads(run("doctor", "--json").stdout)
+    assert doctor["ok"] is True
+    assert "ultra-launcher" not in doctor["models"] or doctor["models"]
+
+
+def test_plan_over_rpc_devices() -> None:
+    with rpc_servers(2) as endpoints:
+        rpc = [part for endpoint in endpoints for part in ("--rpc", endpoint)]
+        done = run("plan", "starter", "--json", "--context", "1024", "--layers", "20,11", *rpc)
+        plan = json.loads(done.stdout)
+        assert plan["tensor_split"] == [20, 11]
+        assert [d["first_layer"] for d in plan["devices"]] == [0, 20]
+        assert run("plan", "starter", "--layers", "20", *rpc).returncode == 2
+
+
+def test_chat_answers_line_by_line() -> None:
+    done = run("chat", "--json", "--max-tokens", "6", "--context", "512", stdin="Hello\nAnd you?\n")
+    finished = [e for e in events(done.stdout) if e["type"] == "finished"]
+    assert [e["stats"]["tokens"] for e in finished] == [6, 6]
+    assert finished[1]["stats"]["reused_tokens"] > 0
+    assert done.returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code"),
+    [
+        (["plan", "absent.gguf"], 3),
+        (["chat", "--model", "absent.gguf"], 3),
+        (["plan", "starter", "--context", "-5"], 2),
+        (["detect", "--rpc", "nonsense"], 2),
+        (["plan", "starter", "--context", "16000000"], 4),
+    ],
+)
+def test_exit_codes_and_one_sentence(arguments: list[str], code: int) -> None:
+    done = run(*arguments)
+    assert done.returncode == code, done.stderr
+    assert "Traceback" not in done.stderr
+    assert done.stderr.startswith("Error: ") or "Does not fit" in done.stdout
+
+
+def test_kill_9_of_the_worker_keeps_the_terminal_chat_alive() -> None:
+    child = subprocess.Popen(
+        [sys.executable, "-m", "app", "chat", "--json", "--context", "2048"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env=processes.child_environment(),
+    )
+    assert child.stdin is not None
+    assert child.stdout is not None
+
+    def until(kind: str) -> dict[str, Any]:
+        for line in child.stdout or ():
+            event: dict[str, Any] = json.loads(line)
+            if event["type"] == kind:
+                return event
+        raise AssertionError(f"ended before {kind}")
+
+    with child:
+        until("loaded")
+        print("Tell a very long story.", file=child.stdin, flush=True)
+        until("text")
+        worker = next(
+            c for c in psutil.Process(child.pid).children() if "worker" in " ".join(c.cmdline())
+        )
+        os.kill(worker.pid, signal.SIGKILL)
+        finished = until("finished")
+        assert finished["outcome"] == "interrupted"
+        assert finished["text"]
+        print("Name a colour.", file=child.stdin, flush=True)
+        until("loaded")
+        until("text")
+        child.send_signal(signal.SIGINT)
+        assert until("finished")["outcome"] in ("stopped", "complete")
+        child.stdin.close()
+        assert child.wait(TIMEOUT_S) == 0
+
+
+def test_a_window_killed_with_9_leaves_no_process(tmp_path: Path) -> None:
+    child = subprocess.Popen(
+        [sys.executable, "-m", "ui"],
+        env=processes.child_environment({"QT_QPA_PLATFORM": "offscreen"}),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    process = psutil.Process(child.pid)
+    workers: list[psutil.Process] = []
+    for _attempt in range(TIMEOUT_S * 20):
+        workers = [c for c in process.children() if "app.engine.worker" in c.cmdline()]
+        if workers:
+            break
+        psutil.wait_procs([process], timeout=0.05)
+    assert workers, "the starter model is loaded by itself"
+    child.kill()
+    child.wait()
+    _gone, alive = psutil.wait_procs(workers, timeout=TIMEOUT_S)
+    assert not alive

@@ -1,0 +1,153 @@
+"""The real window on the real engine, driven as a person would."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from PySide6.QtCore import Qt
+from PySide6.QtGui import QInputMethodEvent
+from pytestqt.qtbot import QtBot
+
+from app.engine.model import EngineState
+from app.service import AppService
+from app.settings.model import Settings, SplitMode
+from tests.helpers.rpc import rpc_servers
+from ui.chat.bubble import Bubble
+from ui.main_window import MainWindow
+
+TIMEOUT_MS = 90_000
+
+
+@pytest.fixture
+def service() -> Iterator[AppService]:
+    service = AppService()
+    yield service
+    service.close()
+
+
+def open_window(qtbot: QtBot, service: AppService) -> MainWindow:
+    window = MainWindow(service)
+    qtbot.addWidget(window)
+    window.show()
+    return window
+
+
+def wait_ready(qtbot: QtBot, window: MainWindow, service: AppService) -> None:
+    qtbot.waitUntil(
+        lambda: service.loaded is not None and service.engine_state is EngineState.READY,
+        timeout=TIMEOUT_MS,
+    )
+    qtbot.waitUntil(lambda: window.chat._send.isEnabled(), timeout=TIMEOUT_MS)
+
+
+def answers(window: MainWindow) -> list[str]:
+    return [b.text for b in window.chat.findChildren(Bubble) if not b._user]
+
+
+def ask(qtbot: QtBot, window: MainWindow, text: str) -> None:
+    qtbot.keyClicks(window.chat.composer, text)
+    qtbot.keyClick(window.chat.composer, Qt.Key.Key_Return)
+
+
+def wait_answered(qtbot: QtBot, window: MainWindow) -> None:
+    qtbot.waitUntil(lambda: not window.chat._running, timeout=TIMEOUT_MS)
+
+
+def test_ask_stop_ask_again_move_layers_reload_ask_again(qtbot: QtBot, service: AppService) -> None:
+    with rpc_servers(2) as endpoints:
+        service.settings = Settings(rpc_servers=endpoints, context=2048)
+        window = open_window(qtbot, service)
+        service.start(load=True)
+        wait_ready(qtbot, window, service)
+        assert window.launcher._verdict.text().startswith(
+            "Runs on this machine: Q4_1, 2,048 tokens"
+        )
+        assert window.launcher._primary.text() == "Open chat"
+        window.launcher._primary.click()
+        ask(qtbot, window, "Tell a very long story.")
+        qtbot.waitUntil(
+            lambda: bool(answers(window)[-1:] and answers(window)[-1]), timeout=TIMEOUT_MS
+        )
+        assert window.chat._send.text() == "Stop"
+        window.chat._send.click()
+        wait_answered(qtbot, window)
+        assert service.messages[-1].outcome == "stopped"
+        assert "tok/s" in window.chat._meter.text()
+
+        window.open_split()
+        dialog = window.dialog
+        assert dialog is not None
+        dialog._rows[0].number.setValue(7)
+        assert [row.number.value() for row in dialog._rows] == [7, 24]
+        assert dialog._mode.currentData() is SplitMode.MANUAL
+        service.loaded = None
+        dialog.apply_button.click()
+        wait_ready(qtbot, window, service)
+        assert service.loaded is not None
+        counts = {m.device: m.layer_count for m in service.loaded.loaded.memory}
+        assert (counts["RPC0"], counts["RPC1"]) == (7, 24)
+        ask(qtbot, window, "Name a colour.")
+        wait_answered(qtbot, window)
+        assert len(service.messages) == 4
+        assert service.messages[-1].text
+
+
+def test_kill_9_keeps_window_and_partial_answer_and_one_click_reloads(
+    qtbot: QtBot, service: AppService
+) -> None:
+    window = open_window(qtbot, service)
+    service.start(load=True)
+    wait_ready(qtbot, window, service)
+    window.show_page("Chat")
+    ask(qtbot, window, "Tell a very long story.")
+    qtbot.waitUntil(lambda: bool(answers(window)[-1:] and answers(window)[-1]), timeout=TIMEOUT_MS)
+    qtbot.keyClicks(window.chat.composer, "draft")
+    assert service.engine_pid is not None
+    os.kill(service.engine_pid, signal.SIGKILL)
+    qtbot.waitUntil(lambda: service.engine_state is EngineState.CRASHED, timeout=TIMEOUT_MS)
+    qtbot.waitUntil(window.chat._reload.isVisible, timeout=TIMEOUT_MS)
+    assert "SIGKILL" in window.chat._banner.text()
+    assert service.messages[-1].outcome == "interrupted"
+    assert service.messages[-1].text == answers(window)[-1]
+    assert window.chat.composer.toPlainText() == "draft"
+    window.chat._reload.click()
+    wait_ready(qtbot, window, service)
+    qtbot.keyClick(window.chat.composer, Qt.Key.Key_Return)
+    qtbot.waitUntil(lambda: len(service.messages) == 4, timeout=TIMEOUT_MS)
+    wait_answered(qtbot, window)
+    assert service.messages[-1].text
+
+
+def test_a_bad_file_is_named_and_the_draft_stays(
+    qtbot: QtBot, service: AppService, tmp_path: Path
+) -> None:
+    window = open_window(qtbot, service)
+    service.start()
+    qtbot.waitUntil(window.launcher._primary.isEnabled, timeout=TIMEOUT_MS)
+    qtbot.keyClicks(window.chat.composer, "draft")
+    (tmp_path / "bad.gguf").write_bytes(b"nothing")
+    window.launcher.file_dropped.emit(str(tmp_path / "bad.gguf"))
+    qtbot.waitUntil(lambda: "bad.gguf" in window.launcher._status.text(), timeout=TIMEOUT_MS)
+    assert window.chat.composer.toPlainText() == "draft"
+
+
+def test_enter_sends_but_never_while_an_input_method_composes(
+    qtbot: QtBot, service: AppService
+) -> None:
+    window = open_window(qtbot, service)
+    composer = window.chat.composer
+    sent: list[bool] = []
+    composer.submitted.connect(lambda: sent.append(True))
+    qtbot.keyClicks(composer, "a")
+    qtbot.keyClick(composer, Qt.Key.Key_Return, Qt.KeyboardModifier.ShiftModifier)
+    assert composer.toPlainText() == "a\n"
+    composer.inputMethodEvent(QInputMethodEvent("に", []))
+    qtbot.keyClick(composer, Qt.Key.Key_Return)
+    assert not sent
+    composer.inputMethodEvent(QInputMethodEvent("", []))
+    qtbot.keyClick(composer, Qt.Key.Key_Return)
+    assert sent
