@@ -6,8 +6,10 @@ import argparse
 import dataclasses
 import json
 import queue
+import signal
 import sys
 from pathlib import Path
+from types import FrameType
 
 from app import units
 from app.chat.session import AnswerExtended, PromptRead, TurnFinished
@@ -41,7 +43,15 @@ class _Terminal:
         self._service, self._options = service, options
         self._json: bool = options.json
         self._events: queue.Queue[AppEvent] = queue.Queue()
+        self._answering = False
+        signal.signal(signal.SIGINT, self._interrupted)
         service.subscribe(self._events.put)
+
+    def _interrupted(self, _number: int, _frame: FrameType | None) -> None:
+        """Ctrl+C: stops the answer where one runs; never lands in the middle of anything else."""
+        if not self._answering:
+            raise KeyboardInterrupt
+        self._service.stop()
 
     def _say(self, text: str) -> None:
         if not self._json:
@@ -146,13 +156,16 @@ class _Terminal:
 
     def _answer(self, text: str) -> int:
         self._drop_events()
-        self._service.send(text, max_tokens=self._options.max_tokens)
+        self._answering = True
+        try:
+            self._service.send(text, max_tokens=self._options.max_tokens)
+            return self._print_answer()
+        finally:
+            self._answering = False
+
+    def _print_answer(self) -> int:
         while True:
-            try:
-                event = self._events.get()
-            except KeyboardInterrupt:
-                self._service.stop()
-                continue
+            event = self._events.get()
             match event:
                 case PromptRead(done=done, total=total):
                     self._emit("prompt_read", done=done, total=total)

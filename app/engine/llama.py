@@ -91,7 +91,9 @@ class Model:
         for endpoint in command.rpc_servers:
             if not ggml.add_rpc_server(endpoint):
                 raise LoadFailedError("device", f"no RPC server answers at {endpoint}")
-        handles = {device.name: device.handle for device in ggml.devices()}
+        registered = ggml.devices()
+        handles = {device.name: device.handle for device in registered}
+        self._buffers = _buffer_names(registered)
         missing = [name for name in command.devices if name not in handles]
         if missing:
             raise LoadFailedError("device", f"the engine does not see {', '.join(missing)}")
@@ -185,7 +187,7 @@ class Model:
             found = 0.0
             for (buffer, kind), value in self._log.megabytes.items():
                 on_host = buffer.startswith("CPU") or buffer.endswith("_Host")
-                if kind in kinds and (on_host if host else buffer.split("[")[0] == name):
+                if kind in kinds and (on_host if host else buffer == self._buffers[name]):
                     found += value
             return round(found * 1024**2)
 
@@ -290,6 +292,19 @@ class Model:
     def context_used(self) -> int:
         """Tokens in the KV cache."""
         return len(self._cached)
+
+
+def _buffer_names(devices: tuple[ggml.RegisteredDevice, ...]) -> dict[str, str]:
+    """How llama.cpp's log names each device's buffers: RPC devices are counted per server there."""
+    names: dict[str, str] = {}
+    seen: dict[str, int] = {}
+    for device in devices:
+        names[device.name] = device.name
+        if device.endpoint is not None:
+            index = seen.get(device.endpoint, 0)
+            seen[device.endpoint] = index + 1
+            names[device.name] = f"RPC{index}[{device.endpoint}]"
+    return names
 
 
 def _sampler(sampling: protocol.Sampling) -> object:

@@ -53,19 +53,23 @@ def ask(qtbot: QtBot, window: MainWindow, text: str) -> None:
     qtbot.keyClick(window.chat.composer, Qt.Key.Key_Return)
 
 
-def wait_answered(qtbot: QtBot, window: MainWindow) -> None:
-    qtbot.waitUntil(lambda: not window.chat._running, timeout=TIMEOUT_MS)
+def wait_answered(qtbot: QtBot, window: MainWindow, messages: int) -> None:
+    service = window._service
+
+    def answered() -> bool:
+        done = len(service.messages) == messages and service.messages[-1].outcome != "running"
+        return done and not window.chat._running
+
+    qtbot.waitUntil(answered, timeout=TIMEOUT_MS)
 
 
 def test_ask_stop_ask_again_move_layers_reload_ask_again(qtbot: QtBot, service: AppService) -> None:
     with rpc_servers(2) as endpoints:
-        service.settings = Settings(rpc_servers=endpoints, context=2048)
+        service.settings = Settings(rpc_servers=endpoints, context=512)
         window = open_window(qtbot, service)
         service.start(load=True)
         wait_ready(qtbot, window, service)
-        assert window.launcher._verdict.text().startswith(
-            "Runs on this machine: Q4_1, 2,048 tokens"
-        )
+        assert window.launcher._verdict.text().startswith("Runs on this machine: Q4_1, 512 tokens")
         assert window.launcher._primary.text() == "Open chat"
         window.launcher._primary.click()
         ask(qtbot, window, "Tell a very long story.")
@@ -74,7 +78,7 @@ def test_ask_stop_ask_again_move_layers_reload_ask_again(qtbot: QtBot, service: 
         )
         assert window.chat._send.text() == "Stop"
         window.chat._send.click()
-        wait_answered(qtbot, window)
+        wait_answered(qtbot, window, 2)
         assert service.messages[-1].outcome == "stopped"
         assert "tok/s" in window.chat._meter.text()
 
@@ -91,14 +95,14 @@ def test_ask_stop_ask_again_move_layers_reload_ask_again(qtbot: QtBot, service: 
         counts = {m.device: m.layer_count for m in service.loaded.loaded.memory}
         assert (counts["RPC0"], counts["RPC1"]) == (7, 24)
         ask(qtbot, window, "Name a colour.")
-        wait_answered(qtbot, window)
-        assert len(service.messages) == 4
+        wait_answered(qtbot, window, 4)
         assert service.messages[-1].text
 
 
 def test_kill_9_keeps_window_and_partial_answer_and_one_click_reloads(
     qtbot: QtBot, service: AppService
 ) -> None:
+    service.settings = Settings(context=512)
     window = open_window(qtbot, service)
     service.start(load=True)
     wait_ready(qtbot, window, service)
@@ -117,8 +121,7 @@ def test_kill_9_keeps_window_and_partial_answer_and_one_click_reloads(
     window.chat._reload.click()
     wait_ready(qtbot, window, service)
     qtbot.keyClick(window.chat.composer, Qt.Key.Key_Return)
-    qtbot.waitUntil(lambda: len(service.messages) == 4, timeout=TIMEOUT_MS)
-    wait_answered(qtbot, window)
+    wait_answered(qtbot, window, 4)
     assert service.messages[-1].text
 
 

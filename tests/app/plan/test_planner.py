@@ -102,10 +102,6 @@ def test_placement_equals_brute_force(sizes: list[int], budgets: list[int]) -> N
     for cuts in itertools.combinations_with_replacement(range(count + 1), len(budgets) - 1):
         edges = (0, *cuts, count)
         left = left_over(list(itertools.pairwise(edges)))
-            b - cost(i, *span)
-            for i, (b, span) in enumerate(zip(budgets, spans, strict=True))
-            if span[0] < span[1]
-        ]
         if min(left) >= 0 and (best is None or min(left) > best):
             best = min(left)
     found = placement.balanced(count, 0, budgets, cost)
@@ -114,11 +110,7 @@ def test_placement_equals_brute_force(sizes: list[int], budgets: list[int]) -> N
         return
     assert found is not None
     edges = (0, *itertools.accumulate(found))
-    left = [
-        b - cost(i, *span)
-        for i, (b, span) in enumerate(zip(budgets, itertools.pairwise(edges), strict=True))
-        if span[0] < span[1]
-    ]
+    left = left_over(list(itertools.pairwise(edges)))
     assert sum(found) == count
     assert min(left) == best
 
