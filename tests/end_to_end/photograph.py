@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -19,13 +20,16 @@ from tests.helpers.rpc import rpc_servers
 from ui import theme
 from ui.main_window import MainWindow
 
-TIMEOUT_MS = 120_000
+TIMEOUT_S = 120
 
 
 def wait(condition: Callable[[], bool]) -> None:
     """Run the event loop until `condition`."""
-    if not QTest.qWaitFor(condition, TIMEOUT_MS):
-        raise TimeoutError
+    deadline = time.monotonic() + TIMEOUT_S
+    while not condition():
+        if time.monotonic() > deadline:
+            raise TimeoutError
+        QTest.qWait(20)
 
 
 def main() -> None:

@@ -87,7 +87,7 @@ def test_ask_stop_ask_again_move_layers_reload_ask_again(qtbot: QtBot, service: 
         assert dialog is not None
         dialog._rows[0].number.setValue(7)
         assert [row.number.value() for row in dialog._rows] == [7, 24]
-        assert dialog._mode.currentData() is SplitMode.MANUAL
+        assert dialog.mode is SplitMode.MANUAL
         service.loaded = None
         dialog.apply_button.click()
         wait_ready(qtbot, window, service)

@@ -212,6 +212,11 @@ class SplitDialog(QDialog):
         self._updating = False
         self._changed()
 
+    @property
+    def mode(self) -> SplitMode:
+        """The chosen mode; Qt hands an enum's plain text back."""
+        return SplitMode(self._mode.currentData())
+
     def chosen(self) -> Settings:
         """The settings as the dialog stands now.
 
@@ -221,7 +226,7 @@ class SplitDialog(QDialog):
         servers = [part.strip() for part in self._servers.text().split(",") if part.strip()]
         kind = self._kv.currentData()
         changes = {
-            "split_mode": self._mode.currentData(),
+            "split_mode": self.mode,
             "device_order": tuple(row.device.id for row in self._rows),
             "disabled_devices": tuple(r.device.id for r in self._rows if not r.use.isChecked()),
             "layers": {r.device.id: r.number.value() for r in self._rows if r.use.isChecked()},
@@ -264,7 +269,7 @@ class SplitDialog(QDialog):
     def _draw(self, plan: LoadPlan) -> None:
         self._updating = True
         shares = {share.device.id: share for share in plan.devices}
-        manual = self._mode.currentData() is SplitMode.MANUAL
+        manual = self.mode is SplitMode.MANUAL
         scale = max((share.device.total_bytes for share in plan.devices), default=1)
         for row in self._rows:
             share = shares.get(row.device.id)
