@@ -33,6 +33,7 @@ STAGES = {
     "allocating": "Allocating memory",
     "warming_up": "Testing",
 }
+UNEVEN = 1.5
 _STATES = {
     Verdict.FITS: "ok",
     Verdict.CPU_ONLY: "ok",
@@ -258,9 +259,11 @@ class LauncherView(QWidget):
         self._row(len(plan.devices) + 1, "Main memory", layers, values, host, fullest=False)
         empty = sum(1 for size in plan.layer_sizes if size == 0)
         sizes = [size for size in plan.layer_sizes[:-1] if size]
-        note = f"Layers differ up to {max(sizes) / min(sizes):.0f} times in size" if sizes else ""
-        note += f", and {empty} of {plan.block_count} hold no weights." if empty else "."
-        self._footnote.setText(f"{note} Up to {plan.max_context:,} tokens fit.")
+        ratio = max(sizes) / min(sizes) if sizes else 1
+        notes = [f"Layers differ up to {ratio:.0f} times in size."] if ratio >= UNEVEN else []
+        notes += [f"{empty} of {plan.block_count} layers hold no weights."] if empty else []
+        notes += [f"Up to {plan.max_context:,} tokens fit."] if plan.max_context else []
+        self._footnote.setText(" ".join(notes))
 
     def _row(
         self,

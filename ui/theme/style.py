@@ -8,9 +8,12 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 from string import Template
 
 from ui.theme.tokens import RADIUS_CARD, RADIUS_CONTROL, TEXT_LEAD, TEXT_SMALL, TEXT_TITLE, Theme
+
+_CHEVRON = Path(__file__).resolve().parents[2] / "resources" / "icons" / "chevron-muted.svg"
 
 _SHEET = Template("""
 QWidget { color: $text; }
@@ -63,11 +66,15 @@ QComboBox, QLineEdit, QSpinBox, QPlainTextEdit, QTextEdit {
     border: 1px solid $line_strong; border-radius: ${control_px}px; background: $surface;
     selection-background-color: $accent; selection-color: $on_accent;
 }
-QComboBox, QLineEdit, QSpinBox { min-height: 34px; padding: 0 12px; }
+QComboBox, QLineEdit { min-height: 34px; padding: 0 12px; }
+QSpinBox { min-height: 34px; min-width: 72px; padding: 0 0 0 8px; }
+QSpinBox QLineEdit { border: none; background: transparent; padding: 0; min-height: 0; }
 QComboBox:focus, QLineEdit:focus, QSpinBox:focus, QPlainTextEdit:focus, QTextEdit:focus {
     border: 1px solid $accent;
 }
 QComboBox::drop-down { border: none; width: 28px; }
+QComboBox::down-arrow { image: url($chevron); width: 14px; height: 14px; }
+QPlainTextEdit { padding: 4px 10px; }
 QComboBox QAbstractItemView {
     background: $surface; border: 1px solid $line_strong; selection-background-color: $alt;
     selection-color: $text; outline: none;
@@ -104,4 +111,5 @@ def sheet(theme: Theme) -> str:
         small_px=TEXT_SMALL,
         card_px=RADIUS_CARD,
         control_px=RADIUS_CONTROL,
+        chevron=_CHEVRON.as_posix(),
     )
