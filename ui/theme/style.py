@@ -68,7 +68,7 @@ QComboBox, QLineEdit, QSpinBox, QPlainTextEdit, QTextEdit {
 }
 QComboBox, QLineEdit { min-height: 34px; padding: 0 12px; }
 QSpinBox { min-height: 34px; min-width: 72px; padding: 0 0 0 8px; }
-QSpinBox QLineEdit { border: none; background: transparent; padding: 0; min-height: 0; }
+QSpinBox::up-button, QSpinBox::down-button { width: 0; border: none; }
 QComboBox:focus, QLineEdit:focus, QSpinBox:focus, QPlainTextEdit:focus, QTextEdit:focus {
     border: 1px solid $accent;
 }

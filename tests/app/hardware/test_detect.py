@@ -1,0 +1,98 @@
+"""The real binding on a stand-in NVML library, in the real probe's child."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from app.hardware.detect import detect
+from app.hardware.model import HardwareReport
+from app.units import GIB
+from tests.helpers.rpc import rpc_servers
+
+STUB = Path(__file__).parents[2] / "helpers" / "nvml" / "stub.c"
+Look = Callable[..., HardwareReport]
+
+
+@pytest.fixture(scope="module")
+def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("nvml")
+    compiler = shutil.which("cc") or "gcc"
+    target = folder / "libnvidia-ml.so.1"
+    subprocess.run([compiler, "-shared", "-fPIC", "-o", str(target), str(STUB)], check=True)
+    return folder
+
+
+@pytest.fixture
+def look(library: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Look:
+    def with_stub(scenario: str, **options: float | frozenset[int]) -> HardwareReport:
+        monkeypatch.setenv("LD_LIBRARY_PATH", str(library))
+        monkeypatch.setenv("NVML_STUB", scenario)
+        return detect(model_folder=tmp_path, **options)  # type: ignore[arg-type]
+
+    return with_stub
+
+
+def test_eight_equal_cards_stand_in_the_order_of_the_bus(look: Look) -> None:
+    devices = look("equal").devices
+    assert [d.id for d in devices] == [f"GPU-{index}" for index in range(7, -1, -1)]
+    assert [d.label for d in devices] == [f"GPU {index}" for index in range(8)]
+    first = devices[0]
+    assert first.pci_bus_id == "0000:09:00.0"
+    assert (first.memory_total_bytes, first.driver_version) == (24 * GIB, "570.86")
+    assert (first.pcie.generation, first.pcie.width, first.pcie.max_width) == (1, 8, 16)
+    assert (first.temperature_c, first.power_w, first.compute_capability) == (41, 31, "8.6")
+    assert first.utilisation_percent is None, "what the driver does not tell is not invented"
+
+
+def test_mixed_cards_and_why_this_engine_cannot_use_them(look: Look) -> None:
+    report = look("mixed")
+    by_name = {d.name: d for d in report.devices}
+    assert by_name["NVIDIA A100"].memory_total_bytes == 80 * GIB
+    if not {"cuda", "vulkan"} & set(report.engine.backends):
+        support = by_name["NVIDIA A100"].support
+        assert (
+            support.reason == "NVIDIA A100 found, but this engine is built without CUDA or Vulkan."
+        )
+        assert "make engine" in support.remedy
+        assert not report.usable_devices
+
+
+def test_mig_slices_are_devices_of_their_own(look: Look) -> None:
+    devices = look("mig").devices
+    assert [(d.id, d.memory_total_bytes, d.mig) for d in devices] == [
+        ("MIG-0", 10 * GIB, True),
+        ("MIG-1", 10 * GIB, True),
+    ]
+
+
+def test_memory_of_other_programs_is_theirs_and_ours_is_not(look: Look) -> None:
+    assert look("others").devices[0].used_by_others_bytes == 5 * GIB
+    own = look("others", own_pids=frozenset({4242}))
+    assert own.devices[0].used_by_others_bytes == 2 * GIB
+
+
+def test_a_driver_mismatch_and_a_hang_leave_a_notice_and_the_rest(look: Look) -> None:
+    for scenario, words in (("mismatch", "mismatch"), ("hang", "no answer within")):
+        report = look(scenario, nvml_timeout_s=3.0)
+        assert any(words in notice.title for notice in report.notices)
+        assert report.devices == ()
+        assert report.memory.total_bytes > 0
+        assert report.engine.version
+
+
+def test_without_nvml_there_is_nothing_to_say(tmp_path: Path) -> None:
+    report = detect(model_folder=tmp_path / "not" / "yet")
+    assert report.disks[0].free_bytes > 0
+    assert report.cpu.logical_cores >= 1
+
+
+def test_one_bad_rpc_server_hides_no_other(tmp_path: Path) -> None:
+    with rpc_servers(1, devices_each=2) as endpoints:
+        report = detect(model_folder=tmp_path, rpc_servers=("127.0.0.1:1", *endpoints))
+    assert [d.id for d in report.devices] == [f"rpc:{endpoints[0]}/{i}" for i in range(2)]
+    assert "127.0.0.1:1" in report.notices[0].title
