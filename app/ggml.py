@@ -16,8 +16,6 @@ import socket
 CONNECT_TIMEOUT_S = 3.0
 
 _KINDS = ("cpu", "gpu", "igpu", "accel", "meta")
-_BACKENDS = {"mtl": "metal"}
-"""What this app calls a backend whose registry has another name (ggml-metal.cpp)."""
 
 
 class _Capabilities(ctypes.Structure):
@@ -65,8 +63,6 @@ def _library() -> ctypes.CDLL:
         ("ggml_backend_dev_get", pointer, [ctypes.c_size_t]),
         ("ggml_backend_dev_get_props", None, [pointer, ctypes.POINTER(_Properties)]),
         ("ggml_backend_dev_backend_reg", pointer, [pointer]),
-        ("ggml_backend_reg_count", ctypes.c_size_t, []),
-        ("ggml_backend_reg_get", pointer, [ctypes.c_size_t]),
         ("ggml_backend_reg_name", text, [pointer]),
         ("ggml_backend_reg_by_name", pointer, [text]),
         ("ggml_backend_reg_get_proc_address", pointer, [pointer, text]),
@@ -83,19 +79,17 @@ def engine_version() -> str:
     return importlib.metadata.version("llama-cpp-python")
 
 
-@functools.cache
 def add_rpc_server(endpoint: str) -> bool:
-    """Register the devices of the RPC server at `endpoint` (`host:port`), once.
+    """Register the devices of the RPC server at `endpoint` (`host:port`).
 
     Returns False if this engine has no RPC backend, or if nothing answers there. That is
-    tried first, since ggml ends the whole process where it cannot connect (ggml-rpc.cpp). A
-    server that accepts and then stays silent blocks the call: it serves one client at a time.
+    tried first, since ggml ends the whole process where it cannot connect (ggml-rpc.cpp).
     """
     host, _, port = endpoint.rpartition(":")
     try:
         with socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECT_TIMEOUT_S):
             pass
-    except (OSError, ValueError, OverflowError):
+    except (OSError, ValueError):
         return False
     library = _library()
     rpc = library.ggml_backend_reg_by_name(b"RPC")
@@ -110,42 +104,29 @@ def add_rpc_server(endpoint: str) -> bool:
     return True
 
 
-def backends() -> tuple[str, ...]:
-    """The backends that this engine is built with, also those that found no device; sorted."""
+def devices() -> tuple[RegisteredDevice, ...]:
+    """All registered devices, the CPU and accelerators included, in registry order."""
     library = _library()
-    handles = map(library.ggml_backend_reg_get, range(library.ggml_backend_reg_count()))
-    return tuple(sorted({_backend(library.ggml_backend_reg_name(handle)) for handle in handles}))
-
-
-def devices(start: int = 0) -> tuple[RegisteredDevice, ...]:
-    """Registered devices from `start` on, the CPU and accelerators included, in registry order."""
-    library = _library()
-    count = library.ggml_backend_dev_count()
-    return tuple(_device(library.ggml_backend_dev_get(index)) for index in range(start, count))
-
-
-def _device(handle: int) -> RegisteredDevice:
-    library = _library()
-    properties = _Properties()
-    library.ggml_backend_dev_get_props(handle, ctypes.byref(properties))
-    backend = _backend(
-        library.ggml_backend_reg_name(library.ggml_backend_dev_backend_reg(handle))
-    )
-    description = properties.description.decode(errors="replace")
-    return RegisteredDevice(
-        handle=handle,
-        name=properties.name.decode(),
-        description=description,
-        backend=backend,
-        kind=_KINDS[properties.type],
-        pci_bus_id=properties.device_id.decode() if properties.device_id else None,
-        endpoint=description if backend == "rpc" else None,
-        memory_total_bytes=properties.memory_total,
-        memory_free_bytes=properties.memory_free,
-    )
-
-
-def _backend(registry_name: bytes) -> str:
-    # Each RPC server has a registry of its own, `RPC[host:port]`.
-    name = registry_name.decode().lower().partition("[")[0]
-    return _BACKENDS.get(name, name)
+    result = []
+    for index in range(library.ggml_backend_dev_count()):
+        handle = library.ggml_backend_dev_get(index)
+        properties = _Properties()
+        library.ggml_backend_dev_get_props(handle, ctypes.byref(properties))
+        registry = library.ggml_backend_dev_backend_reg(handle)
+        backend = library.ggml_backend_reg_name(registry).decode()
+        name = properties.name.decode()
+        description = properties.description.decode()
+        result.append(
+            RegisteredDevice(
+                handle=handle,
+                name=name,
+                description=description,
+                backend="rpc" if backend.startswith("RPC") else backend.lower(),
+                kind=_KINDS[properties.type],
+                pci_bus_id=properties.device_id.decode() if properties.device_id else None,
+                endpoint=description if backend.startswith("RPC") else None,
+                memory_total_bytes=properties.memory_total,
+                memory_free_bytes=properties.memory_free,
+            )
+        )
+    return tuple(result)

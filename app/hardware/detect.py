@@ -20,9 +20,10 @@ from app.hardware.model import (
     PcieLink,
     Vendor,
 )
-from app.hardware.probes import children, system
+from app.hardware.probes import children, sysfs, system
 from app.hardware.probes.engine_devices import EngineList
 from app.hardware.probes.nvml import NvmlGpu, NvmlReport
+from app.hardware.probes.sysfs import SysfsGpu
 
 NVML_TIMEOUT_S = 10.0
 ENGINE_TIMEOUT_S = 30.0
@@ -42,6 +43,7 @@ def detect(
     own_pids: frozenset[int] = frozenset(),
     nvml_timeout_s: float = NVML_TIMEOUT_S,
     engine_timeout_s: float = ENGINE_TIMEOUT_S,
+    sysfs_root: Path = Path("/sys"),
 ) -> HardwareReport:
     """Look at the machine. Every source fails alone and leaves a notice.
 
@@ -51,6 +53,7 @@ def detect(
         own_pids: This app's engine processes; their GPU memory is not used by others.
         nvml_timeout_s: How long NVML may take before it counts as hung.
         engine_timeout_s: How long the engine may take to list its devices.
+        sysfs_root: Where the kernel shows AMD and Intel GPUs.
     """
     notes = _Notes()
     with concurrent.futures.ThreadPoolExecutor(2) as pool:
@@ -59,7 +62,7 @@ def detect(
         nvml, engine = nvml_future.result(), engine_future.result()
     disk = system.disk(model_folder)
     return HardwareReport(
-        devices=_merge(nvml, engine, own_pids),
+        devices=_merge(nvml, sysfs.read(sysfs_root), engine, own_pids),
         cpu=system.cpu(),
         memory=system.memory(),
         disks=(disk,) if disk else (),
@@ -128,7 +131,9 @@ def _ask_engine(servers: tuple[str, ...], timeout_s: float, notes: _Notes) -> En
     return EngineInfo(version=answer.version, backends=tuple(backends), devices=devices)
 
 
-def _merge(nvml: NvmlReport, engine: EngineInfo, own_pids: frozenset[int]) -> tuple[Device, ...]:
+def _merge(
+    nvml: NvmlReport, kernel: Sequence[SysfsGpu], engine: EngineInfo, own_pids: frozenset[int]
+) -> tuple[Device, ...]:
     listed = [d for d in engine.devices if d.kind in ("gpu", "igpu") or d.backend == "rpc"]
     remote = [d for d in listed if d.backend == "rpc"]
     local = sorted(
@@ -141,6 +146,10 @@ def _merge(nvml: NvmlReport, engine: EngineInfo, own_pids: frozenset[int]) -> tu
     for gpu in sorted(nvml.gpus, key=lambda g: (g.pci_bus_id or "", g.uuid)):
         match = next((d for d in local if d.pci_bus_id and d.pci_bus_id == gpu.pci_bus_id), None)
         device = _from_nvml(gpu, nvml, match, engine, own_pids)
+        found[device.id] = device
+    for card in kernel:
+        match = next((d for d in local if d.pci_bus_id == card.pci_bus_id), None)
+        device = _from_sysfs(card, match, engine)
         found[device.id] = device
     known = {device.pci_bus_id for device in found.values() if device.pci_bus_id}
     for listed_device in local:
@@ -203,7 +212,35 @@ def _from_nvml(
     )
 
 
-def _support(name: str, match: EngineDevice | None, engine: EngineInfo) -> BackendSupport:
+def _from_sysfs(card: SysfsGpu, match: EngineDevice | None, engine: EngineInfo) -> Device:
+    total, used = card.memory_total_bytes, card.memory_used_bytes
+    free = total - used if total is not None and used is not None else None
+    if match is not None and total is None:
+        total, free = match.memory_total_bytes, match.memory_free_bytes
+    return Device(
+        id=card.uuid or f"pci:{card.pci_bus_id}",
+        label="",
+        name=card.name,
+        vendor=card.vendor,
+        kind=card.kind,
+        uuid=card.uuid,
+        pci_bus_id=card.pci_bus_id,
+        memory_total_bytes=total,
+        memory_free_bytes=free,
+        driver_version=card.driver,
+        pcie=card.pcie,
+        temperature_c=card.temperature_c,
+        power_w=card.power_w,
+        utilisation_percent=card.utilisation_percent,
+        support=_support(card.name, match, engine, missing="Vulkan"),
+        sources=("sysfs", "engine") if match else ("sysfs",),
+    )
+
+
+def _support(
+    name: str, match: EngineDevice | None, engine: EngineInfo, *, missing: str = "CUDA or Vulkan"
+) -> BackendSupport:
+    """`missing` names the backends that could use the card."""
     if match is not None:
         return BackendSupport(backend=match.backend, engine_name=match.name)
     if engine.error:
@@ -211,10 +248,11 @@ def _support(name: str, match: EngineDevice | None, engine: EngineInfo) -> Backe
             reason=f"{name} found, but the engine does not start.",
             remedy="Run `make engine` to build it again.",
         )
-    if not {"cuda", "vulkan"} & set(engine.backends):
+    if not set(missing.lower().split(" or ")) & set(engine.backends):
+        toolkit = "the CUDA toolkit (nvcc)" if "CUDA" in missing else "libvulkan-dev and glslc"
         return BackendSupport(
-            reason=f"{name} found, but this engine is built without CUDA or Vulkan.",
-            remedy="Install the CUDA toolkit (nvcc), then run `make engine`.",
+            reason=f"{name} found, but this engine is built without {missing}.",
+            remedy=f"Install {toolkit}, then run `make engine`.",
         )
     return BackendSupport(
         reason=f"{name} found, but the engine does not list it.",

@@ -85,6 +85,44 @@ def test_a_driver_mismatch_and_a_hang_leave_a_notice_and_the_rest(look: Look) ->
         assert report.engine.version
 
 
+def test_amd_and_intel_cards_as_the_kernel_shows_them(tmp_path: Path) -> None:
+    trees = {
+        "card1": {
+            "vendor": "0x1002",
+            "uevent": "DRIVER=amdgpu\nPCI_ID=1002:744C\nPCI_SLOT_NAME=0000:0a:00.0",
+            "unique_id": "6d1f",
+            "mem_info_vram_vendor": "hynix",
+            "mem_info_vram_total": str(24 * GIB),
+            "mem_info_vram_used": str(2 * GIB),
+            "mem_info_gtt_total": str(32 * GIB),
+            "gpu_busy_percent": "7",
+            "current_link_speed": "16.0 GT/s PCIe",
+            "current_link_width": "16",
+            "hwmon/hwmon3/temp1_input": "45000",
+            "hwmon/hwmon3/power1_average": "32000000",
+        },
+        "card0": {
+            "vendor": "0x8086",
+            "uevent": "DRIVER=i915\nPCI_ID=8086:A780\nPCI_SLOT_NAME=0000:00:02.0",
+        },
+    }
+    for card, files in trees.items():
+        for name, content in files.items():
+            file = tmp_path / "class" / "drm" / card / "device" / name
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_text(content + "\n")
+    intel, amd = detect(model_folder=tmp_path, sysfs_root=tmp_path).devices
+    assert (amd.id, amd.kind, amd.memory_free_bytes) == ("AMD-6d1f", "gpu", 22 * GIB)
+    assert (amd.temperature_c, amd.power_w, amd.utilisation_percent) == (45, 32, 7)
+    assert (amd.pcie.generation, amd.pcie.width) == (4, 16)
+    assert (intel.kind, intel.name, intel.memory_total_bytes) == (
+        "integrated_gpu",
+        "Intel GPU 8086:a780",
+        None,
+    )
+    assert "without Vulkan" in amd.support.reason or amd.usable
+
+
 def test_without_nvml_there_is_nothing_to_say(tmp_path: Path) -> None:
     report = detect(model_folder=tmp_path / "not" / "yet")
     assert report.disks[0].free_bytes > 0
