@@ -13,7 +13,7 @@ import llama_cpp.llama_cpp as lib
 import psutil
 
 from app import ggml
-from app.engine import protocol
+from app.engine import breakdown, protocol
 from app.engine.template import TemplateError, render
 
 KV_TYPES = {"f32": 0, "f16": 1, "q4_0": 2, "q4_1": 3, "q5_0": 6, "q5_1": 7, "q8_0": 8, "iq4_nl": 20}
@@ -94,6 +94,7 @@ class Model:
         registered = ggml.devices()
         handles = {device.name: device.handle for device in registered}
         self._buffers = _buffer_names(registered)
+        self._handles: dict[str, int | None] = {**handles, "CPU": None}
         missing = [name for name in command.devices if name not in handles]
         if missing:
             raise LoadFailedError("device", f"the engine does not see {', '.join(missing)}")
@@ -171,7 +172,8 @@ class Model:
     def loaded(self) -> protocol.Loaded:
         """What to say once all is ready."""
         names = ("CPU", *self._command.devices)
-        memory = tuple(self._device_memory(name) for name in names)
+        exact = breakdown.read(self._context)
+        memory = tuple(self._device_memory(name, exact) for name in names)
         return protocol.Loaded(
             context=self.context_size,
             train_context=lib.llama_model_n_ctx_train(self._model),
@@ -181,26 +183,37 @@ class Model:
             threads=self.threads,
         )
 
-    def _device_memory(self, name: str) -> protocol.DeviceMemory:
-        def size(*kinds: str) -> int:
-            host = name == "CPU"
-            found = 0.0
-            for (buffer, kind), value in self._log.megabytes.items():
-                on_host = buffer.startswith("CPU") or buffer.endswith("_Host")
-                if kind in kinds and (on_host if host else buffer == self._buffers[name]):
-                    found += value
-            return round(found * 1024**2)
-
+    def _device_memory(
+        self, name: str, exact: tuple[breakdown.BufferMemory, ...] | None
+    ) -> protocol.DeviceMemory:
+        handle = self._handles[name]
+        if exact is None:
+            weights, kv_cache, compute = self._logged(name)
+        else:
+            mine = [buffer for buffer in exact if buffer.device == handle]
+            weights = sum(buffer.weights_bytes for buffer in mine)
+            kv_cache = sum(buffer.kv_cache_bytes for buffer in mine)
+            compute = sum(buffer.compute_bytes for buffer in mine)
         layers = sorted(set(self._log.layers.get(name, [])))
         return protocol.DeviceMemory(
             device=name,
-            weights_bytes=size("model"),
-            kv_cache_bytes=size("KV", "RS"),
-            compute_bytes=size("compute"),
+            weights_bytes=weights,
+            kv_cache_bytes=kv_cache,
+            compute_bytes=compute,
             layer_count=len(layers),
             first_layer=layers[0] if layers else None,
             last_layer=layers[-1] if layers else None,
         )
+
+    def _logged(self, name: str) -> tuple[int, int, int]:
+        """Weights, KV cache and compute as the log has them: MiB with two decimals."""
+        found = dict.fromkeys(("model", "KV", "compute"), 0.0)
+        for (buffer, kind), value in self._log.megabytes.items():
+            on_host = buffer.startswith("CPU") or buffer.endswith("_Host")
+            if on_host if name == "CPU" else buffer == self._buffers[name]:
+                found["KV" if kind == "RS" else kind] += value
+        weights, kv_cache, compute = (round(value * 1024**2) for value in found.values())
+        return weights, kv_cache, compute
 
     # --- text ---------------------------------------------------------------
 
