@@ -59,6 +59,8 @@ def _library() -> ctypes.CDLL:
     library: ctypes.CDLL = _ggml.libggml
     pointer, text = ctypes.c_void_p, ctypes.c_char_p
     for name, result, arguments in (
+        ("ggml_backend_reg_count", ctypes.c_size_t, []),
+        ("ggml_backend_reg_get", pointer, [ctypes.c_size_t]),
         ("ggml_backend_dev_count", ctypes.c_size_t, []),
         ("ggml_backend_dev_get", pointer, [ctypes.c_size_t]),
         ("ggml_backend_dev_get_props", None, [pointer, ctypes.POINTER(_Properties)]),
@@ -104,11 +106,22 @@ def add_rpc_server(endpoint: str) -> bool:
     return True
 
 
-def devices() -> tuple[RegisteredDevice, ...]:
-    """All registered devices, the CPU and accelerators included, in registry order."""
+def backends() -> tuple[str, ...]:
+    """The backends that are compiled in, in lower case, whether they have devices or not."""
+    library = _library()
+    names = (
+        library.ggml_backend_reg_name(library.ggml_backend_reg_get(index)).decode().lower()
+        for index in range(library.ggml_backend_reg_count())
+    )
+    # Each RPC server registers as one more backend, named after its address.
+    return tuple(sorted({"rpc" if name.startswith("rpc") else name for name in names}))
+
+
+def devices(start: int = 0) -> tuple[RegisteredDevice, ...]:
+    """Registered devices from number `start` on, the CPU and accelerators included, in registry order."""
     library = _library()
     result = []
-    for index in range(library.ggml_backend_dev_count()):
+    for index in range(start, library.ggml_backend_dev_count()):
         handle = library.ggml_backend_dev_get(index)
         properties = _Properties()
         library.ggml_backend_dev_get_props(handle, ctypes.byref(properties))

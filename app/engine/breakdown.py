@@ -61,7 +61,7 @@ def read(context: int) -> tuple[BufferMemory, ...] | None:
     import llama_cpp.llama_cpp as lib
     from llama_cpp import _ggml
 
-    get = getattr(lib._lib, _SYMBOL, None)
+    get = getattr(lib._lib, _SYMBOL, None)  # noqa: SLF001 - the binding leaves it out
     if get is None:
         return None
     get.restype, get.argtypes = _Map, [ctypes.c_void_p]

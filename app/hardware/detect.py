@@ -1,39 +1,49 @@
-"""Puts the probes' answers together, by PCI bus id or UUID, never by index or name."""
+"""Asks every source at once; each fails alone and leaves a notice and its evidence."""
 
 from __future__ import annotations
 
 import concurrent.futures
+import contextlib
 import dataclasses
-import platform
+import os
+import socket
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from app.hardware.model import (
-    BackendSupport,
-    Device,
-    DeviceKind,
-    EngineDevice,
-    EngineInfo,
-    Evidence,
-    HardwareReport,
-    Notice,
-    PcieLink,
-    Vendor,
-)
-from app.hardware.probes import children, sysfs, system
-from app.hardware.probes.engine_devices import EngineList
-from app.hardware.probes.nvml import NvmlGpu, NvmlReport
-from app.hardware.probes.sysfs import SysfsGpu
+import psutil
+import pydantic
+
+from app.hardware.merge import Sources, merge
+from app.hardware.model import Device, EngineDevice, Evidence, HardwareReport, Notice
+from app.hardware.probes import apple, children, engine_devices, nvml, sysfs, system
+from app.hardware.probes.engine_devices import EngineAnswer
+from app.hardware.probes.nvml import NvmlReport
+from app.hardware.support import HIDING_VARIABLES
 
 NVML_TIMEOUT_S = 10.0
-ENGINE_TIMEOUT_S = 30.0
-_PREFERENCE = ("cuda", "metal", "vulkan")
+ENGINE_TIMEOUT_S = 20.0
+RPC_TIMEOUT_S = 6.0
+
+_NO_PERMISSION, _NOT_LOADED, _NO_LIBRARY, _MISMATCH = 4, 9, 12, 18
+"""Of nvmlReturn_t (nvml.h); only the child loads the binding."""
+_NVML_NOTICES = {
+    _MISMATCH: Notice(
+        title="NVIDIA's driver and its library are of different versions.",
+        hint="Restart the computer: the driver was updated while it ran.",
+    ),
+    _NO_PERMISSION: Notice(
+        title="This user may not use NVIDIA's driver.",
+        hint="Allow access to /dev/nvidia*, for example with the group `video`.",
+    ),
+}
 
 
-@dataclasses.dataclass(slots=True)
-class _Notes:
-    notices: list[Notice] = dataclasses.field(default_factory=list)
-    evidence: list[Evidence] = dataclasses.field(default_factory=list)
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class _NvmlAnswer:
+    report: NvmlReport
+    notices: tuple[Notice, ...]
+    evidence: Evidence
 
 
 def detect(
@@ -41,252 +51,161 @@ def detect(
     model_folder: Path,
     rpc_servers: Sequence[str] = (),
     own_pids: frozenset[int] = frozenset(),
+    previous: HardwareReport | None = None,
     nvml_timeout_s: float = NVML_TIMEOUT_S,
     engine_timeout_s: float = ENGINE_TIMEOUT_S,
+    rpc_timeout_s: float = RPC_TIMEOUT_S,
     sysfs_root: Path = Path("/sys"),
 ) -> HardwareReport:
-    """Look at the machine. Every source fails alone and leaves a notice.
+    """Look at the machine. Takes a second or so, and never longer than the timeouts.
 
     Args:
         model_folder: Where models go; its disk is reported.
         rpc_servers: `host:port` of RPC servers, whose devices count as devices.
         own_pids: This app's engine processes; their GPU memory is not used by others.
+        previous: The last report. An RPC server serves one client at a time, so those that
+            `own_pids` are connected to are not asked; their devices come from here.
         nvml_timeout_s: How long NVML may take before it counts as hung.
-        engine_timeout_s: How long the engine may take to list its devices.
-        sysfs_root: Where the kernel shows AMD and Intel GPUs.
+        engine_timeout_s: How long the engine may take to list this machine's devices.
+        rpc_timeout_s: How long each RPC server may take.
+        sysfs_root: Where sysfs is mounted.
     """
-    notes = _Notes()
-    with concurrent.futures.ThreadPoolExecutor(2) as pool:
-        nvml_future = pool.submit(_ask_nvml, nvml_timeout_s, notes)
-        engine_future = pool.submit(_ask_engine, tuple(rpc_servers), engine_timeout_s, notes)
-        nvml, engine = nvml_future.result(), engine_future.result()
-    disk = system.disk(model_folder)
+    held = _held_devices(rpc_servers, own_pids, previous)
+    free_servers = [server for server in rpc_servers if server not in {d.endpoint for d in held}]
+    with concurrent.futures.ThreadPoolExecutor(2, thread_name_prefix="detect") as pool:
+        nvml_future = pool.submit(_ask_nvml, nvml_timeout_s)
+        engine_future = pool.submit(
+            engine_devices.ask_engine,
+            free_servers,
+            timeout_s=engine_timeout_s,
+            rpc_timeout_s=rpc_timeout_s,
+        )
+        gpus = sysfs.find(sysfs_root)
+        sysctl = apple.ask() if sys.platform == "darwin" else ""
+        mac, disk = apple.parse(sysctl), system.disk(model_folder)
+        nvidia, engine = nvml_future.result(), engine_future.result()
+    engine = _with_held(engine, held, rpc_servers)
+    sources = Sources(
+        nvml=nvidia.report,
+        sysfs=gpus,
+        apple=mac,
+        engine=engine.info,
+        own_pids=own_pids,
+        own_drm_bytes=sysfs.held_by(own_pids),
+        visible={name: os.environ[name] for name in HIDING_VARIABLES if name in os.environ},
+    )
+    local = (("sysfs", sysfs.evidence(gpus)), ("sysctl", sysctl))
     return HardwareReport(
-        devices=_merge(nvml, sysfs.read(sysfs_root), engine, own_pids),
-        cpu=system.cpu(),
+        devices=merge(sources),
+        cpu=system.cpu(apple=mac),
         memory=system.memory(),
         disks=(disk,) if disk else (),
-        engine=engine,
-        system=platform.platform(),
-        notices=tuple(notes.notices),
-        evidence=tuple(notes.evidence),
+        engine=engine.info,
+        system=system.describe(),
+        notices=(*nvidia.notices, *engine.notices),
+        evidence=(
+            nvidia.evidence,
+            *(Evidence(source=source, text=text) for source, text in local if text),
+            *engine.evidence,
+            *(Evidence(source="environment", text=f"{k}={v}") for k, v in sources.visible.items()),
+        ),
     )
 
 
-def _ask_nvml(timeout_s: float, notes: _Notes) -> NvmlReport:
+def _ask_nvml(timeout_s: float) -> _NvmlAnswer:
     try:
-        text = children.ask("app.hardware.probes.nvml", timeout_s=timeout_s)
-        notes.evidence.append(Evidence(source="nvml", text=text))
+        (text,) = children.ask(nvml.MODULE, timeout_s=timeout_s)
         report = NvmlReport.model_validate_json(text)
-    except (children.ProbeError, ValueError) as error:
-        notes.evidence.append(Evidence(source="nvml", text=str(error)))
-        notes.notices.append(
-            Notice(
-                title=f"NVIDIA's driver could not be asked: {error}.",
-                hint="Restart the machine, or install the driver again.",
-            )
-        )
-        return NvmlReport(error=str(error))
-    if report.error and not report.absent:
-        hint = "Restart the machine, or install the driver again."
-        notes.notices.append(
-            Notice(title=f"NVIDIA's driver does not work: {report.error}.", hint=hint)
-        )
-    return report
-
-
-def _ask_engine(servers: tuple[str, ...], timeout_s: float, notes: _Notes) -> EngineInfo:
-    """Ask with all RPC servers; if the child dies, without, then each alone: one bad server hides none."""
-    module = "app.hardware.probes.engine_devices"
-
-    def once(asked: tuple[str, ...]) -> EngineList:
-        text = children.ask(module, *asked, timeout_s=timeout_s)
-        notes.evidence.append(Evidence(source="engine", text=text))
-        return EngineList.model_validate_json(text)
-
-    try:
-        answer = once(servers)
-        silent, listed = list(answer.silent_servers), list(answer.devices)
-    except (children.ProbeError, ValueError) as first:
-        try:
-            answer = once(())
-        except (children.ProbeError, ValueError):
-            notes.evidence.append(Evidence(source="engine", text=str(first)))
-            title = f"The engine could not list its devices: {first}."
-            notes.notices.append(Notice(title=title, hint="Run `make engine` to build it again."))
-            return EngineInfo(error=str(first))
-        silent, listed = [], list(answer.devices)
-        for server in servers:
-            try:
-                alone = once((server,))
-                silent += alone.silent_servers
-                listed += [d for d in alone.devices if d.backend == "rpc"]
-            except (children.ProbeError, ValueError):
-                silent.append(server)
-    for server in silent:
-        hint = "Start it, or remove it in the settings."
-        notes.notices.append(Notice(title=f"No RPC server answers at {server}.", hint=hint))
-    devices = tuple(EngineDevice(**device.model_dump()) for device in listed)
-    backends = sorted({d.backend for d in devices} | {"cpu"})
-    return EngineInfo(version=answer.version, backends=tuple(backends), devices=devices)
-
-
-def _merge(
-    nvml: NvmlReport, kernel: Sequence[SysfsGpu], engine: EngineInfo, own_pids: frozenset[int]
-) -> tuple[Device, ...]:
-    listed = [d for d in engine.devices if d.kind in ("gpu", "igpu") or d.backend == "rpc"]
-    remote = [d for d in listed if d.backend == "rpc"]
-    local = sorted(
-        (d for d in listed if d.backend != "rpc"),
-        key=lambda d: (
-            _PREFERENCE.index(d.backend) if d.backend in _PREFERENCE else len(_PREFERENCE)
-        ),
+    except children.ProbeError as error:
+        if error.hung:
+            title = f"NVIDIA's driver hangs: {error}."
+            hint = "Restart the computer; until then `nvidia-smi` hangs too."
+        else:
+            title = f"NVIDIA's driver crashed when asked for its cards: the probe {error}."
+            hint = "Restart the computer, or install the driver again."
+        text = "\n".join((*error.lines, str(error), error.errors)).strip()
+        report, notices = NvmlReport(error=str(error)), [Notice(title=title, hint=hint)]
+    except (ValueError, pydantic.ValidationError) as error:
+        text, report = str(error), NvmlReport(error="unreadable answer")
+        notices = [Notice(title="The answer of NVIDIA's driver is not readable.",
+                          hint="Install the driver again.")]  # fmt: skip
+    else:
+        notices = _nvml_notices(report)
+    return _NvmlAnswer(
+        report=report, notices=tuple(notices), evidence=Evidence(source="nvml", text=text)
     )
-    found: dict[str, Device] = {}
-    for gpu in sorted(nvml.gpus, key=lambda g: (g.pci_bus_id or "", g.uuid)):
-        match = next((d for d in local if d.pci_bus_id and d.pci_bus_id == gpu.pci_bus_id), None)
-        device = _from_nvml(gpu, nvml, match, engine, own_pids)
-        found[device.id] = device
-    for card in kernel:
-        match = next((d for d in local if d.pci_bus_id == card.pci_bus_id), None)
-        device = _from_sysfs(card, match, engine)
-        found[device.id] = device
-    known = {device.pci_bus_id for device in found.values() if device.pci_bus_id}
-    for listed_device in local:
-        bus = listed_device.pci_bus_id
-        if bus and bus in known:
-            continue
-        known.add(bus) if bus else None
-        device = _from_engine(listed_device)
-        found[device.id] = device
-    labelled = [
-        dataclasses.replace(device, label=f"GPU {index}")
-        for index, device in enumerate(found.values())
+
+
+def _nvml_notices(report: NvmlReport) -> list[Notice]:
+    notices = [
+        Notice(title=f"An NVIDIA card cannot be used: {words}.", hint="Restart the computer.")
+        for words in report.unreadable
     ]
-    bus_to_id = {device.pci_bus_id: device.id for device in labelled if device.pci_bus_id}
-    labelled = [
-        dataclasses.replace(
-            device, nvlink_peers=tuple(bus_to_id[p] for p in device.nvlink_peers if p in bus_to_id)
+    notices += [
+        Notice(
+            title=f"The NVIDIA card at {bus} is in MIG mode and has no slice.",
+            hint="Make one with `nvidia-smi mig -cgi`, or turn MIG off with `nvidia-smi -mig 0`.",
         )
-        for device in labelled
+        for bus in report.unsliced_bus_ids
     ]
-    return (*labelled, *(_remote(device, index, remote) for index, device in enumerate(remote)))
-
-
-def _from_nvml(
-    gpu: NvmlGpu,
-    nvml: NvmlReport,
-    match: EngineDevice | None,
-    engine: EngineInfo,
-    own_pids: frozenset[int],
-) -> Device:
-    own = sum(size for pid, size in gpu.processes.items() if pid in own_pids)
-    used = gpu.memory_used_bytes
-    return Device(
-        id=gpu.uuid or f"pci:{gpu.pci_bus_id}",
-        label="",
-        name=gpu.name,
-        vendor=Vendor.NVIDIA,
-        kind=DeviceKind.GPU,
-        uuid=gpu.uuid or None,
-        pci_bus_id=gpu.pci_bus_id,
-        memory_total_bytes=gpu.memory_total_bytes,
-        memory_free_bytes=gpu.memory_free_bytes,
-        used_by_others_bytes=max(0, used - own) if used is not None else None,
-        driver_version=nvml.driver_version,
-        compute_capability=gpu.compute_capability,
-        pcie=PcieLink(
-            generation=gpu.pcie_generation,
-            width=gpu.pcie_width,
-            max_generation=gpu.pcie_max_generation,
-            max_width=gpu.pcie_max_width,
-        ),
-        nvlink_peers=gpu.nvlink_bus_ids,
-        temperature_c=gpu.temperature_c,
-        power_w=gpu.power_w,
-        power_limit_w=gpu.power_limit_w,
-        utilisation_percent=gpu.utilisation_percent,
-        mig=gpu.mig,
-        support=_support(gpu.name, match, engine),
-        sources=("nvml", "engine") if match else ("nvml",),
-    )
-
-
-def _from_sysfs(card: SysfsGpu, match: EngineDevice | None, engine: EngineInfo) -> Device:
-    total, used = card.memory_total_bytes, card.memory_used_bytes
-    free = total - used if total is not None and used is not None else None
-    if match is not None and total is None:
-        total, free = match.memory_total_bytes, match.memory_free_bytes
-    return Device(
-        id=card.uuid or f"pci:{card.pci_bus_id}",
-        label="",
-        name=card.name,
-        vendor=card.vendor,
-        kind=card.kind,
-        uuid=card.uuid,
-        pci_bus_id=card.pci_bus_id,
-        memory_total_bytes=total,
-        memory_free_bytes=free,
-        driver_version=card.driver,
-        pcie=card.pcie,
-        temperature_c=card.temperature_c,
-        power_w=card.power_w,
-        utilisation_percent=card.utilisation_percent,
-        support=_support(card.name, match, engine, missing="Vulkan"),
-        sources=("sysfs", "engine") if match else ("sysfs",),
-    )
-
-
-def _support(
-    name: str, match: EngineDevice | None, engine: EngineInfo, *, missing: str = "CUDA or Vulkan"
-) -> BackendSupport:
-    """`missing` names the backends that could use the card."""
-    if match is not None:
-        return BackendSupport(backend=match.backend, engine_name=match.name)
-    if engine.error:
-        return BackendSupport(
-            reason=f"{name} found, but the engine does not start.",
-            remedy="Run `make engine` to build it again.",
+    # Without library or driver, a card that sysfs shows says so itself.
+    if report.error and report.error_code not in (_NOT_LOADED, _NO_LIBRARY):
+        unknown = Notice(
+            title=f"NVIDIA's driver does not work: {report.error}.",
+            hint="Restart the computer, or install the driver again.",
         )
-    if not set(missing.lower().split(" or ")) & set(engine.backends):
-        toolkit = "the CUDA toolkit (nvcc)" if "CUDA" in missing else "libvulkan-dev and glslc"
-        return BackendSupport(
-            reason=f"{name} found, but this engine is built without {missing}.",
-            remedy=f"Install {toolkit}, then run `make engine`.",
+        notices.append(_NVML_NOTICES.get(report.error_code or 0, unknown))
+    return notices
+
+
+def _held_devices(
+    servers: Sequence[str], own_pids: frozenset[int], previous: HardwareReport | None
+) -> list[Device]:
+    """The last report's devices of servers to which this app's engine is connected now."""
+    if previous is None or not servers:
+        return []
+    connected: set[tuple[str, int]] = set()
+    for pid in own_pids:
+        with contextlib.suppress(psutil.Error, OSError):
+            for connection in psutil.Process(pid).net_connections("tcp"):
+                if connection.raddr:
+                    host, port = connection.raddr
+                    connected.add((host, port))
+    held = {server for server in servers if connected & _addresses(server)}
+    return [device for device in previous.devices if device.endpoint in held]
+
+
+def _addresses(endpoint: str) -> set[tuple[str, int]]:
+    host, _, port = endpoint.rpartition(":")
+    with contextlib.suppress(OSError, ValueError):
+        found = socket.getaddrinfo(host.strip("[]"), int(port), type=socket.SOCK_STREAM)
+        return {(str(address[0]), int(address[1])) for *_, address in found}
+    return set()
+
+
+def _with_held(
+    answer: EngineAnswer, held: Sequence[Device], servers: Sequence[str]
+) -> EngineAnswer:
+    """The engine's list with the devices of held servers, all numbered as ggml will number them."""
+    if not held:
+        return answer
+    remote = [d for d in answer.info.devices if d.backend == "rpc"]
+    remote += [
+        EngineDevice(
+            name=device.support.engine_name or "",
+            description=device.name,
+            backend="rpc",
+            kind="gpu",
+            endpoint=device.endpoint,
+            memory_total_bytes=device.memory_total_bytes,
+            memory_free_bytes=device.memory_free_bytes,
         )
-    return BackendSupport(
-        reason=f"{name} found, but the engine does not list it.",
-        remedy="Check CUDA_VISIBLE_DEVICES and the driver's version.",
-    )
-
-
-def _from_engine(device: EngineDevice) -> Device:
-    identity = f"pci:{device.pci_bus_id}" if device.pci_bus_id else f"engine:{device.name}"
-    return Device(
-        id=identity,
-        label="",
-        name=device.description,
-        vendor=Vendor.APPLE if device.backend == "metal" else Vendor.OTHER,
-        kind=DeviceKind.INTEGRATED_GPU if device.kind == "igpu" else DeviceKind.GPU,
-        pci_bus_id=device.pci_bus_id,
-        memory_total_bytes=device.memory_total_bytes,
-        memory_free_bytes=device.memory_free_bytes,
-        support=BackendSupport(backend=device.backend, engine_name=device.name),
-        sources=("engine",),
-    )
-
-
-def _remote(device: EngineDevice, index: int, remote: Sequence[EngineDevice]) -> Device:
-    number = sum(1 for other in remote[:index] if other.endpoint == device.endpoint)
-    return Device(
-        id=f"rpc:{device.endpoint}/{number}",
-        label=f"RPC {index}",
-        name=device.endpoint or device.description,
-        vendor=Vendor.OTHER,
-        kind=DeviceKind.REMOTE,
-        endpoint=device.endpoint,
-        memory_total_bytes=device.memory_total_bytes,
-        memory_free_bytes=device.memory_free_bytes,
-        support=BackendSupport(backend="rpc", engine_name=device.name),
-        sources=("engine",),
-    )
+        for device in held
+    ]
+    order = list(servers)
+    remote.sort(key=lambda d: order.index(d.endpoint) if d.endpoint in order else len(order))
+    # ggml_backend_rpc_add_server (ggml-rpc.cpp) counts over all servers in the order they are added.
+    named = [dataclasses.replace(d, name=f"RPC{index}") for index, d in enumerate(remote)]
+    local = (d for d in answer.info.devices if d.backend != "rpc")
+    info = dataclasses.replace(answer.info, devices=(*local, *named))
+    return dataclasses.replace(answer, info=info)

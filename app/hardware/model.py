@@ -203,13 +203,14 @@ class HardwareReport:
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class DeviceSample:
-    """One live reading of a device."""
+    """One live reading of a device; `throttling` is True if heat or power slows it down."""
 
     device_id: str
     memory_used_bytes: int | None = None
     temperature_c: float | None = None
     power_w: float | None = None
     utilisation_percent: float | None = None
+    throttling: bool = False
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)

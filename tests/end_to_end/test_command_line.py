@@ -57,7 +57,8 @@ def test_plan_over_rpc_devices() -> None:
 def test_chat_answers_line_by_line() -> None:
     done = run("chat", "--json", "--max-tokens", "6", "--context", "512", stdin="Hello\nAnd you?\n")
     finished = [e for e in events(done.stdout) if e["type"] == "finished"]
-    assert [e["stats"]["tokens"] for e in finished] == [6, 6]
+    assert len(finished) == 2
+    assert all(1 <= e["stats"]["tokens"] <= 6 for e in finished)
     assert finished[1]["stats"]["reused_tokens"] > 0
     assert done.returncode == 0
 

@@ -57,7 +57,14 @@ int nvmlDeviceGetCurrPcieLinkGeneration(void *handle, unsigned *value) { (void) 
 int nvmlDeviceGetCurrPcieLinkWidth(void *handle, unsigned *value) { (void) handle; *value = 8; return 0; }
 int nvmlDeviceGetMaxPcieLinkGeneration(void *handle, unsigned *value) { (void) handle; *value = 4; return 0; }
 int nvmlDeviceGetMaxPcieLinkWidth(void *handle, unsigned *value) { (void) handle; *value = 16; return 0; }
-int nvmlDeviceGetTemperature(void *handle, unsigned sensor, unsigned *value) { (void) handle; (void) sensor; *value = 41; return 0; }
+int nvmlDeviceGetTemperature(void *handle, unsigned sensor, unsigned *value) {
+    static unsigned calls; /* eight cards a round: one degree more each round */
+    (void) handle; (void) sensor;
+    if (is("stall") && calls >= 24) for (;;) sleep(60);
+    *value = 41 + (is("warming") ? calls++ / 8 : is("stall") ? 0 * calls++ : 0);
+    return 0;
+}
+int nvmlDeviceGetCurrentClocksEventReasons(void *handle, u64 *reasons) { *reasons = is("warming") && index_of(handle) == 2 ? 0x40 : 0; return 0; }
 int nvmlDeviceGetComputeRunningProcesses_v3(void *handle, unsigned *count, process_t *processes) {
     (void) handle;
     if (!is("others")) { *count = 0; return 0; }
