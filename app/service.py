@@ -108,9 +108,7 @@ class AppService:
 
     # --- the machine, the model, the plan -----------------------------------
 
-    def start(
-        self, model: Path | None = None, *, load: bool = False, meters: bool = False
-    ) -> None:
+    def start(self, model: Path | None = None, *, load: bool = False, meters: bool = False) -> None:
         """Look at the machine, read the chosen model, plan it, and load it where `load`.
 
         With `meters` the devices' live values follow, about once a second.
@@ -170,8 +168,8 @@ class AppService:
 
         self._submit(job)
 
-    def preview(self, settings: Settings) -> LoadPlan | None:
-        """The plan with other settings; pure arithmetic, some milliseconds.
+    def preview(self, settings: Settings, *, limits: bool = True) -> LoadPlan | None:
+        """The plan with other settings; pure arithmetic. Without `limits` it takes some milliseconds.
 
         Raises:
             AppError: What the settings fix by hand is impossible.
@@ -191,7 +189,7 @@ class AppService:
         )
         host = PlanHost(total_bytes=memory.total_bytes, available_bytes=memory.available_bytes)
         request = make_request(settings, self.layout, devices)
-        return make_plan(self.layout, request, devices, host)
+        return make_plan(self.layout, request, devices, host, limits=limits)
 
     def _own_memory(self) -> dict[str, int]:
         """What the engine held when the report was made; 0 before a load."""
@@ -245,6 +243,15 @@ class AppService:
     def engine_pid(self) -> int | None:
         """The worker's process id."""
         return self._engine.pid
+
+    @property
+    def plan_is_loaded(self) -> bool:
+        """True unless another plan, or another model, is loaded than the one shown."""
+        plan, loaded, layout = self.plan, self.loaded_plan, self.layout
+        if self.loaded is None or plan is None or loaded is None or layout is None:
+            return True
+        same_model = self.loaded.model_path == str(layout.files[0])
+        return same_model and _same_load(plan, loaded)
 
     def load(self, *, force: bool = False) -> None:
         """Load the chosen model as planned; `force` also where it does not fit."""
@@ -384,6 +391,24 @@ class AppService:
         self._jobs.shutdown(wait=True, cancel_futures=True)
         self._stop_meters()
         self._engine.close()
+
+
+def _same_load(plan: LoadPlan, loaded: LoadPlan) -> bool:
+    """True if loading `plan` would change nothing that a person asked for.
+
+    An automatic split that would come out a little different now is no reason to load again.
+    """
+    by_hand = plan.request.layer_counts is not None or loaded.request.layer_counts is not None
+    if by_hand and plan.tensor_split != loaded.tensor_split:
+        return False
+    used = [
+        {share.device.id for share in each.devices if share.layer_count} for each in (plan, loaded)
+    ]
+    requests = [
+        dataclasses.replace(each.request, context=None, layer_counts=None)
+        for each in (plan, loaded)
+    ]
+    return used[0] == used[1] and requests[0] == requests[1] and plan.context == loaded.context
 
 
 def _engine_version() -> str:

@@ -34,6 +34,7 @@ from app.events import (
     SettingsChanged,
 )
 from app.hardware.model import HardwareSampled
+from app.hardware.text import diagnostics
 from app.service import AppService
 from app.settings.model import Settings
 from ui.bridge import Bridge
@@ -87,6 +88,11 @@ class MainWindow(QMainWindow):
         self.launcher.file_dropped.connect(self._choose)
         self.launcher.split_clicked.connect(self.open_split)
         self.launcher.refresh_clicked.connect(self._service.refresh_hardware)
+        self.launcher.diagnostics_clicked.connect(self._copy_diagnostics)
+        self.launcher.context_chosen.connect(lambda tokens: self._change(context=tokens))
+        self.launcher.kv_type_chosen.connect(
+            lambda kind: self._change(kv_type_k=kind, kv_type_v=kind)
+        )
         self.chat.submitted.connect(self._service.send)
         self.chat.stop_clicked.connect(self._service.stop)
         self.chat.new_chat_clicked.connect(self._service.new_chat)
@@ -110,7 +116,7 @@ class MainWindow(QMainWindow):
 
     def _primary(self) -> None:
         state = self._service.engine_state
-        if state in _READY:
+        if state in _READY and self._service.plan_is_loaded:
             self.show_page("Chat")
         elif state in (EngineState.LOADING, EngineState.STARTING):
             self._service.stop()
@@ -129,6 +135,16 @@ class MainWindow(QMainWindow):
 
     def _choose(self, name: str) -> None:
         self._service.choose_model(Path(name))
+
+    def _change(self, **changes: object) -> None:
+        """Other settings; the plan follows, a loaded model stays as it is."""
+        values = self._service.settings.model_dump() | changes
+        self._service.update_settings(Settings.model_validate(values))
+
+    def _copy_diagnostics(self) -> None:
+        report = self._service.report
+        if report is not None:
+            self.launcher.copy_diagnostics(diagnostics(report))
 
     def _system_prompt(self, text: str) -> None:
         self._service.set_system_prompt(text)
@@ -158,17 +174,19 @@ class MainWindow(QMainWindow):
         match event:
             case HardwareDetected(report=report):
                 self.launcher.set_report(report)
+                self.chat.set_report(report)
             case ModelChosen(layout=layout):
                 self.launcher.set_layout_of(layout)
                 self.chat.set_model(layout.name)
             case PlanChanged(plan=plan):
-                self.launcher.set_plan(plan)
-                self.launcher.set_engine(EngineStateChanged(state=self._service.engine_state))
+                self.launcher.set_plan(plan, current=self._service.plan_is_loaded)
             case EngineStateChanged():
                 self._engine(event)
             case ModelLoaded(loaded=loaded):
                 self.launcher.set_loaded(loaded)
-                self.chat.set_context(loaded.context)
+                if self._service.plan is not None:
+                    self.launcher.set_plan(self._service.plan, current=True)
+                self.chat.set_loaded(loaded, self._service.loaded_plan)
             case NoticeRaised(sentence=sentence) | SafetyApplied(sentence=sentence):
                 self.launcher.show_notice(sentence)
             case OperationFailed(error=error):
@@ -186,13 +204,10 @@ class MainWindow(QMainWindow):
                 self.chat.finish_turn(event)
             case ConversationCleared():
                 self.chat.clear()
-            case (
-                SettingsChanged()
-                | HardwareSampled()
-                | TokensCounted()
-                | TurnProgressed()
-                | TurnEnded()
-            ):
+            case HardwareSampled():
+                self.launcher.set_sample(event)
+                self.chat.set_sample(event)
+            case SettingsChanged() | TokensCounted() | TurnProgressed() | TurnEnded():
                 pass
             case _:
                 assert_never(event)
@@ -202,6 +217,7 @@ class MainWindow(QMainWindow):
         self.rail.set_busy("Chat", event.state in (EngineState.PREFILL, EngineState.GENERATING))
         if event.state in (EngineState.STARTING, EngineState.STOPPED, EngineState.CRASHED):
             self.launcher.set_loaded(None)
+            self.chat.set_loaded(None, None)
         words = _WORDS.get(event.state, "loaded")
         if event.state is EngineState.LOADING and event.fraction is not None:
             words = f"loading {100 * event.fraction:.0f} %"

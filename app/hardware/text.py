@@ -33,6 +33,13 @@ def describe(report: HardwareReport) -> str:
     return "\n".join(lines)
 
 
+def diagnostics(report: HardwareReport) -> str:
+    """The report and, unprocessed, what each source said; to be copied into a question."""
+    parts = [f"System   {report.system}", describe(report)]
+    parts += [f"--- {evidence.source}\n{evidence.text.strip()}" for evidence in report.evidence]
+    return "\n\n".join(parts)
+
+
 def _device(device: Device) -> list[str]:
     facts = [device.name]
     if device.memory_total_bytes is not None:

@@ -74,36 +74,62 @@ def _kv_heads(layer: LayerLayout) -> int:
     return 0 if layer.recurrent else layer.head_count_kv
 
 
-def compute_bytes(
-    layout: ModelLayout,
-    request: PlanRequest,
-    context: int,
-    layers: Sequence[int],
-    *,
-    device_count: int,
-) -> int:
-    """Estimated compute buffer of a device that holds `layers` (the output is `block_count`).
+class SpanMaximum:
+    """The greatest of `values[first:end]`, in constant time, 0 for none (a sparse table)."""
+
+    def __init__(self, values: Sequence[int]) -> None:
+        """Take n log n steps."""
+        self._rows = [list(values)]
+        width = 1
+        while 2 * width <= len(values):
+            row = self._rows[-1]
+            self._rows.append([max(row[i], row[i + width]) for i in range(len(row) - width)])
+            width *= 2
+
+    def __call__(self, first: int, end: int) -> int:
+        """Of indices `first` to `end - 1`."""
+        if end <= first:
+            return 0
+        level = (end - first).bit_length() - 1
+        row = self._rows[level]
+        return max(row[first], row[end - (1 << level)])
+
+
+class ComputeBuffer:
+    """Estimated compute buffer of a device that holds certain layers.
 
     Three activations of the widest FFN for one micro-batch in f32 (measured on CUDA logs of
     Nemotron Ultra: 2,560 MiB for a width of 425,984), or the logits, or attention scores where
     flash attention is off; copies of the inputs where several devices form a pipeline.
     """
-    if not layers:
-        return 0
-    batch = min(request.micro_batch, context)
-    inner = [layout.layers[index] for index in layers if index < layout.block_count]
-    widest = max((layer.feed_forward_length for layer in inner), default=0)
-    attention = max((layer.head_count for layer in inner), default=0)
-    hidden = layout.embedding_length * batch * 4
-    peaks = [3 * widest * batch * 4 + 2 * hidden]
-    if layout.block_count in layers:
-        peaks.append(layout.vocabulary_size * batch * 4 + hidden)
-    cells = padded_context(context)
-    if request.flash_attention is FlashAttention.OFF:
-        peaks.append(2 * cells * batch * attention * 4 + 2 * hidden)
-    masks = cells * batch * 4
-    copies = PIPELINE_COPIES if device_count > 1 else 1
-    return max(peaks) + copies * (masks + hidden) + 8 * MIB
+
+    def __init__(
+        self, layout: ModelLayout, request: PlanRequest, context: int, *, device_count: int
+    ) -> None:
+        """Compute what holds for every span."""
+        batch = min(request.micro_batch, context)
+        self._widest = SpanMaximum([layer.feed_forward_length for layer in layout.layers])
+        self._heads = SpanMaximum([layer.head_count for layer in layout.layers])
+        self._batch, self._blocks = batch, layout.block_count
+        self._hidden = layout.embedding_length * batch * 4
+        self._logits = layout.vocabulary_size * batch * 4
+        cells = padded_context(context)
+        off = request.flash_attention is FlashAttention.OFF
+        self._scores = 2 * cells * batch * 4 if off else 0
+        copies = PIPELINE_COPIES if device_count > 1 else 1
+        self._inputs = copies * (cells * batch * 4 + self._hidden) + 8 * MIB
+
+    def __call__(self, first: int, end: int) -> int:
+        """Bytes for layers `first` to `end - 1`, the output being layer `block_count`; 0 for none."""
+        if end <= first:
+            return 0
+        inner = min(end, self._blocks)
+        peak = 3 * self._widest(first, inner) * self._batch * 4 + 2 * self._hidden
+        if end > self._blocks:
+            peak = max(peak, self._logits + self._hidden)
+        if self._scores:
+            peak = max(peak, self._scores * self._heads(first, inner) + 2 * self._hidden)
+        return peak + self._inputs
 
 
 def reserve_bytes(backend: str) -> int:

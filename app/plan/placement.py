@@ -11,38 +11,41 @@ Cost = Callable[[int, int, int], int]
 def balanced(count: int, first: int, budgets: Sequence[int], cost: Cost) -> tuple[int, ...] | None:
     """Layers for each device so that the least of what is left anywhere is greatest.
 
-    Layers `first` to `count - 1` are placed in order, devices in order. Dynamic programming over
-    cuts: `best[d][e]` is the greatest least-left with layers up to `e` on the devices up to `d`.
-    Costs grow with more layers, so a device's loop ends where it is worse than the best known.
-    None if they do not fit.
+    Layers `first` to `count - 1` are placed in order, devices in order; a device may stay empty and
+    then counts for nothing. Costs never shrink with more layers, so for a least left of `floor` it is
+    best that each device takes as many layers as it can, and the greatest `floor` that works is found
+    by bisection, to the byte. None if the layers do not fit.
     """
-    if not budgets:
+    best = _fill(count, first, budgets, cost, floor=0)
+    if best is None:
         return None
-    size = count - first + 1
-    unreachable = -(2**62)
-    best = [2**62 if end == 0 else unreachable for end in range(size)]
-    choices: list[list[int]] = []
+    low, high = 0, max(budgets, default=0) + 1
+    while high - low > 1:
+        middle = (low + high) // 2
+        found = _fill(count, first, budgets, cost, floor=middle)
+        if found is None:
+            high = middle
+        else:
+            low, best = middle, found
+    return best
+
+
+def _fill(
+    count: int, first: int, budgets: Sequence[int], cost: Cost, *, floor: int
+) -> tuple[int, ...] | None:
+    """Each device in turn takes all layers that leave it `floor`; None if some remain."""
+    counts, start = [], first
     for device, budget in enumerate(budgets):
-        row, choice = [unreachable] * size, [0] * size
-        for end in range(size):
-            row[end], choice[end] = best[end], end
-            for start in range(end - 1, -1, -1):
-                left = budget - cost(device, first + start, first + end)
-                if left <= row[end] or left < 0:
-                    break
-                value = min(best[start], left)
-                if value > row[end]:
-                    row[end], choice[end] = value, start
-        best = row
-        choices.append(choice)
-    if best[-1] < 0:
-        return None
-    counts, end = [0] * len(budgets), size - 1
-    for device in range(len(budgets) - 1, -1, -1):
-        start = choices[device][end]
-        counts[device] = end - start
-        end = start
-    return tuple(counts)
+        low, high = start, count + 1  # `low` leaves the floor, `high` does not
+        while high - low > 1:
+            middle = (low + high) // 2
+            if budget - cost(device, start, middle) >= floor:
+                low = middle
+            else:
+                high = middle
+        counts.append(low - start)
+        start = low
+    return tuple(counts) if start == count else None
 
 
 def even(total: int, devices: int) -> tuple[int, ...]:

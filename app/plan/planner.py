@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from app import units
 from app.errors import AppError, ErrorKind
@@ -60,8 +60,10 @@ def make_plan(
     request: PlanRequest,
     devices: Sequence[PlanDevice],
     host: PlanHost,
+    *,
+    limits: bool = True,
 ) -> LoadPlan:
-    """The plan for `layout`.
+    """The plan for `layout`; without `limits` the most context and the way out stay unknown, which is faster.
 
     A context of None becomes the trained context, at most 32,768 tokens, halved until all layers
     fit where they fit at all. Layers that do not fit on devices stay in main memory, the first
@@ -80,7 +82,7 @@ def make_plan(
             hint=f"Choose between {MIN_CONTEXT} and {layout.context_length:,}.",
             kind=ErrorKind.USAGE,
         )
-    return planner.plan(context)
+    return planner.plan(context) if limits else planner.place(context)
 
 
 class _Planner:
@@ -122,11 +124,9 @@ class _Planner:
         """Layers to devices for one context."""
         kv = memory.layer_kv_cache(self.layout, self.request, context)
 
-        def compute(layers: range) -> int:
-            return memory.compute_bytes(
-                self.layout, self.request, context, layers, device_count=len(self.devices)
-            )
-
+        compute = memory.ComputeBuffer(
+            self.layout, self.request, context, device_count=len(self.devices)
+        )
         counts = self._counts(kv, compute)
         offloaded = sum(counts)
         start = self.total_layers - offloaded
@@ -143,7 +143,7 @@ class _Planner:
                     holds_output=self.layout.block_count in layers,
                     weights_bytes=sum(self.weights[i] for i in layers),
                     kv_cache_bytes=sum(kv[i] for i in layers),
-                    compute_bytes=compute(layers),
+                    compute_bytes=compute(layers.start, layers.stop),
                     reserve_bytes=reserve,
                 )
             )
@@ -155,7 +155,7 @@ class _Planner:
             + sum(self.weights[i] for i in on_host)
             - (self._shared_embedding() if not offloaded else 0),
             kv_cache_bytes=sum(kv[i] for i in on_host),
-            compute_bytes=compute(on_host) if on_host else 16 * units.MIB,
+            compute_bytes=compute(0, on_host.stop) if on_host else 16 * units.MIB,
             reserve_bytes=memory.HOST_RESERVE,
         )
         return self._judge(context, counts, tuple(shares), host)
@@ -164,7 +164,7 @@ class _Planner:
         """On the host a tied output needs no copy of the token embedding."""
         return memory.host_weights(self.layout) if self.layout.tied else 0
 
-    def _counts(self, kv: Sequence[int], compute: Callable[[range], int]) -> tuple[int, ...]:
+    def _counts(self, kv: Sequence[int], compute: memory.ComputeBuffer) -> tuple[int, ...]:
         request = self.request
         if request.layer_counts is not None:
             counts = request.layer_counts
@@ -183,10 +183,9 @@ class _Planner:
         wanted = self.total_layers if fixed is None else max(0, min(fixed, self.total_layers))
         sums_w, sums_kv = _sums(self.weights), _sums(kv)
 
-        @functools.cache
         def cost(device: int, first: int, end: int) -> int:  # noqa: ARG001 - same on all devices
-            span = range(first, end)
-            return sums_w[end] - sums_w[first] + sums_kv[end] - sums_kv[first] + compute(span)
+            held = sums_w[end] - sums_w[first] + sums_kv[end] - sums_kv[first]
+            return held + compute(first, end)
 
         budgets = [d.free_bytes - r for d, r in zip(self.devices, self.reserves, strict=True)]
         place = functools.partial(placement.balanced, self.total_layers, budgets=budgets, cost=cost)

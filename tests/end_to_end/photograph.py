@@ -43,7 +43,7 @@ def main() -> None:
         service.settings = Settings(rpc_servers=endpoints, context=4096)
         window = MainWindow(service)
         window.show()
-        service.start(load=True)
+        service.start(load=True, meters=True)
         wait(lambda: service.loaded is not None and service.engine_state is EngineState.READY)
         service.send(
             "Write a Python function that adds two numbers, and explain it.", max_tokens=180

@@ -45,7 +45,7 @@ def wait_ready(qtbot: QtBot, window: MainWindow, service: AppService) -> None:
 
 
 def answers(window: MainWindow) -> list[str]:
-    return [b.text for b in window.chat.findChildren(Bubble) if not b._user]
+    return [b.text for b in window.chat.findChildren(Bubble) if not b.user]
 
 
 def ask(qtbot: QtBot, window: MainWindow, text: str) -> None:

@@ -2,50 +2,17 @@
 
 from __future__ import annotations
 
-from PySide6.QtCore import QSize, Qt, QUrl
-from PySide6.QtGui import QDesktopServices, QGuiApplication, QTextDocument, QTextOption
-from PySide6.QtWidgets import QFrame, QHBoxLayout, QSizePolicy, QTextBrowser, QVBoxLayout, QWidget
+from PySide6.QtGui import QGuiApplication
+from PySide6.QtWidgets import QFrame, QHBoxLayout, QVBoxLayout, QWidget
 
+from ui.chat.blocks import Answer, Text
 from ui.widgets.labels import button, label
 
-SAFE_SCHEMES = ("http", "https", "mailto")
 NOTES = {
     "stopped": "Stopped.",
     "truncated": "The context or the longest answer was reached.",
     "interrupted": "The engine stopped before the answer was complete.",
 }
-
-
-class _Text(QTextBrowser):
-    """Text as high as it is long. Markdown without HTML; nothing is fetched."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.setFrameShape(QFrame.Shape.NoFrame)
-        self.setStyleSheet("QTextBrowser { background: transparent; border: none; }")
-        self.setVerticalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
-        self.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Fixed)
-        self.setWordWrapMode(QTextOption.WrapMode.WrapAtWordBoundaryOrAnywhere)
-        self.setOpenLinks(False)
-        self.anchorClicked.connect(_open)
-        self.document().setDocumentMargin(0)
-        self.document().documentLayout().documentSizeChanged.connect(self._fit)
-
-    def loadResource(self, _kind: int, _name: QUrl | str) -> object:
-        """Nothing is loaded, neither from disk nor from the network."""
-        return None
-
-    def sizeHint(self) -> QSize:
-        """As high as the text."""
-        return QSize(400, round(self.document().size().height()) + 2)
-
-    def _fit(self) -> None:
-        self.setFixedHeight(max(20, round(self.document().size().height()) + 2))
-
-
-def _open(url: QUrl) -> None:
-    if url.scheme() in SAFE_SCHEMES:
-        QDesktopServices.openUrl(url)
 
 
 class Bubble(QWidget):
@@ -54,24 +21,25 @@ class Bubble(QWidget):
     def __init__(self, *, user: bool) -> None:
         super().__init__()
         self.text = ""
-        self._user = user
+        self.user = user
         outer = QVBoxLayout(self)
         outer.setContentsMargins(0, 0, 0, 0)
-        self._body = _Text()
-        self._body.setAccessibleName("Your message" if user else "Answer")
         if user:
+            self._text = Text()
+            self._text.setAccessibleName("Your message")
             box = QFrame()
-            box.setObjectName("bubble")
             box.setProperty("kind", "bubble")
             inner = QVBoxLayout(box)
             inner.setContentsMargins(16, 10, 16, 10)
-            inner.addWidget(self._body)
+            inner.addWidget(self._text)
             row = QHBoxLayout()
             row.addSpacing(120)
             row.addWidget(box)
             outer.addLayout(row)
             return
-        outer.addWidget(self._body)
+        self._answer = Answer()
+        self._answer.setAccessibleName("Answer")
+        outer.addWidget(self._answer)
         foot = QHBoxLayout()
         self._note = label("", "muted")
         self._copy = button("Copy", "link")
@@ -85,13 +53,10 @@ class Bubble(QWidget):
     def set_text(self, text: str) -> None:
         """Show the whole text."""
         self.text = text
-        if self._user:
-            self._body.setPlainText(text)
+        if self.user:
+            self._text.setPlainText(text)
         else:
-            features = QTextDocument.MarkdownFeature
-            self._body.document().setMarkdown(
-                text, features.MarkdownDialectGitHub | features.MarkdownNoHTML
-            )
+            self._answer.set_markdown(text)
 
     def finish(self, outcome: str, tokens: int | None) -> None:
         """The answer is final."""

@@ -8,8 +8,12 @@ from PySide6.QtWidgets import QHBoxLayout, QPlainTextEdit, QScrollArea, QVBoxLay
 from app import units
 from app.chat.message import Message, Role
 from app.chat.session import AnswerExtended, PromptRead, TurnFinished
+from app.engine.protocol import Loaded
+from app.hardware.model import HardwareReport, HardwareSampled
+from app.plan.model import LoadPlan
 from ui.chat.bubble import Bubble
 from ui.chat.composer import Composer
+from ui.chat.device_strip import DeviceStrip
 from ui.widgets.labels import button, frame, label, set_state
 
 RENDER_MS = 60
@@ -117,6 +121,10 @@ class ChatView(QWidget):
         self._reload.clicked.connect(self.reload_clicked)
         banner.addWidget(self._banner, 1)
         banner.addWidget(self._reload)
+        self._jump = button("Jump to the end", "link")
+        self._jump.clicked.connect(self._to_end)
+        self._jump.hide()
+        inner.addWidget(self._jump, 0, Qt.AlignmentFlag.AlignHCenter)
         self._banner_row = QWidget()
         self._banner_row.setLayout(banner)
         self._banner_row.hide()
@@ -140,6 +148,9 @@ class ChatView(QWidget):
         column.addWidget(frame("rule"))
         column.addSpacing(8)
         column.addLayout(centre)
+        column.addWidget(frame("rule"))
+        self.strip = DeviceStrip()
+        column.addWidget(self.strip)
 
     # --- what the person does -------------------------------------------------
 
@@ -161,6 +172,11 @@ class ChatView(QWidget):
 
     def _scrolled(self, value: int) -> None:
         self._follow = value >= self._scroll.verticalScrollBar().maximum() - 8
+        self._jump.setVisible(not self._follow)
+
+    def _to_end(self) -> None:
+        bar = self._scroll.verticalScrollBar()
+        bar.setValue(bar.maximum())
 
     # --- what the core says ---------------------------------------------------
 
@@ -185,10 +201,20 @@ class ChatView(QWidget):
         self._banner_row.setVisible(bool(error))
         self._update_send()
 
-    def set_context(self, context: int) -> None:
-        """How many tokens there are."""
-        self._context = context
-        self._show_meter(None, None, 0)
+    def set_loaded(self, loaded: Loaded | None, plan: LoadPlan | None) -> None:
+        """The context's size, and the model's memory on each device."""
+        self.strip.set_loaded(loaded, plan)
+        if loaded is not None:
+            self._context = loaded.context
+            self._show_meter(None, None, 0)
+
+    def set_report(self, report: HardwareReport) -> None:
+        """The devices, for the strip at the foot."""
+        self.strip.set_report(report)
+
+    def set_sample(self, sample: HardwareSampled) -> None:
+        """Live values of the devices."""
+        self.strip.set_sample(sample)
 
     def start_turn(self, user: Message) -> None:
         """A message was sent: the composer is free for the next."""

@@ -1,15 +1,15 @@
-"""The launcher: this machine, the chosen model, its plan as one bar per device, one primary button."""
+"""The launcher: this machine, the chosen model, its plan, what can be changed, one primary button."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from PySide6.QtCore import Qt, Signal
-from PySide6.QtGui import QDragEnterEvent, QDropEvent
+from PySide6.QtCore import Signal
+from PySide6.QtGui import QDragEnterEvent, QDropEvent, QGuiApplication, QResizeEvent
 from PySide6.QtWidgets import (
-    QGridLayout,
+    QBoxLayout,
     QHBoxLayout,
-    QLayoutItem,
+    QLabel,
     QProgressBar,
     QScrollArea,
     QVBoxLayout,
@@ -21,25 +21,30 @@ from app.engine.model import EngineState, EngineStateChanged
 from app.engine.protocol import Loaded
 from app.errors import AppError
 from app.gguf.model import ModelLayout
-from app.hardware.model import HardwareReport
-from app.plan.model import DevicePlan, HostPlan, LoadPlan, Verdict
-from app.plan.text import VERDICT_WORDS, layer_range
+from app.hardware.model import HardwareReport, HardwareSampled
+from app.plan.model import LoadPlan, Verdict
+from app.plan.text import VERDICT_WORDS
+from ui import theme
+from ui.launcher.machine_strip import MachineStrip
+from ui.launcher.options_column import OptionsColumn
+from ui.launcher.plan_card import PlanCard
 from ui.widgets.labels import button, frame, label, set_state
-from ui.widgets.legend import Legend
-from ui.widgets.memory_bar import MemoryBar, MemoryBarValues
 
 STAGES = {
     "reading": "Reading the model",
     "allocating": "Allocating memory",
     "warming_up": "Testing",
 }
-UNEVEN = 1.5
+FOLD_PX = 1100 - 88
+"""Width of the page, rail aside, below which the side column goes under the chart."""
+SIDE_PX = 288
 _STATES = {
-    Verdict.FITS: "ok",
-    Verdict.CPU_ONLY: "ok",
-    Verdict.PARTLY: "warn",
-    Verdict.TOO_LARGE: "error",
+    Verdict.FITS: ("ok", "circle-check"),
+    Verdict.CPU_ONLY: ("ok", "circle-check"),
+    Verdict.PARTLY: ("warn", "triangle-alert"),
+    Verdict.TOO_LARGE: ("error", "circle-x"),
 }
+_READY = (EngineState.READY, EngineState.PREFILL, EngineState.GENERATING)
 
 
 class LauncherView(QWidget):
@@ -49,28 +54,35 @@ class LauncherView(QWidget):
     choose_clicked = Signal()
     split_clicked = Signal()
     refresh_clicked = Signal()
+    diagnostics_clicked = Signal()
     file_dropped = Signal(str)
+    context_chosen = Signal(int)
+    kv_type_chosen = Signal(str)
 
     def __init__(self, parent: QWidget | None = None) -> None:
         super().__init__(parent)
         self.setAcceptDrops(True)
         self._loaded: Loaded | None = None
         self._plan: LoadPlan | None = None
+        self._state = EngineState.STOPPED
+        self._current = True
         outer = QVBoxLayout(self)
         outer.setContentsMargins(0, 0, 0, 0)
+        outer.setSpacing(0)
         scroll = QScrollArea()
         scroll.setWidgetResizable(True)
         content = QWidget()
         scroll.setWidget(content)
         outer.addWidget(scroll, 1)
         page = QVBoxLayout(content)
-        page.setContentsMargins(32, 24, 32, 12)
-        page.setSpacing(12)
+        page.setContentsMargins(32, 24, 32, 16)
+        page.setSpacing(8)
         self._build_machine(page)
         self._build_model(page)
-        self._build_chart(page)
+        self._build_plan(page)
         page.addStretch(1)
         self._build_footer(outer)
+        theme.manager().changed.connect(self._show_icon)
 
     def _build_machine(self, page: QVBoxLayout) -> None:
         row = QHBoxLayout()
@@ -78,16 +90,19 @@ class LauncherView(QWidget):
         row.addStretch(1)
         self._facts = label("Looking at the machine", "muted")
         row.addWidget(self._facts)
-        refresh = button("Refresh", "link")
-        refresh.clicked.connect(self.refresh_clicked)
         row.addSpacing(12)
-        row.addWidget(refresh)
+        for words, signal in (
+            ("Refresh", self.refresh_clicked),
+            ("Copy diagnostics", self.diagnostics_clicked),
+        ):
+            link = button(words, "link")
+            link.clicked.connect(signal)
+            row.addWidget(link)
+            row.addSpacing(4)
         page.addLayout(row)
-        card = frame("card")
-        self._strip = QGridLayout(card)
-        self._strip.setContentsMargins(16, 12, 16, 12)
-        self._strip.setHorizontalSpacing(24)
-        page.addWidget(card)
+        self.strip = MachineStrip()
+        self.strip.setMinimumHeight(100)
+        page.addWidget(self.strip)
         self._notices = label("", "muted", wrap=True)
         self._notices.hide()
         page.addWidget(self._notices)
@@ -95,44 +110,43 @@ class LauncherView(QWidget):
 
     def _build_model(self, page: QVBoxLayout) -> None:
         row = QHBoxLayout()
-        self._title = label("No model yet", "title")
-        row.addWidget(self._title)
-        row.addStretch(1)
-        choose = button("Choose file…")
+        self._title = label("No model yet", "title", elide=True)
+        row.addWidget(self._title, 1)
+        choose = button("Change model")
         choose.clicked.connect(self.choose_clicked)
         row.addWidget(choose)
         page.addLayout(row)
         self._subtitle = label("", "body-muted", wrap=True)
         page.addWidget(self._subtitle)
+        verdict = QHBoxLayout()
+        verdict.setSpacing(8)
+        self._icon = QLabel()
+        self._icon.setFixedSize(20, 24)
+        self._icon.hide()
+        verdict.addWidget(self._icon)
         self._verdict = label("", "lead", wrap=True)
-        page.addWidget(self._verdict)
+        verdict.addWidget(self._verdict, 1)
+        page.addSpacing(4)
+        page.addLayout(verdict)
         self._hint = label("", "body-muted", wrap=True)
         self._hint.hide()
         page.addWidget(self._hint)
+        page.addSpacing(8)
 
-    def _build_chart(self, page: QVBoxLayout) -> None:
-        card = frame("card")
-        column = QVBoxLayout(card)
-        column.setContentsMargins(20, 16, 20, 16)
-        head = QHBoxLayout()
-        head.addWidget(label("Memory on each device", "strong"))
-        head.addStretch(1)
-        head.addWidget(Legend())
-        column.addLayout(head)
-        self._chart = QGridLayout()
-        self._chart.setHorizontalSpacing(16)
-        self._chart.setVerticalSpacing(10)
-        self._chart.setColumnStretch(2, 1)
-        column.addLayout(self._chart)
-        column.addWidget(frame("rule"))
-        foot = QHBoxLayout()
-        self._footnote = label("", "muted", wrap=True)
-        foot.addWidget(self._footnote, 1)
-        split = button("Adjust split", "link")
-        split.clicked.connect(self.split_clicked)
-        foot.addWidget(split)
-        column.addLayout(foot)
-        page.addWidget(card)
+    def _build_plan(self, page: QVBoxLayout) -> None:
+        self._columns = QBoxLayout(QBoxLayout.Direction.LeftToRight)
+        self._columns.setSpacing(32)
+        self._card = PlanCard()
+        self._card.split_clicked.connect(self.split_clicked)
+        card = QVBoxLayout()
+        card.addWidget(self._card)
+        card.addStretch(1)
+        self._columns.addLayout(card, 1)
+        self._options = OptionsColumn()
+        self._options.context_chosen.connect(self.context_chosen)
+        self._options.kv_type_chosen.connect(self.kv_type_chosen)
+        self._columns.addWidget(self._options)
+        page.addLayout(self._columns)
 
     def _build_footer(self, outer: QVBoxLayout) -> None:
         outer.addWidget(frame("rule"))
@@ -148,51 +162,38 @@ class LauncherView(QWidget):
         foot.addWidget(self._progress)
         foot.addSpacing(12)
         self._primary = button("Load", "primary", big=True)
-        self._primary.setMinimumWidth(160)
+        self._primary.setFixedWidth(SIDE_PX)
         self._primary.setEnabled(False)
         self._primary.clicked.connect(self.primary_clicked)
         foot.addWidget(self._primary)
         outer.addLayout(foot)
+
+    def resizeEvent(self, event: QResizeEvent) -> None:
+        """A narrow window has the side column under the chart."""
+        super().resizeEvent(event)
+        narrow = self.width() < FOLD_PX
+        direction = QBoxLayout.Direction
+        self._columns.setDirection(direction.TopToBottom if narrow else direction.LeftToRight)
+        self._columns.setSpacing(16 if narrow else 32)
+        self._options.setMinimumWidth(0 if narrow else SIDE_PX)
+        self._options.setMaximumWidth(16_777_215 if narrow else SIDE_PX)
 
     # --- values ---------------------------------------------------------------
 
     def set_report(self, report: HardwareReport) -> None:
         """Show the machine."""
         memory = units.format_memory
-        facts = [f"{len(report.devices)} GPUs and remote devices"] if report.devices else ["no GPU"]
+        cards = sum(1 for device in report.devices if device.endpoint is None)
+        remote = len(report.devices) - cards
+        facts = [f"{cards} {_plural(cards, 'card')}"] if cards else []
+        facts += [f"{remote} RPC {_plural(remote, 'device')}"] if remote else []
+        facts += [] if report.devices else ["no GPU"]
         facts += [f"{memory(report.memory.total_bytes)} RAM"]
-        facts += [f"{units.format_file_size(disk.free_bytes)} disk free" for disk in report.disks]
+        drivers = sorted({d.driver_version for d in report.devices if d.driver_version})
+        facts += [f"driver {', '.join(drivers)}"] if drivers else []
         self._facts.setText("   ".join(facts))
-        _clear(self._strip)
-        cells = [
-            (
-                d.label,
-                d.name,
-                d.memory_total_bytes,
-                d.memory_free_bytes,
-                d.support.engine_name or "not usable",
-            )
-            for d in report.devices
-        ]
-        ram = report.memory
-        cpu = report.cpu
-        cells.append(
-            ("CPU", cpu.name, ram.total_bytes, ram.available_bytes, f"{cpu.physical_cores} cores")
-        )
-        for index, (short, name, total, free, more) in enumerate(cells):
-            cell = QVBoxLayout()
-            cell.setSpacing(4)
-            head = QHBoxLayout()
-            head.addWidget(label(name, "strong"), 1)
-            head.addWidget(label(short, "muted"))
-            cell.addLayout(head)
-            if total is not None and free is not None:
-                bar = MemoryBar()
-                bar.set_values(MemoryBarValues(total=total, others=total - free))
-                cell.addWidget(bar)
-                cell.addWidget(label(f"{memory(total - free)} of {memory(total)} in use", "small"))
-            cell.addWidget(label(more, "muted"))
-            self._strip.addLayout(cell, index // 4, index % 4)
+        self.strip.set_report(report)
+        self._options.set_report(report)
         notices = [f"{notice.title} {notice.hint}".strip() for notice in report.notices]
         notices += [
             f"{d.support.reason} {d.support.remedy}" for d in report.devices if d.support.reason
@@ -200,25 +201,43 @@ class LauncherView(QWidget):
         self._notices.setText("\n".join(notices))
         self._notices.setVisible(bool(notices))
 
+    def set_sample(self, sample: HardwareSampled) -> None:
+        """Show live values."""
+        self.strip.set_sample(sample)
+
     def set_layout_of(self, layout: ModelLayout) -> None:
         """Show the model."""
         self._title.setText(layout.name)
+        count = layout.parameter_count
+        size = f"{count / 1e9:,.1f} billion" if count >= 1e9 else f"{count / 1e6:,.0f} million"
         parts = [
-            f"{layout.parameter_count / 1e9:,.1f} billion parameters",
+            f"{size} parameters",
             f"{layout.context_length:,}-token context",
-            units.format_file_size(layout.file_size_bytes),
             layout.files[0].name,
         ]
         self._subtitle.setText(" · ".join(parts))
+        self._options.set_layout_of(layout)
 
-    def set_plan(self, plan: LoadPlan) -> None:
-        """Show the plan: verdict, chart."""
-        self._plan = plan
+    def set_plan(self, plan: LoadPlan, *, current: bool) -> None:
+        """Show the plan; `current` is False if another one is loaded than this."""
+        self._plan, self._current = plan, current
         self._verdict.setText(f"{VERDICT_WORDS[plan.verdict]} {plan.sentence}")
-        set_state(self._verdict, _STATES[plan.verdict])
+        state = _STATES[plan.verdict][0]
+        set_state(self._verdict, "" if state == "ok" else state)
+        self._show_icon()
         self._hint.setText(plan.hint)
         self._hint.setVisible(bool(plan.hint))
+        self._options.set_plan(plan)
         self._draw()
+        self._update_primary()
+
+    def _show_icon(self) -> None:
+        if self._plan is None:
+            return
+        state, name = _STATES[self._plan.verdict]
+        color = getattr(theme.current(), state)
+        self._icon.setPixmap(theme.pixmap(name, color, 20, self.devicePixelRatioF()))
+        self._icon.show()
 
     def set_loaded(self, loaded: Loaded | None) -> None:
         """Show what the model really takes, beside the plan."""
@@ -226,72 +245,12 @@ class LauncherView(QWidget):
         self._draw()
 
     def _draw(self) -> None:
-        plan = self._plan
-        if plan is None:
-            return
-        _clear(self._chart)
-        for column, text in enumerate(("Device", "Layers", "", "Planned", "Actual", "Left")):
-            head = label(text, "muted")
-            if column > 2:
-                head.setAlignment(Qt.AlignmentFlag.AlignRight)
-            self._chart.addWidget(head, 0, column)
-        actual = {m.device: m for m in self._loaded.memory} if self._loaded else {}
-        totals = [share.device.total_bytes for share in plan.devices]
-        scale = max([*totals, plan.host.host.total_bytes if not totals else 0])
-        for row, share in enumerate(plan.devices, start=1):
-            found = actual.get(share.device.engine_name)
-            used = (
-                found.weights_bytes + found.kv_cache_bytes + found.compute_bytes if found else None
-            )
-            fullest = share.device.id == plan.bottleneck
-            name = share.device.label + (" (fullest)" if fullest and len(plan.devices) > 1 else "")
-            device = share.device
-            values = _bar(share, device.total_bytes, device.others_bytes, used, scale)
-            self._row(row, name, layer_range(plan, share), values, share, fullest=fullest)
-        host = plan.host
-        found = actual.get("CPU")
-        used = found.weights_bytes + found.kv_cache_bytes + found.compute_bytes if found else None
-        others = host.host.total_bytes - host.host.available_bytes
-        values = _bar(host, host.host.total_bytes, others, used, scale)
-        layers = (
-            f"{host.layer_count} of {plan.block_count + 1}" if host.layer_count else "input only"
-        )
-        self._row(len(plan.devices) + 1, "Main memory", layers, values, host, fullest=False)
-        empty = sum(1 for size in plan.layer_sizes if size == 0)
-        sizes = [size for size in plan.layer_sizes[:-1] if size]
-        ratio = max(sizes) / min(sizes) if sizes else 1
-        notes = [f"Layers differ up to {ratio:.0f} times in size."] if ratio >= UNEVEN else []
-        notes += [f"{empty} of {plan.block_count} layers hold no weights."] if empty else []
-        notes += [f"Up to {plan.max_context:,} tokens fit."] if plan.max_context else []
-        self._footnote.setText(" ".join(notes))
-
-    def _row(
-        self,
-        row: int,
-        name: str,
-        layers: str,
-        values: MemoryBarValues,
-        share: DevicePlan | HostPlan,
-        *,
-        fullest: bool,
-    ) -> None:
-        bar = MemoryBar()
-        bar.set_values(values)
-        memory = units.format_memory
-        actual = memory(values.in_use) if values.in_use is not None else "–"
-        self._chart.addWidget(label(name, "strong" if fullest else ""), row, 0)
-        self._chart.addWidget(label(layers, "muted"), row, 1)
-        self._chart.addWidget(bar, row, 2)
-        numbers = (memory(share.model_bytes), actual, memory(share.left_bytes))
-        for column, text in enumerate(numbers, start=3):
-            number = label(text, "strong" if fullest else "")
-            number.setAlignment(Qt.AlignmentFlag.AlignRight | Qt.AlignmentFlag.AlignVCenter)
-            if share.left_bytes < 0:
-                set_state(number, "error")
-            self._chart.addWidget(number, row, column)
+        if self._plan is not None:
+            self._card.set_plan(self._plan, self._loaded if self._current else None)
 
     def set_engine(self, event: EngineStateChanged) -> None:
         """Show what the engine does, and what the button would do now."""
+        self._state = event.state
         loading = event.state in (EngineState.LOADING, EngineState.STARTING)
         words = {
             EngineState.STOPPED: "",
@@ -308,20 +267,37 @@ class LauncherView(QWidget):
         set_state(self._status, "error" if event.error else "")
         self._progress.setVisible(loading)
         self._progress.setValue(round(100 * (event.fraction or 0)))
-        ready = event.state in (EngineState.READY, EngineState.PREFILL, EngineState.GENERATING)
-        self._primary.setText("Cancel" if loading else "Open chat" if ready else "Load")
-        self._primary.setEnabled(self._plan is not None)
+        self._update_primary()
+
+    def _update_primary(self) -> None:
+        loading = self._state in (EngineState.LOADING, EngineState.STARTING)
+        ready = self._state in _READY
+        words = "Load"
+        if loading:
+            words = "Cancel"
+        elif ready:
+            words = "Open chat" if self._current else "Reload with this plan"
+        self._primary.setText(words)
+        fits = self._plan is not None and self._plan.fits
+        self._primary.setEnabled(loading or fits or (ready and self._current))
+        self._primary.setToolTip("" if fits or self._plan is None else self._plan.sentence)
 
     def show_error(self, error: AppError) -> None:
         """One sentence and the way out, where the eye is."""
         self._status.setText(str(error))
         set_state(self._status, "error")
-        self._primary.setEnabled(self._plan is not None)
+        self._update_primary()
 
     def show_notice(self, sentence: str) -> None:
         """One line that tells something."""
         self._notices.setText(sentence)
         self._notices.show()
+
+    def copy_diagnostics(self, text: str) -> None:
+        """Put `text` on the clipboard and say so."""
+        QGuiApplication.clipboard().setText(text)
+        self._status.setText("The diagnostics are on the clipboard.")
+        set_state(self._status, "")
 
     # --- dropped files --------------------------------------------------------
 
@@ -338,34 +314,5 @@ class LauncherView(QWidget):
                 return
 
 
-def _bar(
-    share: DevicePlan | HostPlan, total: int, others: int, used: int | None, scale: int
-) -> MemoryBarValues:
-    return MemoryBarValues(
-        total=total,
-        weights=share.weights_bytes,
-        kv_cache=share.kv_cache_bytes,
-        compute=share.compute_bytes,
-        reserve=share.reserve_bytes,
-        others=others,
-        in_use=used,
-        scale=max(scale, total),
-    )
-
-
-def _clear(grid: QGridLayout) -> None:
-    """Remove all that a grid holds, layouts within it too."""
-
-    def remove(item: QLayoutItem | None) -> None:
-        if item is None:
-            return
-        widget, inner = item.widget(), item.layout()
-        if widget is not None:
-            widget.hide()
-            widget.deleteLater()
-        elif inner is not None:
-            while inner.count():
-                remove(inner.takeAt(0))
-
-    while grid.count():
-        remove(grid.takeAt(0))
+def _plural(count: int, word: str) -> str:
+    return word if count == 1 else f"{word}s"

@@ -33,6 +33,19 @@ QLabel[state="warn"] { color: $warn; }
 QLabel[state="error"] { color: $error; }
 QFrame[kind="card"] { background: $surface; border: 1px solid $line; border-radius: ${card_px}px; }
 QFrame[kind="bubble"] { background: $alt; border: none; border-radius: ${card_px}px; }
+QLabel[kind="tag"] {
+    background: $text; color: $bg; border-radius: 9px; padding: 1px 8px; font-weight: 600;
+    font-size: ${small_px}px;
+}
+QFrame[kind="segments"] { background: $alt; border: 1px solid $line; border-radius: ${control_px}px; }
+QPushButton[kind="segment"] {
+    border: 1px solid transparent; background: transparent; min-height: 26px; padding: 0 6px;
+    border-radius: 6px; color: $muted;
+}
+QPushButton[kind="segment"]:checked {
+    background: $segment_on; border-color: $line_strong; color: $text; font-weight: 600;
+}
+QPushButton[kind="segment"]:focus { border: 2px solid $accent; padding: 0 5px; min-height: 24px; }
 QFrame[kind="rule"] { background: $line; border: none; max-height: 1px; min-height: 1px; }
 QFrame[kind="vrule"] { background: $line; border: none; max-width: 1px; min-width: 1px; }
 QPushButton {

@@ -1,0 +1,217 @@
+"""An answer's Markdown as blocks: text, and code in cards. Only blocks that changed are drawn again."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Iterator
+
+from PySide6.QtCore import QSize, Qt, QUrl
+from PySide6.QtGui import (
+    QColor,
+    QDesktopServices,
+    QFont,
+    QGuiApplication,
+    QTextBlockFormat,
+    QTextCharFormat,
+    QTextCursor,
+    QTextDocument,
+    QTextOption,
+)
+from PySide6.QtWidgets import (
+    QFrame,
+    QHBoxLayout,
+    QSizePolicy,
+    QTextBrowser,
+    QTextEdit,
+    QVBoxLayout,
+    QWidget,
+)
+
+from ui import theme
+from ui.chat.highlight import spans
+from ui.widgets.labels import button, frame, label
+
+SAFE_SCHEMES = ("http", "https", "mailto")
+LINE_PERCENT = 130
+_FENCE = re.compile(r"^( {0,3})(`{3,}|~{3,})[ \t]*([^`\s]*)[^`]*$")
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Block:
+    """A run of Markdown, or the inside of a fence; `language` is None for Markdown."""
+
+    text: str
+    language: str | None = None
+
+
+def split(markdown: str) -> Iterator[Block]:
+    """Blocks in order; a fence that is still open ends with the text (CommonMark, fenced code)."""
+    lines: list[str] = []
+    fence: re.Match[str] | None = None
+    for line in markdown.splitlines(keepends=True):
+        mark = _FENCE.match(line.rstrip("\n"))
+        if fence is None and mark:
+            if "".join(lines).strip():
+                yield Block("".join(lines))
+            fence, lines = mark, []
+        elif fence is not None and mark and not mark[3] and mark[2].startswith(fence[2]):
+            yield Block("".join(lines).rstrip("\n"), fence[3])
+            fence, lines = None, []
+        else:
+            lines.append(line)
+    if fence is not None:
+        yield Block("".join(lines).rstrip("\n"), fence[3])
+    elif "".join(lines).strip():
+        yield Block("".join(lines))
+
+
+class Text(QTextBrowser):
+    """Text as high as it is long. Markdown without HTML; nothing is fetched."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.setFrameShape(QFrame.Shape.NoFrame)
+        self.setStyleSheet("QTextBrowser { background: transparent; border: none; }")
+        self.setVerticalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
+        self.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Fixed)
+        self.setWordWrapMode(QTextOption.WrapMode.WrapAtWordBoundaryOrAnywhere)
+        self.setOpenLinks(False)
+        self.anchorClicked.connect(_open)
+        self.document().setDocumentMargin(0)
+        self.document().documentLayout().documentSizeChanged.connect(self._fit)
+
+    def set_markdown(self, text: str) -> None:
+        """Show Markdown, with the chat's line height."""
+        features = QTextDocument.MarkdownFeature
+        document = self.document()
+        document.setMarkdown(text, features.MarkdownDialectGitHub | features.MarkdownNoHTML)
+        cursor = QTextCursor(document)
+        cursor.select(QTextCursor.SelectionType.Document)
+        form = QTextBlockFormat()
+        form.setLineHeight(LINE_PERCENT, QTextBlockFormat.LineHeightTypes.ProportionalHeight.value)
+        form.setBottomMargin(8)
+        cursor.mergeBlockFormat(form)
+
+    def loadResource(self, _kind: int, _name: QUrl | str) -> object:
+        """Nothing is loaded, neither from disk nor from the network."""
+        return None
+
+    def sizeHint(self) -> QSize:
+        """As high as the text."""
+        return QSize(400, round(self.document().size().height()) + 2)
+
+    def _fit(self) -> None:
+        self.setFixedHeight(max(20, round(self.document().size().height()) + 2))
+
+
+def _open(url: QUrl) -> None:
+    if url.scheme() in SAFE_SCHEMES:
+        QDesktopServices.openUrl(url)
+
+
+class CodeCard(QFrame):
+    """Code with its language, a copy button, and colours."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.setProperty("kind", "card")
+        self._block = Block("", "")
+        column = QVBoxLayout(self)
+        column.setContentsMargins(0, 0, 0, 0)
+        column.setSpacing(0)
+        head = QHBoxLayout()
+        head.setContentsMargins(14, 6, 14, 6)
+        self._language = label("", "muted")
+        head.addWidget(self._language, 1)
+        copy = button("Copy", "link")
+        copy.setAccessibleName("Copy the code")
+        copy.clicked.connect(lambda: QGuiApplication.clipboard().setText(self._block.text))
+        head.addWidget(copy)
+        column.addLayout(head)
+        column.addWidget(frame("rule"))
+        self._view = QTextEdit()
+        self._view.setReadOnly(True)
+        self._view.setFrameShape(QFrame.Shape.NoFrame)
+        self._view.setStyleSheet("QTextEdit { background: transparent; border: none; }")
+        self._view.setLineWrapMode(QTextEdit.LineWrapMode.NoWrap)
+        self._view.setVerticalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
+        self._view.document().setDocumentMargin(14)
+        self._view.document().documentLayout().documentSizeChanged.connect(self._fit)
+        column.addWidget(self._view)
+        theme.manager().changed.connect(self._draw)
+
+    def set_block(self, block: Block) -> None:
+        """Show code."""
+        self._block = block
+        self._language.setText(block.language or "text")
+        self._draw()
+
+    def _draw(self) -> None:
+        look = theme.current()
+        colors = {
+            "keyword": look.code_keyword,
+            "function": look.code_function,
+            "string": look.code_string,
+            "comment": look.code_comment,
+        }
+        font = QFont("JetBrains Mono")
+        font.setStyleHint(QFont.StyleHint.Monospace)
+        font.setPixelSize(12)
+        document = self._view.document()
+        document.clear()
+        cursor = QTextCursor(document)
+        block = QTextBlockFormat()
+        block.setLineHeight(20, QTextBlockFormat.LineHeightTypes.FixedHeight.value)
+        cursor.setBlockFormat(block)
+        for text, role in spans(self._block.text, self._block.language or ""):
+            form = QTextCharFormat()
+            form.setFont(font)
+            form.setForeground(QColor(colors.get(role, look.text)))
+            cursor.insertText(text, form)
+
+    def _fit(self) -> None:
+        bar = self._view.horizontalScrollBar()
+        extra = bar.height() if bar.maximum() > 0 else 0
+        self._view.setFixedHeight(round(self._view.document().size().height()) + extra + 2)
+
+
+class Answer(QWidget):
+    """The blocks of one answer, one below the other."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._column = QVBoxLayout(self)
+        self._column.setContentsMargins(0, 0, 0, 0)
+        self._column.setSpacing(8)
+        self._blocks: list[Block] = []
+        self._views: list[Text | CodeCard] = []
+
+    def set_markdown(self, markdown: str) -> None:
+        """Show it all; blocks that are as before are left alone."""
+        blocks = list(split(markdown))
+        for index, block in enumerate(blocks):
+            if index < len(self._blocks) and self._blocks[index] == block:
+                continue
+            wanted = Text if block.language is None else CodeCard
+            if index < len(self._views) and not isinstance(self._views[index], wanted):
+                self._drop(index)
+            if index == len(self._views):
+                view = wanted()
+                self._views.append(view)
+                self._column.addWidget(view)
+            shown = self._views[index]
+            if isinstance(shown, Text):
+                shown.set_markdown(block.text)
+            else:
+                shown.set_block(block)
+        self._drop(len(blocks))
+        self._blocks = blocks
+
+    def _drop(self, start: int) -> None:
+        for view in self._views[start:]:
+            self._column.removeWidget(view)
+            view.hide()
+            view.deleteLater()
+        del self._views[start:]
+        del self._blocks[start:]

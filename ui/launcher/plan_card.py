@@ -1,0 +1,153 @@
+"""The plan as one stacked bar per device, planned and actual."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from PySide6.QtCore import Qt, Signal
+from PySide6.QtWidgets import QFrame, QGridLayout, QHBoxLayout, QVBoxLayout, QWidget
+
+from app import units
+from app.engine.protocol import DeviceMemory, Loaded
+from app.plan.model import DevicePlan, HostPlan, LoadPlan
+from app.plan.text import layer_range
+from ui.widgets.labels import button, clear, frame, label, set_state
+from ui.widgets.legend import Legend
+from ui.widgets.memory_bar import MemoryAxis, MemoryBar, MemoryBarValues
+
+UNEVEN = 1.5
+_HEADS = ("Device", "Layers", "", "Planned", "Actual", "Free")
+
+
+class PlanCard(QFrame):
+    """Signals: split_clicked."""
+
+    split_clicked = Signal()
+
+    def __init__(self, parent: QWidget | None = None) -> None:
+        super().__init__(parent)
+        self.setProperty("kind", "card")
+        column = QVBoxLayout(self)
+        column.setContentsMargins(20, 16, 20, 14)
+        column.setSpacing(8)
+        head = QHBoxLayout()
+        head.addWidget(label("Memory on each device", "strong"))
+        head.addStretch(1)
+        head.addWidget(Legend())
+        column.addLayout(head)
+        self._grid = QGridLayout()
+        self._grid.setHorizontalSpacing(16)
+        self._grid.setVerticalSpacing(0)
+        self._grid.setColumnStretch(2, 1)
+        column.addLayout(self._grid)
+        column.addWidget(frame("rule"))
+        foot = QHBoxLayout()
+        self._footnote = label("", "muted", wrap=True)
+        foot.addWidget(self._footnote, 1)
+        split = button("Adjust split", "link")
+        split.clicked.connect(self.split_clicked)
+        foot.addWidget(split)
+        column.addLayout(foot)
+
+    def set_plan(self, plan: LoadPlan, loaded: Loaded | None) -> None:
+        """Show the plan, and beside it what the loaded model really takes."""
+        clear(self._grid)
+        for column, text in enumerate(_HEADS):
+            head = label(text, "muted")
+            if column > 2:
+                head.setAlignment(Qt.AlignmentFlag.AlignRight)
+            self._grid.addWidget(head, 0, column)
+        actual = {m.device: m for m in loaded.memory} if loaded else {}
+        totals = [share.device.total_bytes for share in plan.devices]
+        scale = max(totals, default=plan.host.host.total_bytes)
+        marked = plan.bottleneck if len(plan.devices) > 1 else None
+        row = 0
+        for row, share in enumerate(plan.devices, start=1):
+            device = share.device
+            values = _bar(share, device.total_bytes, device.others_bytes, scale)
+            found = actual.get(device.engine_name)
+            span = layer_range(plan, share)
+            self._row(row, device.label, span, values, share, found, fullest=device.id == marked)
+        host = plan.host
+        others = host.host.total_bytes - host.host.available_bytes
+        # Main memory has a scale of its own beside cards: it may be many times as large.
+        own_scale = max(scale, host.host.total_bytes) if not totals else host.host.total_bytes
+        values = _bar(host, host.host.total_bytes, others, own_scale)
+        layers = (
+            f"{host.layer_count} of {plan.block_count + 1}" if host.layer_count else "input only"
+        )
+        if totals:
+            axis = MemoryAxis()
+            axis.set_scale(scale)
+            row += 1
+            self._grid.addWidget(axis, row, 2)
+        self._row(row + 1, "Main memory", layers, values, host, actual.get("CPU"), fullest=False)
+        if not totals:
+            axis = MemoryAxis()
+            axis.set_scale(own_scale)
+            self._grid.addWidget(axis, row + 2, 2)
+        self._footnote.setText(_footnote(plan))
+
+    def _row(
+        self,
+        row: int,
+        name: str,
+        layers: str,
+        values: MemoryBarValues,
+        share: DevicePlan | HostPlan,
+        found: DeviceMemory | None,
+        *,
+        fullest: bool,
+    ) -> None:
+        memory = units.format_memory
+        used = found.weights_bytes + found.kv_cache_bytes + found.compute_bytes if found else None
+        bar = MemoryBar(grid=True)
+        bar.set_values(_with_use(values, used))
+        tag = ", fullest" if fullest else ""
+        bar.setAccessibleDescription(
+            f"{name}, layers {layers}, {memory(share.model_bytes)} of {memory(values.total)}{tag}"
+        )
+        self._grid.addWidget(label(name, "strong" if fullest else ""), row, 0)
+        span = QHBoxLayout()
+        span.setSpacing(8)
+        span.addWidget(label(layers, "muted"))
+        if fullest:
+            span.addWidget(label("fullest", "tag"), 0, Qt.AlignmentFlag.AlignVCenter)
+        span.addStretch(1)
+        self._grid.addLayout(span, row, 1)
+        self._grid.addWidget(bar, row, 2)
+        actual = memory(used) if used is not None else "–"
+        for column, text in enumerate(
+            (memory(share.model_bytes), actual, memory(share.left_bytes)), start=3
+        ):
+            number = label(text, "strong" if fullest else "")
+            number.setAlignment(Qt.AlignmentFlag.AlignRight | Qt.AlignmentFlag.AlignVCenter)
+            if share.left_bytes < 0:
+                set_state(number, "error")
+            self._grid.addWidget(number, row, column)
+
+
+def _footnote(plan: LoadPlan) -> str:
+    empty = sum(1 for size in plan.layer_sizes[:-1] if size == 0)
+    sizes = [size for size in plan.layer_sizes[:-1] if size]
+    ratio = max(sizes) / min(sizes) if sizes else 1
+    notes = [f"Layers differ up to {ratio:.0f} times in size"] if ratio >= UNEVEN else []
+    notes += [f"{empty} of {plan.block_count} hold no weights"] if empty else []
+    sentence = f"{' and '.join(notes)}, so devices get unequal counts." if notes else ""
+    return sentence or "Every layer is placed by its own size."
+
+
+def _bar(share: DevicePlan | HostPlan, total: int, others: int, scale: int) -> MemoryBarValues:
+    return MemoryBarValues(
+        total=total,
+        weights=share.weights_bytes,
+        kv_cache=share.kv_cache_bytes,
+        compute=share.compute_bytes,
+        reserve=share.reserve_bytes,
+        others=others,
+        scale=scale,
+    )
+
+
+def _with_use(values: MemoryBarValues, used: int | None) -> MemoryBarValues:
+    return dataclasses.replace(values, in_use=used)
