@@ -69,6 +69,7 @@ def make_request(
         flash_attention=settings.flash_attention,
         micro_batch=settings.micro_batch,
         layer_counts=counts,
+        reserves=settings.reserves,
     )
 
 
@@ -222,7 +223,9 @@ class AppService:
     def _choose(self, model: Path | None) -> None:
         chosen = model or (Path(self.settings.model_path) if self.settings.model_path else None)
         path = chosen or starter.ensure(self.folders.models)
-        self.layout = read_layout(path)
+        layout = read_layout(path)
+        # What its header calls itself is the name of a training run.
+        self.layout = layout if chosen else dataclasses.replace(layout, name=starter.NAME)
         self._emit(ModelChosen(layout=self.layout))
         self._replan()
 

@@ -160,9 +160,19 @@ class MainWindow(QMainWindow):
             layout.block_count + 1,
             self._service.preview,
             self,
+            in_use=self._in_use(),
         )
         self.dialog.applied.connect(self._applied)
         self.dialog.open()
+
+    def _in_use(self) -> dict[str, int]:
+        loaded = self._service.loaded
+        if loaded is None:
+            return {}
+        return {
+            m.device: m.weights_bytes + m.kv_cache_bytes + m.compute_bytes
+            for m in loaded.loaded.memory
+        }
 
     def _applied(self, settings: Settings) -> None:
         self._service.update_settings(settings, reload=True)

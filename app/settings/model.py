@@ -81,6 +81,16 @@ class Settings(pydantic.BaseModel):
     layers: dict[str, int] = pydantic.Field(
         default={}, title="Layers", description="Layers per device id, where split by hand."
     )
+    locked_devices: tuple[str, ...] = pydantic.Field(
+        default=(),
+        title="Locked",
+        description="Ids whose number of layers stays while others move.",
+    )
+    reserves: dict[str, Annotated[int, pydantic.Field(ge=0, le=2**40)]] = pydantic.Field(
+        default={},
+        title="Reserve",
+        description="Bytes to keep free per device id; others by backend.",
+    )
     system_prompt: str = pydantic.Field(
         default="", max_length=100_000, title="System prompt", description="Sent before each chat."
     )

@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 from PySide6.QtCore import Qt
-from PySide6.QtGui import QInputMethodEvent
+from PySide6.QtGui import QGuiApplication, QInputMethodEvent
+from PySide6.QtWidgets import QApplication
 from pytestqt.qtbot import QtBot
 
 from app.engine.model import EngineState
 from app.service import AppService
 from app.settings.model import Settings, SplitMode
 from tests.helpers.rpc import rpc_servers
+from ui import theme
 from ui.chat.bubble import Bubble
 from ui.main_window import MainWindow
+from ui.theme.tokens import DARK, LIGHT
 
 TIMEOUT_MS = 90_000
 
@@ -154,3 +160,80 @@ def test_enter_sends_but_never_while_an_input_method_composes(
     composer.inputMethodEvent(QInputMethodEvent("", []))
     qtbot.keyClick(composer, Qt.Key.Key_Return)
     assert sent
+
+
+def test_another_context_is_planned_at_once_and_loaded_when_asked(
+    qtbot: QtBot, service: AppService
+) -> None:
+    service.settings = Settings(context=1024)
+    window = open_window(qtbot, service)
+    service.start(load=True, meters=True)
+    wait_ready(qtbot, window, service)
+    launcher = window.launcher
+    qtbot.waitUntil(lambda: "busy" in launcher.strip._cells[-1][1].facts.text(), timeout=TIMEOUT_MS)
+    launcher._options._slider.setValue(4)
+    qtbot.waitUntil(lambda: launcher._primary.text() == "Reload with this plan", timeout=TIMEOUT_MS)
+    assert "2,048 tokens" in launcher._verdict.text()
+    assert service.loaded is not None
+    assert service.loaded.loaded.context == 1024, "what is loaded stays until a person asks"
+    launcher._options._types.chosen.emit("q8_0")
+    qtbot.waitUntil(lambda: "fit with q8_0" in launcher._options._limit.text(), timeout=TIMEOUT_MS)
+    launcher._primary.click()
+    qtbot.waitUntil(
+        lambda: service.loaded is not None and service.loaded.loaded.context == 2048,
+        timeout=TIMEOUT_MS,
+    )
+    qtbot.waitUntil(lambda: launcher._primary.text() == "Open chat", timeout=TIMEOUT_MS)
+    assert "planned" in window.chat.strip._cells["host"].live.text()
+    launcher.diagnostics_clicked.emit()
+    copied = QGuiApplication.clipboard().text()
+    assert "--- engine" in copied
+    assert "llama-cpp-python" in copied
+
+
+def test_a_model_that_does_not_fit_says_what_is_short_and_cannot_be_loaded(
+    qtbot: QtBot, service: AppService, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = psutil.virtual_memory()
+    small = real._replace(total=256 * 2**20, available=120 * 2**20)
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: small)
+    window = open_window(qtbot, service)
+    service.start(load=True)
+    launcher = window.launcher
+    qtbot.waitUntil(lambda: "does not fit" in launcher._status.text(), timeout=TIMEOUT_MS)
+    assert launcher._verdict.text().startswith("Does not fit: Main memory lacks")
+    assert launcher._hint.text()
+    assert not launcher._primary.isEnabled()
+
+
+def test_a_disk_that_cannot_take_the_settings_is_named_and_the_change_holds(
+    qtbot: QtBot, service: AppService, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    window = open_window(qtbot, service)
+    service.start()
+    qtbot.waitUntil(window.launcher._primary.isEnabled, timeout=TIMEOUT_MS)
+
+    def full(_descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    window.launcher.context_chosen.emit(512)
+    qtbot.waitUntil(lambda: "No space left" in window.launcher._status.text(), timeout=TIMEOUT_MS)
+    assert service.plan is not None
+    qtbot.waitUntil(lambda: service.plan is not None and service.plan.context == 512)
+
+
+def test_light_and_dark_follow_the_system_while_the_window_is_open(
+    qtbot: QtBot, service: AppService, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    window = open_window(qtbot, service)
+    hints = QGuiApplication.styleHints()
+    app = QApplication.instance()
+    assert isinstance(app, QApplication)
+    theme.manager().install(app, theme.Appearance.SYSTEM)
+    for scheme, look in ((Qt.ColorScheme.Dark, DARK), (Qt.ColorScheme.Light, LIGHT)):
+        # Without a desktop Qt knows no scheme; the signal is the one that a desktop causes.
+        monkeypatch.setattr(sys.modules["ui.theme.manager"], "_system", lambda look=look: look)
+        hints.colorSchemeChanged.emit(scheme)
+        assert theme.current() is look
+        assert window.grab().toImage().pixelColor(600, 5).name() == look.bg.lower()

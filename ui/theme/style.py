@@ -34,9 +34,17 @@ QLabel[state="error"] { color: $error; }
 QFrame[kind="card"] { background: $surface; border: 1px solid $line; border-radius: ${card_px}px; }
 QFrame[kind="bubble"] { background: $alt; border: none; border-radius: ${card_px}px; }
 QLabel[kind="tag"] {
-    background: $text; color: $bg; border-radius: 9px; padding: 1px 8px; font-weight: 600;
+    max-height: 16px; min-height: 16px;
+    background: $text; color: $bg; border-radius: 8px; padding: 0 8px; font-weight: 600;
     font-size: ${small_px}px;
 }
+QPushButton[kind="tile"] {
+    min-height: 52px; text-align: left; border-radius: ${card_px}px; background: $surface;
+    border: 1px solid $line_strong;
+}
+QPushButton[kind="tile"]:hover { background: $alt; }
+QPushButton[kind="tile"]:checked { border: 2px solid $accent; }
+QPushButton[kind="tile"]:focus { border: 2px solid $text; }
 QFrame[kind="segments"] { background: $alt; border: 1px solid $line; border-radius: ${control_px}px; }
 QPushButton[kind="segment"] {
     border: 1px solid transparent; background: transparent; min-height: 26px; padding: 0 6px;
@@ -75,14 +83,15 @@ QPushButton[kind="link"] {
     font-size: ${small_px}px;
 }
 QPushButton[kind="link"]:hover, QPushButton[kind="link"]:focus { text-decoration: underline; }
-QComboBox, QLineEdit, QSpinBox, QPlainTextEdit, QTextEdit {
+QComboBox, QLineEdit, QSpinBox, QDoubleSpinBox, QPlainTextEdit, QTextEdit {
     border: 1px solid $line_strong; border-radius: ${control_px}px; background: $surface;
     selection-background-color: $accent; selection-color: $on_accent;
 }
 QComboBox, QLineEdit { min-height: 34px; padding: 0 12px; }
-QSpinBox { min-height: 34px; min-width: 72px; padding: 0 0 0 8px; }
-QSpinBox::up-button, QSpinBox::down-button { width: 0; border: none; }
-QComboBox:focus, QLineEdit:focus, QSpinBox:focus, QPlainTextEdit:focus, QTextEdit:focus {
+QSpinBox, QDoubleSpinBox { min-height: 32px; padding: 0 0 0 8px; }
+QSpinBox::up-button, QSpinBox::down-button, QDoubleSpinBox::up-button,
+QDoubleSpinBox::down-button { width: 0; border: none; }
+QComboBox:focus, QLineEdit:focus, QSpinBox:focus, QDoubleSpinBox:focus, QPlainTextEdit:focus, QTextEdit:focus {
     border: 1px solid $accent;
 }
 QComboBox::drop-down { border: none; width: 28px; }

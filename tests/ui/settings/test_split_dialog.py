@@ -1,0 +1,132 @@
+"""The dialog on a real model's plan, for three cards of different size that are described, not owned."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from pytestqt.qtbot import QtBot
+
+from app.gguf.model import ModelLayout
+from app.gguf.reader import read_layout
+from app.hardware.model import BackendSupport, Device, DeviceKind, Vendor
+from app.plan.model import LoadPlan, PlanDevice, PlanHost
+from app.plan.planner import make_plan
+from app.service import make_request
+from app.settings.model import Settings, SplitMode
+from app.units import GIB
+from ui.settings.split_dialog import SplitDialog
+
+
+def card(index: int, size: int) -> Device:
+    return Device(
+        id=f"GPU-{index}",
+        label=f"GPU {index}",
+        name="card",
+        vendor=Vendor.NVIDIA,
+        kind=DeviceKind.GPU,
+        memory_total_bytes=size,
+        memory_free_bytes=size,
+        support=BackendSupport(backend="cuda", engine_name=f"CUDA{index}"),
+    )
+
+
+CARDS = (card(0, 2 * GIB), card(1, 1 * GIB), card(2, 1 * GIB))
+
+
+@pytest.fixture(scope="module")
+def layout(starter_model: Path) -> ModelLayout:
+    return read_layout(starter_model)
+
+
+@pytest.fixture
+def dialog(qtbot: QtBot, layout: ModelLayout) -> SplitDialog:
+    def preview(settings: Settings, *, limits: bool = True) -> LoadPlan:
+        order = [
+            *settings.device_order,
+            *(c.id for c in CARDS if c.id not in settings.device_order),
+        ]
+        known = {c.id: c for c in CARDS if c.id not in settings.disabled_devices}
+        devices = tuple(
+            PlanDevice(
+                id=c.id,
+                label=c.label,
+                name=c.name,
+                engine_name=c.support.engine_name or "",
+                backend="cuda",
+                total_bytes=c.memory_total_bytes or 0,
+                free_bytes=c.memory_total_bytes or 0,
+            )
+            for c in (known[i] for i in order if i in known)
+        )
+        host = PlanHost(total_bytes=8 * GIB, available_bytes=8 * GIB)
+        request = make_request(settings, layout, devices)
+        return make_plan(layout, request, devices, host, limits=limits)
+
+    dialog = SplitDialog(Settings(context=2048), CARDS, layout.block_count + 1, preview)
+    qtbot.addWidget(dialog)
+    dialog.show()
+    return dialog
+
+
+def numbers(dialog: SplitDialog) -> list[int]:
+    return [row.number.value() for row in dialog._rows]
+
+
+def test_the_total_stays_and_locked_cards_keep_theirs(dialog: SplitDialog) -> None:
+    dialog._rows[0].number.setValue(10)
+    dialog._rows[1].number.setValue(9)
+    assert numbers(dialog) == [10, 9, 12]
+    dialog._rows[1].lock.setChecked(True)
+    dialog._rows[0].number.setValue(14)
+    assert numbers(dialog) == [14, 9, 8]
+    dialog.layers.cut_moved.emit(1, 20)
+    assert numbers(dialog) == [14, 9, 8], "a cut beside a locked card does not move it"
+    assert "locked" in dialog._problem.text()
+    dialog._rows[1].lock.setChecked(False)
+    dialog.layers.cut_moved.emit(1, 20)
+    assert numbers(dialog) == [14, 6, 11]
+    assert dialog.mode is SplitMode.MANUAL
+    assert dialog.chosen().layers == {"GPU-0": 14, "GPU-1": 6, "GPU-2": 11}
+
+
+def test_a_reserve_that_leaves_no_room_is_named_and_cannot_be_applied(dialog: SplitDialog) -> None:
+    dialog._rows[0].number.setValue(30)
+    dialog._rows[0].number.setValue(31)
+    assert numbers(dialog) == [31, 0, 0]
+    assert dialog.apply_button.isEnabled()
+    dialog._rows[0].reserve.setValue(2.0)
+    assert "GPU 0 lacks" in dialog._verdict.text()
+    assert not dialog.apply_button.isEnabled()
+    assert dialog.chosen().reserves == {"GPU-0": 2 * GIB}
+
+
+def test_a_card_that_is_off_or_moved_changes_the_plan_and_reset_undoes_it(
+    dialog: SplitDialog,
+) -> None:
+    before = numbers(dialog)
+    dialog._rows[0].use.setChecked(False)
+    assert dialog._rows[0].needs.text() == "off"
+    assert sum(numbers(dialog)[1:]) == 31
+    dialog._rows[2].up.click()
+    assert [row.device.id for row in dialog._rows] == ["GPU-0", "GPU-2", "GPU-1"]
+    dialog._reset()
+    assert dialog.mode is SplitMode.AUTOMATIC
+    assert sum(numbers(dialog)) == 31
+    assert before
+
+
+def test_a_wrong_address_is_said_and_nothing_can_be_applied(dialog: SplitDialog) -> None:
+    dialog._servers.setText("not an address")
+    assert "not an address" in dialog._problem.text()
+    assert not dialog.apply_button.isEnabled()
+    dialog._servers.setText("")
+    assert dialog.apply_button.isEnabled()
+
+
+def test_every_tile_says_what_would_come_of_it(dialog: SplitDialog) -> None:
+    notes = dialog._tiles._notes
+    assert all("GiB" in notes[m].text() for m in SplitMode if m is not SplitMode.MANUAL)
+    dialog._context.setValue(8192)
+    dialog._rows[0].reserve.setValue(1.9)
+    assert "GPU 0 would need" in notes[SplitMode.EVEN].text()
