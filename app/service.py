@@ -188,7 +188,9 @@ class AppService:
             )
             for d in devices
         )
-        host = PlanHost(total_bytes=memory.total_bytes, available_bytes=memory.available_bytes)
+        lent = sum(own.get(d.engine_name, 0) for d in devices if d.shares_host_memory)
+        available = min(memory.total_bytes, memory.available_bytes + own.get("CPU", 0) + lent)
+        host = PlanHost(total_bytes=memory.total_bytes, available_bytes=available)
         request = make_request(settings, self.layout, devices)
         return make_plan(self.layout, request, devices, host, limits=limits)
 
@@ -196,8 +198,11 @@ class AppService:
         """What the engine held when the report was made; 0 before a load."""
         if self._loaded_at_report is None:
             return {}
+        # Weights on the host are mapped: the system counts them as available all the time.
         return {
-            m.device: m.weights_bytes + m.kv_cache_bytes + m.compute_bytes
+            m.device: (0 if m.device == "CPU" else m.weights_bytes)
+            + m.kv_cache_bytes
+            + m.compute_bytes
             for m in self._loaded_at_report.loaded.memory
         }
 

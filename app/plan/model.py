@@ -56,6 +56,8 @@ class PlanDevice:
         backend: Whose alignment and reserve rules hold: `cuda`, `vulkan`, `metal`, `rpc`.
         free_bytes: Free now, before the model is loaded (memory of this app's own engine counts as free).
         others_bytes: Held by other programs.
+        shares_host_memory: True if its memory is this machine's main memory (an RPC server that
+            runs here), so that what it holds is missing there.
     """
 
     id: str
@@ -66,6 +68,7 @@ class PlanDevice:
     total_bytes: int
     free_bytes: int
     others_bytes: int = 0
+    shares_host_memory: bool = False
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)

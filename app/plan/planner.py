@@ -50,6 +50,7 @@ def plan_devices(
                 total_bytes=total,
                 free_bytes=total - others if others is not None else free,
                 others_bytes=others if others is not None else total - free,
+                shares_host_memory=_is_here(device.endpoint),
             )
         )
     return tuple(result)
@@ -209,7 +210,8 @@ class _Planner:
         self, context: int, counts: tuple[int, ...], shares: tuple[DevicePlan, ...], host: HostPlan
     ) -> LoadPlan:
         left = {s.device.id: s.left_bytes for s in shares if s.layer_count}
-        left_host = host.left_bytes
+        lent = sum(s.model_bytes for s in shares if s.device.shares_host_memory)
+        left_host = host.left_bytes - lent
         shortfall = max(0, -min([*left.values(), left_host]))
         offloaded = sum(counts)
         places = left if offloaded == self.total_layers or (left and left_host >= 0) else {}
@@ -272,6 +274,12 @@ class _Planner:
         if plan.max_context:
             return f"With a context of up to {plan.max_context:,} tokens it fits."
         return "Choose a smaller quantization or a smaller model."
+
+
+def _is_here(endpoint: str | None) -> bool:
+    """True for an RPC server on this machine, whose devices are its main memory."""
+    host = (endpoint or "").rpartition(":")[0].strip("[]")
+    return host in ("localhost", "::1") or host.startswith("127.")
 
 
 def _sums(values: Sequence[int]) -> list[int]:

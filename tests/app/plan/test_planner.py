@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import itertools
 from pathlib import Path
 
@@ -134,3 +135,19 @@ def test_nothing_called_fitting_exceeds_a_budget(
         assert plan.host.left_bytes >= 0
     more = tuple(device(index, size * MIB + GIB) for index, size in enumerate(free))
     assert make_plan(layout, PlanRequest(context=context), more, HOST).gpu_layers >= plan.gpu_layers
+
+
+def test_rpc_servers_on_this_machine_cannot_lend_its_memory_twice(layout: ModelLayout) -> None:
+    devices = tuple(
+        dataclasses.replace(device(index, 20 * GIB), backend="rpc", shares_host_memory=True)
+        for index in range(2)
+    )
+    request = PlanRequest(context=8192)
+    roomy = make_plan(layout, request, devices, HOST)
+    assert roomy.fits
+    needed = sum(share.model_bytes for share in roomy.devices) + roomy.host.model_bytes
+    short = dataclasses.replace(HOST, available_bytes=needed)
+    plan = make_plan(layout, request, devices, short)
+    assert not plan.fits
+    assert plan.bottleneck == "host"
+    assert plan.shortfall_bytes == plan.host.reserve_bytes
