@@ -5,7 +5,6 @@ from __future__ import annotations
 import concurrent.futures
 import contextlib
 import dataclasses
-import importlib.metadata
 import logging
 import threading
 import time
@@ -18,7 +17,7 @@ from app.chat.message import Message
 from app.chat.session import ChatSession
 from app.engine import protocol
 from app.engine.model import EngineEvent, EngineState, ModelLoaded, TurnEnded, TurnProgressed
-from app.engine.safety import SafetyStore
+from app.engine.safety import SafetyStore, engine_version
 from app.engine.supervisor import EngineSupervisor
 from app.errors import Action, AppError, Cancelled, ErrorKind
 from app.events import (
@@ -70,6 +69,7 @@ def make_request(
         micro_batch=settings.micro_batch,
         layer_counts=counts,
         reserves=settings.reserves,
+        any_order=settings.split_mode is SplitMode.AUTOMATIC and not settings.device_order,
     )
 
 
@@ -99,7 +99,7 @@ class AppService:
         self._jobs = concurrent.futures.ThreadPoolExecutor(1, thread_name_prefix="service")
         self._engine = EngineSupervisor(
             self._engine_said,
-            store=SafetyStore(self.folders.data / "safety.json", _engine_version()),
+            store=SafetyStore(self.folders.data / "safety.json", engine_version()),
         )
 
     def subscribe(self, listener: Listener) -> Callable[[], None]:
@@ -413,14 +413,7 @@ def _same_load(plan: LoadPlan, loaded: LoadPlan) -> bool:
         {share.device.id for share in each.devices if share.layer_count} for each in (plan, loaded)
     ]
     requests = [
-        dataclasses.replace(each.request, context=None, layer_counts=None)
+        dataclasses.replace(each.request, context=None, layer_counts=None, any_order=False)
         for each in (plan, loaded)
     ]
     return used[0] == used[1] and requests[0] == requests[1] and plan.context == loaded.context
-
-
-def _engine_version() -> str:
-    try:
-        return importlib.metadata.version("llama-cpp-python")
-    except importlib.metadata.PackageNotFoundError:
-        return "none"

@@ -13,7 +13,7 @@ from types import FrameType
 
 from app import units
 from app.chat.session import AnswerExtended, PromptRead, TurnFinished
-from app.cli import main as commands
+from app.cli import plan as plan_command
 from app.engine.model import EngineState, EngineStateChanged, ModelLoaded, SafetyApplied
 from app.errors import AppError
 from app.events import AppEvent, ModelChosen, NoticeRaised, OperationFailed, PlanChanged
@@ -75,7 +75,9 @@ class _Terminal:
         if plan is not None and self._options.layers:
             ids = [share.device.id for share in plan.devices]
             service = self._service
-            service.settings = commands.split_by_hand(self._options.layers, service.settings, ids)
+            service.settings = plan_command.split_by_hand(
+                self._options.layers, service.settings, ids
+            )
             service.plan = plan = service.preview(service.settings) or plan
         if plan is not None:
             self._say(f"{VERDICT_WORDS[plan.verdict]} {plan.sentence}")

@@ -4,26 +4,21 @@ from __future__ import annotations
 
 import argparse
 import json
-import platform
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 import pydantic
 
 import app
-from app import logs, paths, units
-from app.catalog import starter
+from app import logs, paths
+from app.cli import plan as plan_command
 from app.cli.chat import chat
+from app.cli.doctor import doctor
 from app.errors import AppError, ErrorKind
-from app.gguf.reader import read_layout
 from app.hardware import text as hardware_text
 from app.hardware.detect import detect
-from app.plan import text as plan_text
-from app.plan.model import KvCacheType, PlanHost
-from app.plan.planner import make_plan, plan_devices
-from app.service import make_request
-from app.settings.model import Settings, SplitMode
+from app.plan.model import KvCacheType
+from app.settings.model import Settings
 from app.settings.store import SettingsStore
 
 EXAMPLES = """examples:
@@ -67,7 +62,7 @@ def parser() -> argparse.ArgumentParser:
     add("doctor", "show versions, backends, folders and a self-test", "doctor --json")
     plan = add("plan", "show what of a model would run where", "plan model.gguf --context 8192")
     talk = add("chat", "chat in the terminal", "chat --model starter")
-    plan.add_argument("model", help="a GGUF file, any shard of a split one, or `starter`")
+    plan_command.add_options(plan)
     talk.add_argument("--model", default="starter", help="a GGUF file, or `starter` (the default)")
     talk.add_argument("--prompt", help="ask this, print the answer and end")
     talk.add_argument("--system", help="system prompt")
@@ -76,7 +71,8 @@ def parser() -> argparse.ArgumentParser:
         command.add_argument("--context", type=int, help="tokens; automatic if left out")
         command.add_argument("--kv-type-k", choices=[str(k) for k in KvCacheType])
         command.add_argument("--kv-type-v", choices=[str(k) for k in KvCacheType])
-        command.add_argument("--layers", metavar="N,N", help="layers per device, by hand")
+    talk.add_argument("--layers", metavar="N,N", help="layers per device, by hand")
+    plan.add_argument("--layers", metavar="N,N", help="the same as --tensor-split")
     return top
 
 
@@ -106,18 +102,11 @@ def _run(options: argparse.Namespace) -> int:
         case "detect":
             return _detect(options, settings)
         case "plan":
-            return _plan(options, settings)
+            return plan_command.plan(options, settings)
         case "doctor":
-            return _doctor(options, settings)
+            return doctor(options, settings)
         case _:
-            return chat(options, settings, model_path(options.model))
-
-
-def model_path(name: str) -> Path:
-    """The file that a MODEL argument names."""
-    if name == "starter":
-        return starter.ensure(paths.folders().models)
-    return Path(name).expanduser()
+            return chat(options, settings, plan_command.model_path(options.model))
 
 
 def _settings(options: argparse.Namespace) -> Settings:
@@ -151,73 +140,3 @@ def _detect(options: argparse.Namespace, settings: Settings) -> int:
     print(json.dumps(hardware_text.to_json(report), indent=1) if options.json
           else hardware_text.describe(report))  # fmt: skip
     return 0
-
-
-def _plan(options: argparse.Namespace, settings: Settings) -> int:
-    path = model_path(options.model)
-    layout = read_layout(path)
-    report = detect(model_folder=paths.folders().models, rpc_servers=settings.rpc_servers)
-    devices = plan_devices(report, order=settings.device_order, disabled=settings.disabled_devices)
-    if options.layers:
-        settings = split_by_hand(options.layers, settings, [device.id for device in devices])
-    memory = report.memory
-    host = PlanHost(total_bytes=memory.total_bytes, available_bytes=memory.available_bytes)
-    plan = make_plan(layout, make_request(settings, layout, devices), devices, host)
-    print(json.dumps(plan_text.to_json(plan), indent=1) if options.json
-          else f"{layout.name}\n{plan_text.describe(plan, str(layout.files[0]))}")  # fmt: skip
-    return 0 if plan.fits else 4
-
-
-def split_by_hand(text: str, settings: Settings, devices: Sequence[str]) -> Settings:
-    """Settings with `--layers` taken over.
-
-    Raises:
-        AppError: It is not a number of layers for each device.
-    """
-    try:
-        counts = [int(part) for part in text.split(",")]
-    except ValueError:
-        counts = []
-    if len(counts) != len(devices) or any(count < 0 for count in counts):
-        raise AppError(
-            f"--layers {text} is not a number of layers for each of {len(devices)} devices.",
-            hint="`ultra-launcher detect` shows the devices in their order.",
-            kind=ErrorKind.USAGE,
-        )
-    layers = dict(zip(devices, counts, strict=True))
-    return settings.model_copy(update={"split_mode": SplitMode.MANUAL, "layers": layers})
-
-
-def _doctor(options: argparse.Namespace, settings: Settings) -> int:
-    folders = paths.folders()
-    report = detect(model_folder=folders.models, rpc_servers=settings.rpc_servers)
-    facts = {
-        "app": app.__version__,
-        "engine": report.engine.version or report.engine.error,
-        "backends": ", ".join(report.engine.backends),
-        "python": platform.python_version(),
-        "system": report.system,
-        "config": str(folders.config),
-        "data": str(folders.data),
-        "models": str(folders.models),
-        "cache": str(folders.cache),
-        "logs": str(folders.logs),
-    }
-    try:
-        layout = read_layout(starter.ensure(folders.models))
-        facts["self-test"] = (
-            f"starter model readable, {units.format_file_size(layout.file_size_bytes)}"
-        )
-        works = not report.engine.error
-    except AppError as error:
-        facts["self-test"], works = str(error), False
-    if options.json:
-        print(
-            json.dumps({**facts, "ok": works, "hardware": hardware_text.to_json(report)}, indent=1)
-        )
-    else:
-        print("\n".join(f"{name:10} {value}" for name, value in facts.items()))
-        print("\n" + hardware_text.describe(report))
-        print("\nEvidence:")
-        print("\n".join(f"[{e.source}] {e.text}" for e in report.evidence))
-    return 0 if works else 5

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import importlib.metadata
 import json
 import os
 import platform
@@ -40,6 +41,14 @@ def next_step(step: str | None) -> str | None:
     names = list(STEPS)
     index = 0 if step is None else names.index(step) + 1
     return names[index] if index < len(names) else None
+
+
+def engine_version() -> str:
+    """Version of the installed llama-cpp-python, `none` without one; loads nothing."""
+    try:
+        return importlib.metadata.version("llama-cpp-python")
+    except importlib.metadata.PackageNotFoundError:
+        return "none"
 
 
 class SafetyStore:

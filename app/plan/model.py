@@ -88,6 +88,7 @@ class PlanRequest:
         gpu_layers: Number of layers on devices, counted from the end, output included; None for as many as fit.
         layer_counts: Layers for each device in device order, fixed by hand; the sum is `gpu_layers`.
         reserves: Bytes to keep free, by device id; others get the default.
+        any_order: Devices may be put into another order where that leaves more room.
         force: Pass what was fixed by hand through, fit or not.
     """
 
@@ -100,6 +101,7 @@ class PlanRequest:
     gpu_layers: int | None = None
     layer_counts: tuple[int, ...] | None = None
     reserves: Mapping[str, int] = dataclasses.field(default_factory=dict)
+    any_order: bool = False
     force: bool = False
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import itertools
 from collections.abc import Callable, Sequence
 
 Cost = Callable[[int, int, int], int]
@@ -28,6 +30,82 @@ def balanced(count: int, first: int, budgets: Sequence[int], cost: Cost) -> tupl
         else:
             low, best = middle, found
     return best
+
+
+def balanced_any_order(
+    count: int, first: int, budgets: Sequence[int], cost: Cost
+) -> tuple[tuple[int, ...], tuple[int, ...]] | None:
+    """The same, over all orders of devices: the order (indices), and layers for each in that order.
+
+    Devices of the same budget are interchangeable, so the search is over how many of each kind
+    stand before a cut; `cost` must not depend on the device.
+    """
+    kinds = sorted(set(budgets), reverse=True)
+    amounts = tuple(budgets.count(kind) for kind in kinds)
+    best = _reach(count, first, kinds, amounts, cost, floor=0)
+    if best is None:
+        return None
+    low, high = 0, max(budgets, default=0) + 1
+    while high - low > 1:
+        middle = (low + high) // 2
+        found = _reach(count, first, kinds, amounts, cost, floor=middle)
+        if found is None:
+            high = middle
+        else:
+            low, best = middle, found
+    waiting = {kind: [i for i, b in enumerate(budgets) if b == kind] for kind in kinds}
+    order = tuple(waiting[kinds[kind]].pop(0) for kind, _ in best)
+    return order, tuple(layers for _, layers in best)
+
+
+def _reach(
+    count: int,
+    first: int,
+    kinds: Sequence[int],
+    amounts: tuple[int, ...],
+    cost: Cost,
+    *,
+    floor: int,
+) -> list[tuple[int, int]] | None:
+    """(kind, layers) for each device in an order that places all, each left with `floor`, or None.
+
+    The further the devices used so far reach, the better for all that follow, so one number is
+    enough for each set of devices.
+    """
+
+    @functools.cache
+    def end_of(kind: int, start: int) -> int:
+        low, high = start, count + 1
+        while high - low > 1:
+            middle = (low + high) // 2
+            if kinds[kind] - cost(0, start, middle) >= floor:
+                low = middle
+            else:
+                high = middle
+        return low
+
+    reached: dict[tuple[int, ...], tuple[int, int]] = {tuple(0 for _ in kinds): (first, -1)}
+    states = itertools.product(*(range(amount + 1) for amount in amounts))
+    for used in sorted(states, key=sum):
+        for kind in range(len(kinds)):
+            if used[kind]:
+                before = _less(used, kind)
+                end = end_of(kind, reached[before][0])
+                if used not in reached or end > reached[used][0]:
+                    reached[used] = (end, kind)
+    if reached[amounts][0] < count:
+        return None
+    result: list[tuple[int, int]] = []
+    used = amounts
+    while any(used):
+        end, kind = reached[used]
+        used = _less(used, kind)
+        result.append((kind, end - reached[used][0]))
+    return result[::-1]
+
+
+def _less(used: tuple[int, ...], kind: int) -> tuple[int, ...]:
+    return (*used[:kind], used[kind] - 1, *used[kind + 1 :])
 
 
 def _fill(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 from collections.abc import Sequence
 
 from app import units
@@ -25,6 +24,8 @@ from app.plan.model import (
 
 AUTOMATIC_CONTEXT = 32_768
 MIN_CONTEXT = 512
+DIFFERENT = 0.05
+"""Cards whose free memory differs by more than this share of the largest are worth another order."""
 KNOWN_ARCHITECTURES = frozenset(
     {"llama", "deci", "qwen2", "qwen3", "gemma2", "gemma3", "mistral", "phi3", "nemotron"}
 )
@@ -124,20 +125,19 @@ class _Planner:
     def place(self, context: int) -> LoadPlan:
         """Layers to devices for one context."""
         kv = memory.layer_kv_cache(self.layout, self.request, context)
-
         compute = memory.ComputeBuffer(
             self.layout, self.request, context, device_count=len(self.devices)
         )
-        counts = self._counts(kv, compute)
+        order, counts = self._counts(kv, compute)
         offloaded = sum(counts)
         start = self.total_layers - offloaded
         shares = []
-        for device, count, reserve in zip(self.devices, counts, self.reserves, strict=True):
+        for index, count in zip(order, counts, strict=True):
             layers = range(start, start + count)
             start += count
             shares.append(
                 DevicePlan(
-                    device=device,
+                    device=self.devices[index],
                     layer_count=count,
                     first_layer=layers[0] if count else None,
                     last_layer=layers[-1] if count else None,
@@ -145,7 +145,7 @@ class _Planner:
                     weights_bytes=sum(self.weights[i] for i in layers),
                     kv_cache_bytes=sum(kv[i] for i in layers),
                     compute_bytes=compute(layers.start, layers.stop),
-                    reserve_bytes=reserve,
+                    reserve_bytes=self.reserves[index],
                 )
             )
         on_host = range(self.total_layers - offloaded)
@@ -165,46 +165,59 @@ class _Planner:
         """On the host a tied output needs no copy of the token embedding."""
         return memory.host_weights(self.layout) if self.layout.tied else 0
 
-    def _counts(self, kv: Sequence[int], compute: memory.ComputeBuffer) -> tuple[int, ...]:
-        request = self.request
+    def _counts(
+        self, kv: Sequence[int], compute: memory.ComputeBuffer
+    ) -> tuple[Sequence[int], tuple[int, ...]]:
+        """The order of devices (indices), and layers for each in that order."""
+        request, as_given = self.request, range(len(self.devices))
         if request.layer_counts is not None:
-            counts = request.layer_counts
-            wrong = len(counts) != len(self.devices) or any(count < 0 for count in counts)
-            if wrong or sum(counts) > self.total_layers:
-                raise AppError(
-                    f"The split {', '.join(map(str, counts))} does not suit {len(self.devices)} devices "
-                    f"and {self.total_layers} layers (output included).",
-                    hint="Reset the split to automatic.",
-                    kind=ErrorKind.USAGE,
-                )
-            return counts
+            return as_given, self._by_hand(request.layer_counts)
         if not self.devices or request.gpu_layers == 0:
-            return (0,) * len(self.devices)
+            return as_given, (0,) * len(self.devices)
         fixed = request.gpu_layers
         wanted = self.total_layers if fixed is None else max(0, min(fixed, self.total_layers))
         sums_w, sums_kv = _sums(self.weights), _sums(kv)
 
-        def cost(device: int, first: int, end: int) -> int:  # noqa: ARG001 - same on all devices
+        def cost(_device: int, first: int, end: int) -> int:
             held = sums_w[end] - sums_w[first] + sums_kv[end] - sums_kv[first]
             return held + compute(first, end)
 
         budgets = [d.free_bytes - r for d, r in zip(self.devices, self.reserves, strict=True)]
-        place = functools.partial(placement.balanced, self.total_layers, budgets=budgets, cost=cost)
-        counts_or_none = place(self.total_layers - wanted)
-        if counts_or_none is not None:
-            return counts_or_none
+        differ = max(budgets) - min(budgets) > DIFFERENT * max(budgets)
+
+        def place(layers: int) -> tuple[Sequence[int], tuple[int, ...]] | None:
+            first = self.total_layers - layers
+            found = placement.balanced(self.total_layers, first, budgets, cost)
+            if request.any_order and len(set(budgets)) > 1 and (differ or found is None):
+                return placement.balanced_any_order(self.total_layers, first, budgets, cost)
+            return None if found is None else (as_given, found)
+
+        placed = place(wanted)
+        if placed is not None:
+            return placed
         if fixed is not None:
-            return placement.by_memory(wanted, [max(0, b) for b in budgets])
+            return as_given, placement.by_memory(wanted, [max(0, b) for b in budgets])
         low, high = 0, wanted  # `low` layers fit, `high` do not
-        best = (0,) * len(self.devices)
+        best: tuple[Sequence[int], tuple[int, ...]] = as_given, (0,) * len(self.devices)
         while high - low > 1:
             middle = (low + high) // 2
-            found = place(self.total_layers - middle)
+            found = place(middle)
             if found is None:
                 high = middle
             else:
                 low, best = middle, found
         return best
+
+    def _by_hand(self, counts: tuple[int, ...]) -> tuple[int, ...]:
+        wrong = len(counts) != len(self.devices) or any(count < 0 for count in counts)
+        if wrong or sum(counts) > self.total_layers:
+            raise AppError(
+                f"The split {', '.join(map(str, counts))} does not suit {len(self.devices)} devices "
+                f"and {self.total_layers} layers (output included).",
+                hint="Reset the split to automatic.",
+                kind=ErrorKind.USAGE,
+            )
+        return counts
 
     def _judge(
         self, context: int, counts: tuple[int, ...], shares: tuple[DevicePlan, ...], host: HostPlan

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 from app import units
 from app.plan.model import DevicePlan, HostPlan, LoadPlan, Verdict
+from app.plan.speed import Speed
 
 VERDICT_WORDS = {
     Verdict.FITS: "Runs on this machine:",
@@ -24,7 +27,7 @@ def layer_range(plan: LoadPlan, share: DevicePlan) -> str:
     return f"{shown} + output" if share.holds_output else shown
 
 
-def describe(plan: LoadPlan, model_path: str) -> str:
+def describe(plan: LoadPlan, model_path: str, rate: Speed | None = None) -> str:
     """The verdict, a table per device, and the equal llama-server command line."""
     rows: list[tuple[str, ...]] = [
         ("", "Layers", "Weights", "KV cache", "Compute", "Reserve", "Total", "Left")
@@ -45,6 +48,7 @@ def describe(plan: LoadPlan, model_path: str) -> str:
         cells += [cell.rjust(width) for cell, width in zip(row[2:], widths[2:], strict=True)]
         lines.append("  ".join(cells).rstrip())
     lines += ["", f"Up to {plan.max_context:,} tokens fit. KV cache in all: {memory(_kv(plan))}."]
+    lines += [f"Speed: {rate}."] if rate else []
     lines += [f"The numbers are {plan.basis}; the compute buffer is an estimate.", ""]
     return "\n".join(
         [*lines, "The same with llama.cpp's own server:", f"  {command_line(plan, model_path)}"]
@@ -87,8 +91,8 @@ def command_line(plan: LoadPlan, model_path: str) -> str:
     return " ".join(f"'{part}'" if " " in part else part for part in parts)
 
 
-def to_json(plan: LoadPlan) -> dict[str, object]:
-    """The plan in bytes; devices in device order."""
+def to_json(plan: LoadPlan, rate: Speed | None = None) -> dict[str, object]:
+    """The plan in bytes, the speed in tokens/s; devices in device order."""
     return {
         "verdict": plan.verdict,
         "sentence": plan.sentence,
@@ -102,7 +106,7 @@ def to_json(plan: LoadPlan) -> dict[str, object]:
         "device_order": [share.device.engine_name for share in plan.devices],
         "bottleneck": plan.bottleneck,
         "shortfall": plan.shortfall_bytes,
-        "speed": None,
+        "speed": dataclasses.asdict(rate) if rate else None,
         "basis": plan.basis,
         "devices": [_share_json(share) for share in plan.devices],
         "host": {

@@ -139,3 +139,28 @@ def test_a_window_killed_with_9_leaves_no_process(tmp_path: Path) -> None:
     child.wait()
     _gone, alive = psutil.wait_procs(workers, timeout=TIMEOUT_S)
     assert not alive
+
+
+def test_plan_of_the_flagship_on_cards_that_nobody_has_yet() -> None:
+    arguments = ("plan", "nemotron-ultra-253b:Q4_K_M", "--gpus", "8x RTX 3090", "--json")
+    more = ("--context", "32768", "--kv-type-k", "q8_0", "--kv-type-v", "q8_0")
+    done = run(*arguments, *more)
+    plan = json.loads(done.stdout)
+    assert (done.returncode, plan["fits"], plan["gpu_layers"]) == (0, True, 163)
+    assert plan["tensor_split"] == [32, 27, 21, 27, 27, 9, 9, 11]
+    assert plan["devices"][5]["first_layer"] == 134
+    assert 0 < plan["speed"]["likely_low"] < plan["speed"]["bound"]
+    small = run(*arguments[:2], "--gpus", "2x 24", "--ram", "32", "--json")
+    assert small.returncode == 4
+    assert json.loads(small.stdout)["shortfall"] > 0
+    forced = run(*arguments[:2], "--gpus", "24,24", "--tensor-split", "100,63", "--force", "--json")
+    assert forced.returncode == 0
+    assert json.loads(forced.stdout)["tensor_split"] == [100, 63]
+
+
+def test_doctor_really_decodes() -> None:
+    done = run("doctor", "--json")
+    facts = json.loads(done.stdout)
+    assert (done.returncode, facts["ok"]) == (0, True)
+    assert "loaded and decoded" in facts["self-test"]
+    assert "rpc" in facts["backends"]

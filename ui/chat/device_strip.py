@@ -29,6 +29,7 @@ class DeviceStrip(QWidget):
         self._row = QHBoxLayout(self)
         self._row.setContentsMargins(20, 6, 20, 8)
         self._row.setSpacing(20)
+        self._row.addStretch(1)
         self._cells: dict[str, _Cell] = {}
         self._samples: dict[str, DeviceSample] = {}
         self.hide()
@@ -78,7 +79,7 @@ class DeviceStrip(QWidget):
         row.addWidget(label(name, "muted"))
         bar = MemoryBar(height=4)
         bar.setMinimumWidth(32)
-        bar.setMaximumWidth(160)
+        bar.setMaximumWidth(120)
         bar.set_values(MemoryBarValues(total=total, weights=used))
         row.addWidget(bar, 1)
         live = label("", "small")
@@ -90,7 +91,7 @@ class DeviceStrip(QWidget):
         live.setText(f"{memory(used)}, planned {memory(planned)}")
         box.setProperty("memory", live.text())
         self._cells[device_id] = _Cell(box, bar, live)
-        self._row.addWidget(box, 1)
+        self._row.insertWidget(self._row.count() - 1, box, 4)
 
     def _show(self, device_id: str) -> None:
         cell, sample = self._cells.get(device_id), self._samples.get(device_id)

@@ -63,6 +63,7 @@ class SplitDialog(QDialog):
         self._in_use = in_use or {}
         self._stored = settings
         self._updating = False
+        self._ordered = bool(settings.device_order)
         known = {device.id: device for device in devices}
         order = [*(i for i in settings.device_order if i in known)]
         order += [i for i in known if i not in order]
@@ -215,6 +216,7 @@ class SplitDialog(QDialog):
     def _raise(self, row: DeviceRow, *_checked: object) -> None:
         index = self._rows.index(row)
         if index:
+            self._ordered = True
             self._rows[index - 1 : index + 1] = [row, self._rows[index - 1]]
             self._lay_rows()
             self._changed()
@@ -285,9 +287,10 @@ class SplitDialog(QDialog):
             for row in self._rows
             if row.reserve_changed
         }
+        fixed = self._ordered or self.mode is not SplitMode.AUTOMATIC
         changes = {
             "split_mode": self.mode,
-            "device_order": tuple(row.device.id for row in self._rows),
+            "device_order": tuple(row.device.id for row in self._rows) if fixed else (),
             "disabled_devices": tuple(r.device.id for r in self._rows if not r.use.isChecked()),
             "locked_devices": tuple(r.device.id for r in self._rows if r.lock.isChecked()),
             "layers": {row.device.id: row.number.value() for row in self._used()},
@@ -301,6 +304,7 @@ class SplitDialog(QDialog):
 
     def _reset(self) -> None:
         self._stored = self._stored.model_copy(update={"reserves": {}})
+        self._ordered = False
         for row in self._rows:
             row.reserve_changed = False
         changes = {"split_mode": SplitMode.AUTOMATIC, "disabled_devices": (), "layers": {}}
@@ -358,8 +362,17 @@ class SplitDialog(QDialog):
         self.apply_button.setEnabled(False)
         self.apply_button.setToolTip(sentence)
 
+    def _follow_order(self, plan: LoadPlan) -> None:
+        """Rows stand as the plan has its devices; those that are off come last."""
+        places = {share.device.id: index for index, share in enumerate(plan.devices)}
+        rows = sorted(self._rows, key=lambda row: places.get(row.device.id, len(places)))
+        if self.mode is SplitMode.AUTOMATIC and not self._ordered and rows != self._rows:
+            self._rows = rows
+            self._lay_rows()
+
     def _draw(self, plan: LoadPlan) -> None:
         self._updating = True
+        self._follow_order(plan)
         shares = {share.device.id: share for share in plan.devices}
         scale = max((share.device.total_bytes for share in plan.devices), default=1)
         for row in self._rows:

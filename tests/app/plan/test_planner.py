@@ -9,10 +9,11 @@ import pytest
 from hypothesis import strategies
 
 from app.errors import AppError
+from app.gguf import bundled
 from app.gguf.model import ModelLayout
 from app.gguf.reader import read_layout
-from app.plan import placement, text
-from app.plan.model import KvCacheType, PlanDevice, PlanHost, PlanRequest, Verdict
+from app.plan import placement, speed, text
+from app.plan.model import KvCacheType, LoadPlan, PlanDevice, PlanHost, PlanRequest, Verdict
 from app.plan.planner import make_plan
 from app.units import GIB, MIB
 
@@ -151,3 +152,90 @@ def test_rpc_servers_on_this_machine_cannot_lend_its_memory_twice(layout: ModelL
     assert not plan.fits
     assert plan.bottleneck == "host"
     assert plan.shortfall_bytes == plan.host.reserve_bytes
+
+
+@hypothesis.settings(deadline=None, max_examples=150)
+@hypothesis.given(
+    sizes=strategies.lists(strategies.integers(0, 40), min_size=1, max_size=7),
+    budgets=strategies.lists(strategies.integers(0, 90), min_size=1, max_size=4),
+)
+def test_the_best_order_equals_brute_force_over_all_orders(
+    sizes: list[int], budgets: list[int]
+) -> None:
+    def cost(_device: int, first: int, end: int) -> int:
+        # A buffer as wide as the widest layer, as the compute buffer is.
+        return sum(sizes[first:end]) + max(sizes[first:end], default=0)
+
+    def least(order: tuple[int, ...], counts: tuple[int, ...]) -> int:
+        edges = itertools.pairwise((0, *itertools.accumulate(counts)))
+        pairs = zip(order, edges, strict=True)
+        return min(budgets[i] - cost(i, *span) for i, span in pairs if span[0] < span[1])
+
+    count = len(sizes)
+    values = []
+    for order in itertools.permutations(range(len(budgets))):
+        for cuts in itertools.combinations_with_replacement(range(count + 1), len(budgets) - 1):
+            edges = (0, *cuts, count)
+            values.append(least(order, tuple(b - a for a, b in itertools.pairwise(edges))))
+    best = max(values)
+    found = placement.balanced_any_order(count, 0, budgets, cost)
+    if best < 0:
+        assert found is None
+        return
+    assert found is not None
+    order, counts = found
+    assert sorted(order) == list(range(len(budgets)))
+    assert sum(counts) == count
+    assert least(order, counts) == best
+
+
+def ultra(kind: str, sizes: list[int], context: int, **changes: object) -> LoadPlan:
+    devices = tuple(device(index, size * GIB) for index, size in enumerate(sizes))
+    q8 = KvCacheType.Q8_0
+    request = PlanRequest(context=context, kv_type_k=q8, kv_type_v=q8, any_order=True)
+    layout = bundled.layout(f"nemotron-ultra-253b:{kind}")
+    return make_plan(layout, dataclasses.replace(request, **changes), devices, HOST)  # type: ignore[arg-type]
+
+
+def test_the_flagship_on_eight_cards_of_24_gib() -> None:
+    plan = ultra("Q4_K_M", [24] * 8, 32_768)
+    assert plan.fits
+    assert plan.tensor_split == (32, 27, 21, 27, 27, 9, 9, 11)
+    assert max(s.model_bytes for s in plan.devices) / GIB == pytest.approx(21.5, rel=0.01)
+    even = ultra("Q4_K_M", [24] * 8, 32_768, layer_counts=placement.even(163, 8))
+    assert max(s.model_bytes for s in even.devices) / GIB == pytest.approx(35.2, rel=0.02)
+    assert "lacks" in even.sentence
+    assert even.hint == "Reset the split to automatic: then it fits."
+
+
+def test_another_order_of_cards_makes_it_fit() -> None:
+    assert ultra("Q3_K_M", [24, 24, 32, 48], 16_384).fits
+    as_given = ultra("Q3_K_M", [24, 24, 32, 48], 16_384, any_order=False)
+    assert as_given.verdict is not Verdict.FITS
+
+
+def test_sizes_of_the_bundled_layouts_are_those_of_the_published_files() -> None:
+    q4 = bundled.layout("nemotron-ultra-253b:q4_k_m")
+    # llama.cpp's own log of this file, in PR 12843: 143,937.13 MiB of tensors.
+    assert q4.size_bytes / MIB == pytest.approx(143_937.13, abs=0.01)
+    assert sum(1 for layer in q4.layers if not layer.size_bytes) == 81
+    assert bundled.layout("nemotron-ultra-253b:Q2_K").size_bytes / 1e9 == pytest.approx(
+        93.4, abs=0.05
+    )
+    sizes = [
+        bundled.layout(f"nemotron-super-49b:{k}").size_bytes
+        for k in bundled.quantizations("nemotron-super-49b")
+    ]
+    assert sizes == sorted(sizes)
+    with pytest.raises(AppError, match="no Q9_X"):
+        bundled.layout("nemotron-ultra-253b:Q9_X")
+
+
+def test_speed_is_a_range_below_what_bandwidth_allows() -> None:
+    plan = ultra("Q4_K_M", [24] * 8, 512)
+    rate = speed.estimate(plan, lambda _device: 936e9)
+    assert rate is not None
+    # 149.7 GB of weights on the cards, read once for each token.
+    assert rate.bound == pytest.approx(6.25, rel=0.01)
+    assert rate.likely_low < rate.likely_high < rate.bound
+    assert speed.estimate(plan, lambda _device: None) is None

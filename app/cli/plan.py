@@ -1,0 +1,189 @@
+"""`plan`: what of a model would run where, on this machine or on one that a person thinks of."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from app import paths, units
+from app.catalog import starter
+from app.errors import AppError, ErrorKind
+from app.gguf import bundled
+from app.gguf.model import ModelLayout
+from app.gguf.reader import read_layout
+from app.hardware import gpu_table
+from app.hardware.detect import detect
+from app.plan import speed
+from app.plan import text as plan_text
+from app.plan.model import FlashAttention, KvCacheType, PlanDevice, PlanHost, PlanRequest
+from app.plan.planner import make_plan, plan_devices
+from app.service import make_request
+from app.settings.model import Settings, SplitMode
+
+BACKENDS = ("cuda", "vulkan", "metal", "rpc", "cpu")
+_ENGINE_NAMES = {"cuda": "CUDA", "vulkan": "Vulkan", "metal": "MTL", "rpc": "RPC"}
+DEFAULT_RAM_GIB = 64.0
+
+
+def add_options(command: argparse.ArgumentParser) -> None:
+    """The options of `plan`, beside those it shares with `chat`."""
+    names = ", ".join(bundled.names())
+    command.add_argument(
+        "model",
+        help=f"a GGUF file, any shard of a split one, `starter`, or a known model such as "
+        f"nemotron-ultra-253b:Q4_K_M (known: {names})",
+    )
+    command.add_argument("--gpus", help="plan for these instead: 24,24,32,80 or '8x RTX 3090'")
+    command.add_argument("--ram", type=float, help="main memory in GiB, with --gpus (default 64)")
+    command.add_argument("--backend", choices=BACKENDS, help="whose rules hold, with --gpus")
+    command.add_argument("--micro-batch", type=int, help="tokens computed at once (default 512)")
+    command.add_argument("--flash-attention", choices=[str(f) for f in FlashAttention])
+    command.add_argument("--gpu-layers", type=int, help="layers on devices, the output included")
+    command.add_argument(
+        "--tensor-split", metavar="N,N", dest="layers", help="layers per device, by hand"
+    )
+    command.add_argument("--reserve", type=float, help="GiB to keep free on each device")
+    command.add_argument(
+        "--force", action="store_true", help="take what was fixed by hand as it is"
+    )
+
+
+def model_path(name: str) -> Path:
+    """The file that a MODEL argument names."""
+    if name == "starter":
+        return starter.ensure(paths.folders().models)
+    return Path(name).expanduser()
+
+
+def plan(options: argparse.Namespace, settings: Settings) -> int:
+    """Print the plan; the exit code says whether it fits."""
+    layout = _layout(options.model)
+    devices, host, bandwidths = _machine(options, settings)
+    if options.layers:
+        settings = split_by_hand(options.layers, settings, [device.id for device in devices])
+    request = _request(options, make_request(settings, layout, devices), devices)
+    made = make_plan(layout, request, devices, host)
+    rate = speed.estimate(made, lambda device: bandwidths.get(device.id))
+    if options.json:
+        print(json.dumps(plan_text.to_json(made, rate), indent=1))
+    else:
+        print(f"{layout.name}\n{plan_text.describe(made, str(layout.files[0]), rate)}")
+    return 0 if made.fits or request.force else 4
+
+
+def _layout(name: str) -> ModelLayout:
+    if bundled.is_name(name) and not Path(name).exists():
+        return bundled.layout(name)
+    if ":" in name and not Path(name).expanduser().exists():
+        raise AppError(
+            f"There is no model “{name}”.",
+            hint=f"Name a GGUF file, `starter`, or one of {', '.join(bundled.names())} "
+            "with a quantization, such as nemotron-ultra-253b:Q4_K_M.",
+            kind=ErrorKind.MODEL_FILE,
+        )
+    return read_layout(model_path(name))
+
+
+def _machine(
+    options: argparse.Namespace, settings: Settings
+) -> tuple[tuple[PlanDevice, ...], PlanHost, dict[str, float | None]]:
+    """Devices, main memory, and each device's bandwidth in bytes/s."""
+    if options.gpus is not None:
+        ram = round((DEFAULT_RAM_GIB if options.ram is None else options.ram) * units.GIB)
+        if not 0 < ram <= 2**50:
+            raise AppError(
+                f"{options.ram} GiB of main memory is not possible.",
+                hint="Name a size such as --ram 128.",
+                kind=ErrorKind.USAGE,
+            )
+        gpus = gpu_table.parse(options.gpus)
+        backend = options.backend or "cuda"
+        made = tuple(_imagined(gpu, index, backend) for index, gpu in enumerate(gpus))
+        rates = {d.id: gpu.bandwidth_bytes_per_s for d, gpu in zip(made, gpus, strict=True)}
+        host = PlanHost(total_bytes=ram, available_bytes=ram)
+        return (() if backend == "cpu" else made), host, rates
+    for name in ("ram", "backend"):
+        if getattr(options, name) is not None:
+            raise AppError(
+                f"--{name} goes with --gpus.",
+                hint="For this machine it is found out; leave it out.",
+                kind=ErrorKind.USAGE,
+            )
+    report = detect(model_folder=paths.folders().models, rpc_servers=settings.rpc_servers)
+    devices = plan_devices(report, order=settings.device_order, disabled=settings.disabled_devices)
+    memory = report.memory
+    host = PlanHost(total_bytes=memory.total_bytes, available_bytes=memory.available_bytes)
+    return devices, host, {device.id: gpu_table.bandwidth(device.name) for device in devices}
+
+
+def _imagined(gpu: gpu_table.Gpu, index: int, backend: str) -> PlanDevice:
+    return PlanDevice(
+        id=f"gpu-{index}",
+        label=f"GPU {index}",
+        name=gpu.name,
+        engine_name=f"{_ENGINE_NAMES.get(backend, 'CUDA')}{index}",
+        backend=backend,
+        total_bytes=gpu.memory_bytes,
+        free_bytes=gpu.memory_bytes,
+    )
+
+
+def _request(
+    options: argparse.Namespace, request: PlanRequest, devices: Sequence[PlanDevice]
+) -> PlanRequest:
+    """The request with the options on top."""
+    changes: dict[str, object] = {"force": options.force}
+    if options.micro_batch is not None:
+        if not 1 <= options.micro_batch <= 65_536:
+            raise AppError(
+                f"A micro-batch of {options.micro_batch} tokens is not possible.",
+                hint="Choose between 1 and 65,536; 512 is usual.",
+                kind=ErrorKind.USAGE,
+            )
+        changes["micro_batch"] = options.micro_batch
+        changes["batch"] = max(request.batch, options.micro_batch)
+    if options.flash_attention is not None:
+        changes["flash_attention"] = FlashAttention(options.flash_attention)
+    if options.gpu_layers is not None:
+        changes["gpu_layers"] = None if options.gpu_layers < 0 else options.gpu_layers
+    if options.reserve is not None:
+        if not 0 <= options.reserve <= 1024:
+            raise AppError(
+                f"A reserve of {options.reserve} GiB is not possible.",
+                hint="Choose a size such as --reserve 1.",
+                kind=ErrorKind.USAGE,
+            )
+        size = round(options.reserve * units.GIB)
+        changes["reserves"] = {device.id: size for device in devices}
+    changed = dataclasses.replace(request, **changes)  # type: ignore[arg-type]
+    quantized_v = changed.kv_type_v is not KvCacheType.F16
+    if quantized_v and changed.flash_attention is FlashAttention.OFF:
+        raise AppError(
+            f"A V cache of {changed.kv_type_v} needs flash attention.",
+            hint="Leave --flash-attention off out, or choose --kv-type-v f16.",
+            kind=ErrorKind.USAGE,
+        )
+    return changed
+
+
+def split_by_hand(text: str, settings: Settings, devices: Sequence[str]) -> Settings:
+    """Settings with `--layers` taken over.
+
+    Raises:
+        AppError: It is not a number of layers for each device.
+    """
+    try:
+        counts = [int(part) for part in text.split(",")]
+    except ValueError:
+        counts = []
+    if len(counts) != len(devices) or any(count < 0 for count in counts):
+        raise AppError(
+            f"--layers {text} is not a number of layers for each of {len(devices)} devices.",
+            hint="`ultra-launcher detect` shows the devices in their order.",
+            kind=ErrorKind.USAGE,
+        )
+    layers = dict(zip(devices, counts, strict=True))
+    return settings.model_copy(update={"split_mode": SplitMode.MANUAL, "layers": layers})
