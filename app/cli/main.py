@@ -66,7 +66,7 @@ def parser() -> argparse.ArgumentParser:
     talk.add_argument("--model", default="starter", help="a GGUF file, or `starter` (the default)")
     talk.add_argument("--prompt", help="ask this, print the answer and end")
     talk.add_argument("--system", help="system prompt")
-    talk.add_argument("--max-tokens", type=int, help="longest answer in tokens")
+    talk.add_argument("--max-tokens", type=_positive, help="longest answer in tokens")
     for command in (plan, talk):
         command.add_argument("--context", type=int, help="tokens; automatic if left out")
         command.add_argument("--kv-type-k", choices=[str(k) for k in KvCacheType])
@@ -74,6 +74,13 @@ def parser() -> argparse.ArgumentParser:
     talk.add_argument("--layers", metavar="N,N", help="layers per device, by hand")
     plan.add_argument("--layers", metavar="N,N", help="the same as --tensor-split")
     return top
+
+
+def _positive(text: str) -> int:
+    value = int(text) if text.isdigit() else 0
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not a number above 0")
+    return value
 
 
 def main(arguments: Sequence[str]) -> int:

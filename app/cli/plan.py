@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -63,7 +64,9 @@ def plan(options: argparse.Namespace, settings: Settings) -> int:
     layout = _layout(options.model)
     devices, host, bandwidths = _machine(options, settings)
     if options.layers:
-        settings = split_by_hand(options.layers, settings, [device.id for device in devices])
+        ids = [device.id for device in devices]
+        total = layout.block_count + 1
+        settings = split_by_hand(options.layers, settings, ids, total)
     request = _request(options, make_request(settings, layout, devices), devices)
     made = make_plan(layout, request, devices, host)
     rate = speed.estimate(made, lambda device: bandwidths.get(device.id))
@@ -84,7 +87,7 @@ def _layout(name: str) -> ModelLayout:
             "with a quantization, such as nemotron-ultra-253b:Q4_K_M.",
             kind=ErrorKind.MODEL_FILE,
         )
-    return read_layout(model_path(name))
+    return starter.named(read_layout(model_path(name)))
 
 
 def _machine(
@@ -114,6 +117,8 @@ def _machine(
             )
     report = detect(model_folder=paths.folders().models, rpc_servers=settings.rpc_servers)
     devices = plan_devices(report, order=settings.device_order, disabled=settings.disabled_devices)
+    for notice in report.notices:
+        print(f"{notice.title} {notice.hint}".strip(), file=sys.stderr)
     memory = report.memory
     host = PlanHost(total_bytes=memory.total_bytes, available_bytes=memory.available_bytes)
     return devices, host, {device.id: gpu_table.bandwidth(device.name) for device in devices}
@@ -169,11 +174,13 @@ def _request(
     return changed
 
 
-def split_by_hand(text: str, settings: Settings, devices: Sequence[str]) -> Settings:
+def split_by_hand(
+    text: str, settings: Settings, devices: Sequence[str], total_layers: int
+) -> Settings:
     """Settings with `--layers` taken over.
 
     Raises:
-        AppError: It is not a number of layers for each device.
+        AppError: It is not a number of layers for each device, or they are more than there are.
     """
     try:
         counts = [int(part) for part in text.split(",")]
@@ -181,8 +188,15 @@ def split_by_hand(text: str, settings: Settings, devices: Sequence[str]) -> Sett
         counts = []
     if len(counts) != len(devices) or any(count < 0 for count in counts):
         raise AppError(
-            f"--layers {text} is not a number of layers for each of {len(devices)} devices.",
-            hint="`ultra-launcher detect` shows the devices in their order.",
+            f"The split {text} is not a number of layers for each of {len(devices)} devices.",
+            hint="Name as many numbers as there are devices, in their order.",
+            kind=ErrorKind.USAGE,
+        )
+    if not 0 < sum(counts) <= total_layers:
+        raise AppError(
+            f"The split {text} places {sum(counts)} layers; the model has {total_layers}, "
+            "the output included.",
+            hint=f"Choose numbers that sum up to {total_layers}, or to fewer with the rest on the CPU.",
             kind=ErrorKind.USAGE,
         )
     layers = dict(zip(devices, counts, strict=True))
