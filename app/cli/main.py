@@ -25,6 +25,7 @@ EXAMPLES = """examples:
   ultra-launcher                                open the window
   ultra-launcher detect                         what this machine has
   ultra-launcher plan model.gguf --context 8192 what would run where
+  ultra-launcher recommend nemotron-ultra-253b --gpus '8x RTX 3090'
   ultra-launcher chat --model starter           chat in the terminal
   ultra-launcher doctor                         all that a bug report needs
 
@@ -61,6 +62,13 @@ def parser() -> argparse.ArgumentParser:
     add("detect", "show GPUs, CPU, memory and disk", "detect --rpc 192.168.1.20:50052")
     add("doctor", "show versions, backends, folders and a self-test", "doctor --json")
     plan = add("plan", "show what of a model would run where", "plan model.gguf --context 8192")
+    best = add(
+        "recommend",
+        "show which quantization, context and KV cache to take",
+        "recommend nemotron-ultra-253b --gpus '8x RTX 3090'",
+    )
+    best.add_argument("model", help="a known model without quantization, or a GGUF file")
+    plan_command.add_machine(best)
     talk = add("chat", "chat in the terminal", "chat --model starter")
     plan_command.add_options(plan)
     talk.add_argument("--model", default="starter", help="a GGUF file, or `starter` (the default)")
@@ -110,6 +118,8 @@ def _run(options: argparse.Namespace) -> int:
             return _detect(options, settings)
         case "plan":
             return plan_command.plan(options, settings)
+        case "recommend":
+            return plan_command.recommend(options, settings)
         case "doctor":
             return doctor(options, settings)
         case _:

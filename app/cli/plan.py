@@ -17,9 +17,10 @@ from app.gguf.model import ModelLayout
 from app.gguf.reader import read_layout
 from app.hardware import gpu_table
 from app.hardware.detect import detect
+from app.plan import recommend as recommendation
 from app.plan import speed
 from app.plan import text as plan_text
-from app.plan.model import FlashAttention, KvCacheType, PlanDevice, PlanHost, PlanRequest
+from app.plan.model import FlashAttention, KvCacheType, PlanDevice, PlanHost, PlanRequest, Verdict
 from app.plan.planner import make_plan, plan_devices
 from app.service import make_request
 from app.settings.model import Settings, SplitMode
@@ -37,9 +38,7 @@ def add_options(command: argparse.ArgumentParser) -> None:
         help=f"a GGUF file, any shard of a split one, `starter`, or a known model such as "
         f"nemotron-ultra-253b:Q4_K_M (known: {names})",
     )
-    command.add_argument("--gpus", help="plan for these instead: 24,24,32,80 or '8x RTX 3090'")
-    command.add_argument("--ram", type=float, help="main memory in GiB, with --gpus (default 64)")
-    command.add_argument("--backend", choices=BACKENDS, help="whose rules hold, with --gpus")
+    add_machine(command)
     command.add_argument("--micro-batch", type=int, help="tokens computed at once (default 512)")
     command.add_argument("--flash-attention", choices=[str(f) for f in FlashAttention])
     command.add_argument("--gpu-layers", type=int, help="layers on devices, the output included")
@@ -50,6 +49,13 @@ def add_options(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--force", action="store_true", help="take what was fixed by hand as it is"
     )
+
+
+def add_machine(command: argparse.ArgumentParser) -> None:
+    """The options that name a machine other than this one."""
+    command.add_argument("--gpus", help="plan for these instead: 24,24,32,80 or '8x RTX 3090'")
+    command.add_argument("--ram", type=float, help="main memory in GiB, with --gpus (default 64)")
+    command.add_argument("--backend", choices=BACKENDS, help="whose rules hold, with --gpus")
 
 
 def model_path(name: str) -> Path:
@@ -75,6 +81,82 @@ def plan(options: argparse.Namespace, settings: Settings) -> int:
     else:
         print(f"{layout.name}\n{plan_text.describe(made, str(layout.files[0]), rate)}")
     return 0 if made.fits or request.force else 4
+
+
+def recommend(options: argparse.Namespace, settings: Settings) -> int:
+    """Print the best choice and the matrix behind it; the exit code says whether anything fits."""
+    if bundled.is_name(options.model) and not Path(options.model).exists():
+        name = options.model.partition(":")[0].lower()
+        layouts = [bundled.layout(f"{name}:{kind}") for kind in bundled.quantizations(name)]
+    else:
+        layouts = [_layout(options.model)]
+    devices, host, bandwidths = _machine(options, settings)
+    request = PlanRequest(any_order=not settings.device_order)
+    choices = recommendation.matrix(layouts, request, devices, host)
+    best = choices[0]
+    rate = speed.estimate(best.plan, lambda device: bandwidths.get(device.id))
+    fits = best.plan.verdict is not Verdict.TOO_LARGE
+    if options.json:
+        print(json.dumps({
+            "reason": recommendation.reason(best),
+            "best": plan_text.to_json(best.plan, rate) if fits else None,
+            "matrix": [_choice_json(choice) for choice in choices],
+        }, indent=1))  # fmt: skip
+    else:
+        print(f"{best.layout.name}\n{recommendation.reason(best)}")
+        print(f"Speed: {rate}." if rate else "", end="\n\n" if rate else "\n")
+        print(_table(choices))
+    return 0 if fits else 4
+
+
+def _choice_json(choice: recommendation.Choice) -> dict[str, object]:
+    plan = choice.plan
+    return {
+        "quantization": choice.layout.quantization,
+        "context": plan.context,
+        "kv_type": choice.kv_type,
+        "verdict": plan.verdict,
+        "gpu_layers": plan.gpu_layers,
+        "shortfall": plan.shortfall_bytes,
+    }
+
+
+def _table(choices: Sequence[recommendation.Choice]) -> str:
+    """Quantizations by contexts: the most precise KV cache that fits, or how many layers do."""
+    layouts = {choice.layout.quantization: choice.layout for choice in choices}
+    contexts = sorted({choice.plan.context for choice in choices})
+    rows = [("", "GB", *(f"{context // 1024}K" for context in contexts))]
+    for kind, layout in sorted(layouts.items(), key=lambda item: -item[1].size_bytes):
+        cells = []
+        for context in contexts:
+            here = [
+                c for c in choices
+                if c.layout.quantization == kind and c.plan.context == context
+            ]  # fmt: skip
+            best = max(here, key=lambda c: c.rank) if here else None
+            cells.append("" if best is None else _cell(best))
+        rows.append((kind, f"{layout.size_bytes / 1e9:.1f}", *cells))
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    lines = [
+        "  ".join(
+            cell.ljust(width) if not i else cell.rjust(width)
+            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in rows
+    ]
+    note = (
+        "f16, q8_0, q4_0: it fits with this KV cache. n/m: layers on devices, the rest on the CPU."
+    )
+    return "\n".join([*lines, "", f"{note} –: too large."])
+
+
+def _cell(choice: recommendation.Choice) -> str:
+    plan = choice.plan
+    if plan.verdict is Verdict.TOO_LARGE:
+        return "–"
+    if plan.verdict is Verdict.PARTLY:
+        return f"{plan.gpu_layers}/{plan.block_count + 1}"
+    return str(choice.kv_type) if plan.verdict is Verdict.FITS else f"CPU {choice.kv_type}"
 
 
 def _layout(name: str) -> ModelLayout:
