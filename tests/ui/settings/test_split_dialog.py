@@ -63,7 +63,9 @@ def dialog(qtbot: QtBot, layout: ModelLayout) -> SplitDialog:
         request = make_request(settings, layout, devices)
         return make_plan(layout, request, devices, host, limits=limits)
 
-    dialog = SplitDialog(Settings(context=2048), CARDS, layout.block_count + 1, preview)
+    order = tuple(card.id for card in CARDS)
+    settings = Settings(context=2048, device_order=order)
+    dialog = SplitDialog(settings, CARDS, layout.block_count + 1, preview)
     qtbot.addWidget(dialog)
     dialog.show()
     return dialog
@@ -112,8 +114,11 @@ def test_a_card_that_is_off_or_moved_changes_the_plan_and_reset_undoes_it(
     assert [row.device.id for row in dialog._rows] == ["GPU-0", "GPU-2", "GPU-1"]
     dialog._reset()
     assert dialog.mode is SplitMode.AUTOMATIC
-    assert sum(numbers(dialog)) == 31
-    assert before
+    assert sum(numbers(dialog)) == sum(before) == 31
+    assert dialog.chosen().device_order == (), "the order is the planner's again"
+    spans = [row.span.text() for row in dialog._rows if row.number.value()]
+    assert spans[0].startswith("0"), "rows stand in the order of the layers"
+    assert spans[-1].endswith("output")
 
 
 def test_a_wrong_address_is_said_and_nothing_can_be_applied(dialog: SplitDialog) -> None:
