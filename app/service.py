@@ -283,27 +283,8 @@ class AppService:
                 action=Action.OPEN_SPLIT,
                 kind=ErrorKind.MEMORY,
             )
-        settings = self.settings
         self.loaded_plan = plan
-        used = [share for share in plan.devices if share.layer_count]
-        servers = settings.rpc_servers if any(s.device.backend == "rpc" for s in used) else ()
-        answering = {d.endpoint for d in self.report.devices} if self.report else set()
-        self._engine.load(
-            protocol.Load(
-                model_path=str(layout.files[0]),
-                devices=tuple(share.device.engine_name for share in used),
-                rpc_servers=tuple(server for server in servers if server in answering),
-                gpu_layers=plan.gpu_layers,
-                tensor_split=tuple(share.layer_count for share in used),
-                context=plan.context,
-                batch=plan.request.batch,
-                micro_batch=plan.request.micro_batch,
-                kv_type_k=plan.request.kv_type_k,
-                kv_type_v=plan.request.kv_type_v,
-                flash_attention=plan.request.flash_attention.value,
-                threads=settings.threads,
-            )
-        )
+        self._engine.load(load_command(plan, layout, self.settings, self.report))
 
     # --- the chat -----------------------------------------------------------
 
@@ -397,6 +378,29 @@ class AppService:
         self._jobs.shutdown(wait=True, cancel_futures=True)
         self._stop_meters()
         self._engine.close()
+
+
+def load_command(
+    plan: LoadPlan, layout: ModelLayout, settings: Settings, report: HardwareReport | None
+) -> protocol.Load:
+    """What to tell the worker so that it loads the model as planned."""
+    used = [share for share in plan.devices if share.layer_count]
+    servers = settings.rpc_servers if any(s.device.backend == "rpc" for s in used) else ()
+    answering = {device.endpoint for device in report.devices} if report else set()
+    return protocol.Load(
+        model_path=str(layout.files[0]),
+        devices=tuple(share.device.engine_name for share in used),
+        rpc_servers=tuple(server for server in servers if server in answering),
+        gpu_layers=plan.gpu_layers,
+        tensor_split=tuple(share.layer_count for share in used),
+        context=plan.context,
+        batch=plan.request.batch,
+        micro_batch=plan.request.micro_batch,
+        kv_type_k=plan.request.kv_type_k,
+        kv_type_v=plan.request.kv_type_v,
+        flash_attention=plan.request.flash_attention.value,
+        threads=settings.threads,
+    )
 
 
 def _same_load(plan: LoadPlan, loaded: LoadPlan) -> bool:

@@ -5,47 +5,25 @@ from __future__ import annotations
 import argparse
 import json
 import platform
-import queue
 from pathlib import Path
 
 import app
 from app import paths
 from app.catalog import starter
 from app.engine import protocol
-from app.engine.model import EngineEvent, EngineStateChanged, ModelLoaded
+from app.engine.once import load_once
 from app.engine.safety import SafetyStore, engine_version
-from app.engine.supervisor import EngineSupervisor
 from app.errors import AppError
 from app.hardware import text as hardware_text
 from app.hardware.detect import detect
 from app.settings.model import Settings
 
 
-def _self_test(model: Path) -> str:
-    """Load the model on the CPU in a worker and decode some tokens; says how it went.
-
-    Raises:
-        AppError: The engine could not.
-    """
-    ended: queue.Queue[ModelLoaded | AppError] = queue.Queue()
-
-    def listen(event: EngineEvent) -> None:
-        if isinstance(event, ModelLoaded):
-            ended.put(event)
-        elif isinstance(event, EngineStateChanged) and event.error is not None:
-            ended.put(event.error)
-
-    store = SafetyStore(paths.folders().data / "safety.json", engine_version())
-    supervisor = EngineSupervisor(listen, store=store)
-    try:
-        supervisor.load(protocol.Load(model_path=str(model), context=512))
-        outcome = ended.get()
-    finally:
-        supervisor.close()
-    if isinstance(outcome, AppError):
-        raise outcome
-    step = f", with {store.get()}" if store.get() else ""
-    return f"the starter model was loaded and decoded in {outcome.loaded.duration_s:.1f} s{step}"
+def _self_test(model: Path, data: Path) -> str:
+    loaded = load_once(protocol.Load(model_path=str(model), context=512), data)
+    step = SafetyStore(data / "safety.json", engine_version()).get()
+    safer = f", with {step}" if step else ""
+    return f"the starter model was loaded and decoded in {loaded.duration_s:.1f} s{safer}"
 
 
 def doctor(options: argparse.Namespace, settings: Settings) -> int:
@@ -65,7 +43,7 @@ def doctor(options: argparse.Namespace, settings: Settings) -> int:
         "logs": str(folders.logs),
     }
     try:
-        facts["self-test"] = _self_test(starter.ensure(folders.models))
+        facts["self-test"] = _self_test(starter.ensure(folders.models), folders.data)
         works = not report.engine.error
     except AppError as error:
         facts["self-test"], works = str(error), False

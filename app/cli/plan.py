@@ -11,6 +11,7 @@ from pathlib import Path
 
 from app import paths, units
 from app.catalog import starter
+from app.engine.once import load_once
 from app.errors import AppError, ErrorKind
 from app.gguf import bundled
 from app.gguf.model import ModelLayout
@@ -20,9 +21,17 @@ from app.hardware.detect import detect
 from app.plan import recommend as recommendation
 from app.plan import speed
 from app.plan import text as plan_text
-from app.plan.model import FlashAttention, KvCacheType, PlanDevice, PlanHost, PlanRequest, Verdict
-from app.plan.planner import make_plan, plan_devices
-from app.service import make_request
+from app.plan.model import (
+    FlashAttention,
+    KvCacheType,
+    LoadPlan,
+    PlanDevice,
+    PlanHost,
+    PlanRequest,
+    Verdict,
+)
+from app.plan.planner import confirmed, make_plan, plan_devices
+from app.service import load_command, make_request
 from app.settings.model import Settings, SplitMode
 
 BACKENDS = ("cuda", "vulkan", "metal", "rpc", "cpu")
@@ -46,6 +55,11 @@ def add_options(command: argparse.ArgumentParser) -> None:
         "--tensor-split", metavar="N,N", dest="layers", help="layers per device, by hand"
     )
     command.add_argument("--reserve", type=float, help="GiB to keep free on each device")
+    command.add_argument(
+        "--confirm",
+        action="store_true",
+        help="let llama.cpp itself say what each device would hold; nothing is loaded",
+    )
     command.add_argument(
         "--force", action="store_true", help="take what was fixed by hand as it is"
     )
@@ -75,12 +89,37 @@ def plan(options: argparse.Namespace, settings: Settings) -> int:
         settings = split_by_hand(options.layers, settings, ids, total)
     request = _request(options, make_request(settings, layout, devices), devices)
     made = make_plan(layout, request, devices, host)
+    if options.confirm:
+        made = _confirm(options, made, layout, settings)
     rate = speed.estimate(made, lambda device: bandwidths.get(device.id))
     if options.json:
         print(json.dumps(plan_text.to_json(made, rate), indent=1))
     else:
         print(f"{layout.name}\n{plan_text.describe(made, str(layout.files[0]), rate)}")
     return 0 if made.fits or request.force else 4
+
+
+def _confirm(
+    options: argparse.Namespace, made: LoadPlan, layout: ModelLayout, settings: Settings
+) -> LoadPlan:
+    """The plan with the figures of a dry run on the real devices."""
+    if options.gpus is not None or not layout.files[0].is_file():
+        raise AppError(
+            "Only a model file on this machine's own devices can be confirmed.",
+            hint="Leave --confirm out, or name a GGUF file and leave --gpus out.",
+            kind=ErrorKind.USAGE,
+        )
+    command = load_command(made, layout, settings, None).model_copy(
+        update={
+            "dry_run": True,
+            "rpc_servers": settings.rpc_servers
+            if any(share.device.backend == "rpc" for share in made.devices)
+            else (),
+        }
+    )
+    loaded = load_once(command, paths.folders().data)
+    found = {m.device: (m.weights_bytes, m.kv_cache_bytes, m.compute_bytes) for m in loaded.memory}
+    return confirmed(made, found)
 
 
 def recommend(options: argparse.Namespace, settings: Settings) -> int:

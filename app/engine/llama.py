@@ -80,7 +80,7 @@ class Model:
         self.context_size: int = lib.llama_n_ctx(self._context)
         template = lib.llama_model_chat_template(self._model, None)
         self.template: str = template.decode(errors="replace") if template else ""
-        if command.self_test:
+        if command.self_test and not command.dry_run:
             report(protocol.LoadProgressed(stage="warming_up"))
             self._self_test()
         self.duration_s = time.monotonic() - started
@@ -119,7 +119,9 @@ class Model:
         params.split_mode = lib.LLAMA_SPLIT_MODE_LAYER
         params.tensor_split = split
         params.use_extra_bufts = command.use_extra_buffers
-        if not command.use_mmap:
+        params.no_alloc = command.dry_run
+        # llama.cpp aborts on a dry run of a mapped file (llama-model.cpp, load_tensors).
+        if not command.use_mmap or command.dry_run:
             params.load_mode = lib.LLAMA_LOAD_MODE_NONE
         params.progress_callback = self._progress
         model: int | None = lib.llama_model_load_from_file(command.model_path.encode(), params)

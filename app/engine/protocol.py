@@ -55,6 +55,8 @@ class Load(_Line):
     use_mmap: bool = True
     use_extra_buffers: bool = True
     self_test: bool = True
+    dry_run: bool = False
+    """Allocate nothing: only find out what each device would hold."""
 
 
 class Generate(_Line):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from app import units
 from app.errors import AppError, ErrorKind
@@ -85,6 +85,55 @@ def make_plan(
             kind=ErrorKind.USAGE,
         )
     return planner.plan(context) if limits else planner.place(context)
+
+
+def confirmed(plan: LoadPlan, found: Mapping[str, tuple[int, int, int]]) -> LoadPlan:
+    """The plan with llama.cpp's own figures.
+
+    Args:
+        plan: As computed.
+        found: Weights, KV cache and compute buffer in bytes by the device's engine name; `CPU` for
+            main memory.
+    """
+
+    def figure(name: str, index: int) -> int:
+        return found.get(name, (0, 0, 0))[index]
+
+    shares = tuple(
+        dataclasses.replace(
+            share,
+            weights_bytes=figure(share.device.engine_name, 0),
+            kv_cache_bytes=figure(share.device.engine_name, 1),
+            compute_bytes=figure(share.device.engine_name, 2),
+        )
+        for share in plan.devices
+    )
+    host = dataclasses.replace(
+        plan.host,
+        weights_bytes=figure("CPU", 0),
+        kv_cache_bytes=figure("CPU", 1),
+        compute_bytes=figure("CPU", 2),
+    )
+    left = {share.device.id: share.left_bytes for share in shares if share.layer_count}
+    lent = sum(share.model_bytes for share in shares if share.device.shares_host_memory)
+    left["host"] = host.left_bytes - lent
+    shortfall = max(0, -min(left.values()))
+    changes: dict[str, object] = {}
+    if bool(shortfall) != bool(plan.shortfall_bytes):
+        changes["verdict"] = Verdict.TOO_LARGE if shortfall else Verdict.FITS
+        changes["bottleneck"] = min(left, key=lambda place: left[place])
+    made = dataclasses.replace(
+        plan,
+        devices=shares,
+        host=host,
+        basis=Basis.CONFIRMED,
+        shortfall_bytes=shortfall,
+        **changes,  # type: ignore[arg-type]
+    )
+    if not shortfall:
+        return made
+    worst = {s.device.id: s.device.label for s in shares}.get(made.bottleneck or "", "Main memory")
+    return dataclasses.replace(made, sentence=f"{worst} lacks {units.format_memory(shortfall)}.")
 
 
 class _Planner:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 from app import units
-from app.plan.model import DevicePlan, HostPlan, LoadPlan, Verdict
+from app.plan.model import Basis, DevicePlan, HostPlan, LoadPlan, Verdict
 from app.plan.speed import Speed
 
 VERDICT_WORDS = {
@@ -13,6 +13,13 @@ VERDICT_WORDS = {
     Verdict.CPU_ONLY: "Runs on this machine:",
     Verdict.PARTLY: "Runs partly in main memory:",
     Verdict.TOO_LARGE: "Does not fit:",
+}
+
+
+_BASES = {
+    Basis.COMPUTED: "Weights and KV cache are computed, the compute buffer is an estimate.",
+    Basis.ESTIMATED: "This architecture is not known here: the numbers are estimates.",
+    Basis.CONFIRMED: "Confirmed: the numbers are llama.cpp's own, from a dry run.",
 }
 
 
@@ -49,7 +56,7 @@ def describe(plan: LoadPlan, model_path: str, rate: Speed | None = None) -> str:
         lines.append("  ".join(cells).rstrip())
     lines += ["", f"Up to {plan.max_context:,} tokens fit. KV cache in all: {memory(_kv(plan))}."]
     lines += [f"Speed: {rate}."] if rate else []
-    lines += [f"The numbers are {plan.basis}; the compute buffer is an estimate.", ""]
+    lines += [_BASES[plan.basis], ""]
     return "\n".join(
         [*lines, "The same with llama.cpp's own server:", f"  {command_line(plan, model_path)}"]
     )

@@ -164,3 +164,23 @@ def test_doctor_really_decodes() -> None:
     assert (done.returncode, facts["ok"]) == (0, True)
     assert "loaded and decoded" in facts["self-test"]
     assert "rpc" in facts["backends"]
+
+
+def test_a_dry_run_confirms_the_plan_of_two_devices_to_the_byte() -> None:
+    with rpc_servers(2) as endpoints:
+        servers = [part for endpoint in endpoints for part in ("--rpc", endpoint)]
+        arguments = ("plan", "starter", "--json", "--context", "4096", *servers)
+        for more in (["--layers", "14,17"], ["--layers", "3,9", "--kv-type-k", "q8_0"]):
+            computed = json.loads(run(*arguments, *more).stdout)
+            confirmed = json.loads(run(*arguments, *more, "--confirm").stdout)
+            assert (computed["basis"], confirmed["basis"]) == ("computed", "confirmed")
+            for mine, theirs in zip(computed["devices"], confirmed["devices"], strict=True):
+                assert (mine["weights"], mine["kv_cache"]) == (
+                    theirs["weights"],
+                    theirs["kv_cache"],
+                )
+                assert mine["compute"] >= theirs["compute"] - 16 * 2**20
+            assert computed["host"]["kv_cache"] == confirmed["host"]["kv_cache"]
+    refused = run("plan", "nemotron-ultra-253b", "--gpus", "8x 24", "--confirm")
+    assert refused.returncode == 2
+    assert "leave --gpus out" in refused.stderr

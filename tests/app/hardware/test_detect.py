@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import queue
 from collections.abc import Callable
 from pathlib import Path
@@ -142,6 +143,31 @@ def test_amd_and_intel_cards_as_the_kernel_shows_them(tmp_path: Path) -> None:
         until(samples, lambda s: s.devices[1].utilisation_percent == 93)
     finally:
         meters.close()
+
+
+def test_cards_as_captured_on_machines_of_others(tmp_path: Path) -> None:
+    captured = json.loads((Path(__file__).parent / "captured.json").read_text())["cards"]
+    tree = SysfsTree(tmp_path)
+    for files in captured.values():
+        facts = dict(line.split("=") for line in files["uevent"].splitlines())
+        vendor, device = facts["PCI_ID"].lower().split(":")
+        identity = {"vendor": f"0x{vendor}", "device": f"0x{device}"}
+        identity["class"] = f"0x{facts['PCI_CLASS']:0>6}"
+        place = f"devices/pci0000:00/{facts['PCI_SLOT_NAME']}"
+        tree.add(place, files | identity, driver=facts["DRIVER"])
+    found = {
+        d.pci_bus_id or "": d for d in detect(model_folder=tmp_path, sysfs_root=tmp_path).devices
+    }
+    assert list(found) == sorted(found)
+    assert len(found) == len(captured)
+    kinds = {bus: device.kind for bus, device in found.items()}
+    assert kinds["0000:00:02.0"] == "integrated_gpu", "Comet Lake has no sensors of its own"
+    assert kinds["0000:0b:00.0"] == kinds["0000:0d:00.0"] == "gpu"
+    assert found["0000:64:00.0"].power_w == pytest.approx(3.103)
+    assert found["0000:0d:00.0"].power_limit_w == 180
+    assert {d.driver_version for d in found.values()} == {"amdgpu", "i915", "xe"}
+    assert all(d.memory_total_bytes is None for d in found.values()), "nothing is made up"
+    assert found["0000:28:00.0"].name == "AMD GPU 1002:731f"
 
 
 def test_a_mac_as_sysctl_shows_it() -> None:
