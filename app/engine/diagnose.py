@@ -9,7 +9,8 @@ from app.engine import protocol
 from app.errors import Action, AppError, ErrorKind
 
 _MEMORY = re.compile(
-    r"out of memory|ErrorOutOfDeviceMemory|bad_alloc|failed to allocate|unable to allocate|cudaMalloc failed",
+    r"out of memory|ErrorOutOfDeviceMemory|bad_alloc|failed to allocate|unable to allocate|cudaMalloc failed"
+    r"|MemoryError|Cannot allocate memory|Thread creation failed",
     re.IGNORECASE,
 )
 _SHORT = re.compile(r"allocat\w* (?P<size>[\d.]+) MiB on device (?P<device>\w+)")
