@@ -31,8 +31,8 @@ from app.plan.model import (
     Verdict,
 )
 from app.plan.planner import confirmed, make_plan, plan_devices
-from app.service import load_command, make_request
 from app.settings.model import Settings, SplitMode
+from app.settings.requests import load_command, make_request
 
 BACKENDS = ("cuda", "vulkan", "metal", "rpc", "cpu")
 _ENGINE_NAMES = {"cuda": "CUDA", "vulkan": "Vulkan", "metal": "MTL", "rpc": "RPC"}

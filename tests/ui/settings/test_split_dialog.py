@@ -12,8 +12,8 @@ from app.gguf.reader import read_layout
 from app.hardware.model import BackendSupport, Device, DeviceKind, Vendor
 from app.plan.model import LoadPlan, PlanDevice, PlanHost
 from app.plan.planner import make_plan
-from app.service import make_request
 from app.settings.model import Settings, SplitMode
+from app.settings.requests import make_request
 from app.units import GIB
 from ui.settings.split_dialog import SplitDialog
 

@@ -1,0 +1,62 @@
+"""What the settings mean for the planner and for the engine."""
+
+from __future__ import annotations
+
+from app.engine import protocol
+from app.gguf.model import ModelLayout
+from app.hardware.model import HardwareReport
+from app.plan import placement
+from app.plan.model import LoadPlan, PlanDevice, PlanRequest
+from app.settings.model import Settings, SplitMode
+
+
+def make_request(
+    settings: Settings, layout: ModelLayout, devices: tuple[PlanDevice, ...]
+) -> PlanRequest:
+    """What the settings ask of the planner."""
+    total = layout.block_count + 1
+    counts: tuple[int, ...] | None = None
+    if devices:
+        match settings.split_mode:
+            case SplitMode.AUTOMATIC:
+                counts = None
+            case SplitMode.EVEN:
+                counts = placement.even(total, len(devices))
+            case SplitMode.BY_MEMORY:
+                counts = placement.by_memory(total, [device.free_bytes for device in devices])
+            case SplitMode.MANUAL:
+                chosen = tuple(settings.layers.get(device.id, 0) for device in devices)
+                counts = chosen if 0 < sum(chosen) <= total else None
+    return PlanRequest(
+        context=settings.context,
+        kv_type_k=settings.kv_type_k,
+        kv_type_v=settings.kv_type_v,
+        flash_attention=settings.flash_attention,
+        micro_batch=settings.micro_batch,
+        layer_counts=counts,
+        reserves=settings.reserves,
+        any_order=settings.split_mode is SplitMode.AUTOMATIC and not settings.device_order,
+    )
+
+
+def load_command(
+    plan: LoadPlan, layout: ModelLayout, settings: Settings, report: HardwareReport | None
+) -> protocol.Load:
+    """What to tell the worker so that it loads the model as planned."""
+    used = [share for share in plan.devices if share.layer_count]
+    servers = settings.rpc_servers if any(s.device.backend == "rpc" for s in used) else ()
+    answering = {device.endpoint for device in report.devices} if report else set()
+    return protocol.Load(
+        model_path=str(layout.files[0]),
+        devices=tuple(share.device.engine_name for share in used),
+        rpc_servers=tuple(server for server in servers if server in answering),
+        gpu_layers=plan.gpu_layers,
+        tensor_split=tuple(share.layer_count for share in used),
+        context=plan.context,
+        batch=plan.request.batch,
+        micro_batch=plan.request.micro_batch,
+        kv_type_k=plan.request.kv_type_k,
+        kv_type_v=plan.request.kv_type_v,
+        flash_attention=plan.request.flash_attention.value,
+        threads=settings.threads,
+    )
