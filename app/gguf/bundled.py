@@ -1,16 +1,32 @@
-"""Layouts that come with the app, so that its flagship can be planned before anything is downloaded."""
+"""Layouts that come with the app, so that its flagship can be planned before anything is downloaded.
+
+A file of `resources/layouts` holds a model's hyper-parameters, and for each quantization the
+types of its tensors as llama.cpp's quantizer chooses them (packaging/make_layouts.py). Names,
+shapes and sizes follow: `load_arch_tensors` in llama.cpp's src/models/deci.cpp, whose layers
+have any number of heads and any FFN width, or nothing at all.
+"""
 
 from __future__ import annotations
 
 import functools
 import json
+import math
+import struct
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from app.errors import AppError, ErrorKind
-from app.gguf.model import LayerLayout, ModelLayout, TensorInfo
+from app.gguf.model import LayerLayout, MetadataValue, ModelLayout, TensorInfo
+from app.gguf.types import FILE_TYPES, TENSOR_TYPES
+from app.gguf.writer import ALIGNMENT
 
 FOLDER = Path(__file__).resolve().parents[2] / "resources" / "layouts"
+VECTORS = ("attn_norm", "ffn_norm", "output_norm", "rope_freqs")
+"""Tensors that stay F32 in every quantization."""
+
+_SIZES = {name: (block, size) for name, block, size in TENSOR_TYPES.values()}
+_FILE_TYPE_NUMBERS = {name: number for number, name in FILE_TYPES.items()}
 
 
 def names() -> tuple[str, ...]:
@@ -20,8 +36,7 @@ def names() -> tuple[str, ...]:
 
 def quantizations(name: str) -> tuple[str, ...]:
     """A model's quantizations, the smallest first."""
-    table: dict[str, Any] = _table(name)["quantizations"]
-    return tuple(sorted(table, key=lambda kind: sum(table[kind]["layers"])))
+    return tuple(_table(name)["quantizations"])
 
 
 def is_name(text: str) -> bool:
@@ -32,41 +47,57 @@ def is_name(text: str) -> bool:
 def layout(text: str) -> ModelLayout:
     """The layout of `name:quantization`; Q4_K_M if no quantization is named.
 
-    A layer's tensors stand together as one, of the layer's exact size.
+    It is what `read_layout` finds in such a file, except that there is no vocabulary; the
+    file's size counts no header.
 
     Raises:
         AppError: There is no such quantization.
     """
     name, _, kind = text.lower().partition(":")
+    return _layout(name, (kind or "q4_k_m").upper())
+
+
+@functools.cache
+def _layout(name: str, kind: str) -> ModelLayout:
     table = _table(name)
-    kind = (kind or "q4_k_m").upper()
-    sizes = table["quantizations"].get(kind)
-    if sizes is None:
+    types = table["quantizations"].get(kind)
+    if types is None:
         raise AppError(
             f"There is no {kind} of {table['name']}.",
             hint=f"Choose one of {', '.join(quantizations(name))}.",
             kind=ErrorKind.USAGE,
         )
-    columns = (table["head_count"], table["head_count_kv"], table["feed_forward_length"])
+    return build(table, kind, types, Path(f"{name}-{kind}.gguf"))
+
+
+def build(table: Mapping[str, Any], kind: str, types: Mapping[str, str], file: Path) -> ModelLayout:
+    """The layout of one quantization.
+
+    Args:
+        table: Hyper-parameters, as a file of `resources/layouts` has them.
+        kind: The quantization's name.
+        types: For each sort of tensor (`attn_v`, `ffn_down`, ...), its types in the order of the
+            layers that have one, as runs: `Q6_K*8 Q4_K*56`.
+        file: The path that the layout names.
+    """
+    tensors = _Tensors(types)
+    output, output_norm, rope_freqs, token_embd = tensors("", _shapes_outside(table))
     layers = tuple(
         LayerLayout(
             index=index,
-            tensors=_tensors(f"blk.{index}", kind, size),
+            tensors=tensors(f"blk.{index}.", _shapes(table, heads, kv_heads, width)),
             head_count=heads,
             head_count_kv=kv_heads,
             feed_forward_length=width,
         )
-        for index, (size, heads, kv_heads, width) in enumerate(
-            zip(sizes["layers"], *columns, strict=True)
-        )
+        for index, (heads, kv_heads, width) in enumerate(_layer_columns(table))
     )
-    outside = sizes["token_embedding"] + sizes["output"] + sizes["other"]
     return ModelLayout(
-        files=(Path(f"{name}-{kind}.gguf"),),
+        files=(file,),
         name=table["name"],
         architecture=table["architecture"],
         quantization=kind,
-        parameter_count=table["parameter_count"],
+        parameter_count=tensors.parameter_count,
         block_count=len(layers),
         context_length=table["context_length"],
         embedding_length=table["embedding_length"],
@@ -74,20 +105,111 @@ def layout(text: str) -> ModelLayout:
         key_length=table["key_length"],
         value_length=table["value_length"],
         layers=layers,
-        token_embedding=_tensors("token_embd.weight", kind, sizes["token_embedding"]),
-        output=_tensors("output.weight", kind, sizes["output"]),
-        other=_tensors("rope_freqs.weight", "F32", sizes["other"]),
+        token_embedding=(token_embd,),
+        output=(output, output_norm),
+        other=(rope_freqs,),
         tied=False,
         chat_template="",
-        metadata={},
-        file_size_bytes=sum(sizes["layers"]) + outside,
+        metadata=_metadata(table, kind),
+        file_size_bytes=tensors.end,
     )
 
 
-def _tensors(name: str, kind: str, size: int) -> tuple[TensorInfo, ...]:
-    if not size:
-        return ()
-    return (TensorInfo(name=name, shape=(size,), type=kind, size_bytes=size, offset=0, shard=0),)
+class _Tensors:
+    """Lays tensors down one after the other, as the quantizer does."""
+
+    def __init__(self, types: Mapping[str, str]) -> None:
+        self._types = {sort: _runs(text) for sort, text in types.items()}
+        self.end = 0
+        self.parameter_count = 0
+
+    def __call__(
+        self, prefix: str, shapes: Iterable[tuple[str, tuple[int, ...]]]
+    ) -> tuple[TensorInfo, ...]:
+        return tuple(self._next(prefix, sort, shape) for sort, shape in shapes)
+
+    def _next(self, prefix: str, sort: str, shape: tuple[int, ...]) -> TensorInfo:
+        type_name = "F32" if sort in VECTORS else next(self._types[sort])
+        block, block_bytes = _SIZES[type_name]
+        elements = math.prod(shape)
+        size, offset = elements // block * block_bytes, self.end
+        self.end += size + -size % ALIGNMENT
+        self.parameter_count += elements
+        name = f"{prefix}{sort}.weight"
+        return TensorInfo(name=name, shape=shape, type=type_name, size_bytes=size, offset=offset)
+
+
+def _layer_columns(table: Mapping[str, Any]) -> Iterator[tuple[int, int, int]]:
+    """Heads, KV heads and FFN width of each layer."""
+    columns = (table["head_count"], table["head_count_kv"], table["feed_forward_length"])
+    return zip(*columns, strict=True)
+
+
+def _shapes_outside(table: Mapping[str, Any]) -> tuple[tuple[str, tuple[int, ...]], ...]:
+    """The tensors of no layer, in the quantizer's order (llama-model-loader.h: by name)."""
+    hidden, vocabulary = table["embedding_length"], table["vocabulary_size"]
+    return (
+        ("output", (hidden, vocabulary)),
+        ("output_norm", (hidden,)),
+        ("rope_freqs", (table["key_length"] // 2,)),
+        ("token_embd", (hidden, vocabulary)),
+    )
+
+
+def _shapes(
+    table: Mapping[str, Any], heads: int, kv_heads: int, width: int
+) -> Iterator[tuple[str, tuple[int, ...]]]:
+    """One layer's tensors, in the quantizer's order."""
+    hidden, key, value = table["embedding_length"], table["key_length"], table["value_length"]
+    if heads:
+        yield "attn_k", (hidden, kv_heads * key)
+        yield "attn_norm", (hidden,)
+        yield "attn_output", (heads * key, hidden)
+        yield "attn_q", (hidden, heads * key)
+        yield "attn_v", (hidden, kv_heads * value)
+    if width:
+        yield "ffn_down", (width, hidden)
+        yield "ffn_gate", (hidden, width)
+        yield "ffn_norm", (hidden,)
+        yield "ffn_up", (hidden, width)
+
+
+def _runs(text: str) -> Iterator[str]:
+    for run in text.split():
+        name, _, count = run.partition("*")
+        yield from (name for _ in range(int(count)))
+
+
+def _metadata(table: Mapping[str, Any], kind: str) -> dict[str, MetadataValue]:
+    """The keys that llama.cpp asks for (`load_hparams` in llama-model.cpp)."""
+    fields: dict[str, MetadataValue] = {
+        "block_count": len(table["head_count"]),
+        "context_length": table["context_length"],
+        "embedding_length": table["embedding_length"],
+        "feed_forward_length": tuple(table["feed_forward_length"]),
+        "attention.head_count": tuple(table["head_count"]),
+        "attention.head_count_kv": tuple(table["head_count_kv"]),
+        "attention.key_length": table["key_length"],
+        "attention.value_length": table["value_length"],
+        # A header holds single precision, and so does what is read back from it.
+        "attention.layer_norm_rms_epsilon": _single(table["layer_norm_rms_epsilon"]),
+        "rope.freq_base": _single(table["rope_frequency_base"]),
+        "rope.dimension_count": table["key_length"],
+        "vocab_size": table["vocabulary_size"],
+    }
+    architecture = table["architecture"]
+    return {
+        "general.architecture": architecture,
+        "general.name": table["name"],
+        "general.file_type": _FILE_TYPE_NUMBERS[kind],
+        "general.quantization_version": 2,
+        "tokenizer.ggml.model": "no_vocab",
+    } | {f"{architecture}.{key}": value for key, value in fields.items()}
+
+
+def _single(value: float) -> float:
+    rounded: float = struct.unpack("f", struct.pack("f", value))[0]
+    return rounded
 
 
 @functools.cache
