@@ -106,6 +106,26 @@ def add_rpc_server(endpoint: str) -> bool:
     return True
 
 
+def serve_rpc(endpoint: str, count: int) -> bool:
+    """Serve `count` devices at `endpoint` (an IPv4 address and a port), all of them this CPU.
+
+    Does not return while it works; returns False if this engine has no RPC backend, or if
+    nothing can be bound there. Port 0 lets the system choose.
+    """
+    library = _library()
+    cpu = next((device.handle for device in devices() if device.kind == "cpu"), None)
+    rpc = library.ggml_backend_reg_by_name(b"RPC")
+    address = rpc and library.ggml_backend_reg_get_proc_address(
+        rpc, b"ggml_backend_rpc_start_server"
+    )
+    if not address or cpu is None:
+        return False
+    text, size, handles = ctypes.c_char_p, ctypes.c_size_t, ctypes.POINTER(ctypes.c_void_p)
+    start_server = ctypes.CFUNCTYPE(None, text, text, size, size, handles)(address)
+    start_server(endpoint.encode(), None, 1, count, (ctypes.c_void_p * count)(*[cpu] * count))
+    return False
+
+
 def backends() -> tuple[str, ...]:
     """The backends that are compiled in, in lower case, whether they have devices or not."""
     library = _library()

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from app import paths, units
 from app.catalog import starter
-from app.engine.once import load_once
+from app.engine.once import dry_run
 from app.errors import AppError, ErrorKind
 from app.gguf import bundled
 from app.gguf.model import ModelLayout
@@ -37,6 +37,10 @@ from app.settings.requests import load_command, make_request
 BACKENDS = ("cuda", "vulkan", "metal", "rpc", "cpu")
 _ENGINE_NAMES = {"cuda": "CUDA", "vulkan": "Vulkan", "metal": "MTL", "rpc": "RPC"}
 DEFAULT_RAM_GIB = 64.0
+IMAGINED_NOTE = (
+    "In the dry run, RPC devices on this machine's CPU took the place of these GPUs: their "
+    "alignment and compute buffers are the CPU's, and a GPU's own can differ a little."
+)
 
 
 def add_options(command: argparse.ArgumentParser) -> None:
@@ -89,37 +93,29 @@ def plan(options: argparse.Namespace, settings: Settings) -> int:
         settings = split_by_hand(options.layers, settings, ids, total)
     request = _request(options, make_request(settings, layout, devices), devices)
     made = make_plan(layout, request, devices, host)
+    note = ""
     if options.confirm:
-        made = _confirm(options, made, layout, settings)
+        imagined = options.gpus is not None
+        made = _confirm(made, layout, settings, imagined=imagined)
+        note = IMAGINED_NOTE if imagined and made.gpu_layers else ""
     rate = speed.estimate(made, lambda device: bandwidths.get(device.id))
     if options.json:
-        print(json.dumps(plan_text.to_json(made, rate), indent=1))
+        print(json.dumps(plan_text.to_json(made, rate) | {"note": note}, indent=1))
     else:
         print(f"{layout.name}\n{plan_text.describe(made, str(layout.files[0]), rate)}")
+        if note:
+            print(f"\n{note}")
     return 0 if made.fits or request.force else 4
 
 
 def _confirm(
-    options: argparse.Namespace, made: LoadPlan, layout: ModelLayout, settings: Settings
+    made: LoadPlan, layout: ModelLayout, settings: Settings, *, imagined: bool
 ) -> LoadPlan:
-    """The plan with the figures of a dry run on the real devices."""
-    if options.gpus is not None or not layout.files[0].is_file():
-        raise AppError(
-            "Only a model file on this machine's own devices can be confirmed.",
-            hint="Leave --confirm out, or name a GGUF file and leave --gpus out.",
-            kind=ErrorKind.USAGE,
-        )
-    command = load_command(made, layout, settings, None).model_copy(
-        update={
-            "dry_run": True,
-            "rpc_servers": settings.rpc_servers
-            if any(share.device.backend == "rpc" for share in made.devices)
-            else (),
-        }
-    )
-    loaded = load_once(command, paths.folders().data)
-    found = {m.device: (m.weights_bytes, m.kv_cache_bytes, m.compute_bytes) for m in loaded.memory}
-    return confirmed(made, found)
+    """The plan with the figures of a dry run."""
+    command = load_command(made, layout, settings, None)
+    if any(share.device.backend == "rpc" for share in made.devices):
+        command = command.model_copy(update={"rpc_servers": settings.rpc_servers})
+    return confirmed(made, dry_run(command, layout, paths.folders().data, stand_ins=imagined))
 
 
 def recommend(options: argparse.Namespace, settings: Settings) -> int:

@@ -181,6 +181,22 @@ def test_a_dry_run_confirms_the_plan_of_two_devices_to_the_byte() -> None:
                 )
                 assert mine["compute"] >= theirs["compute"] - 16 * 2**20
             assert computed["host"]["kv_cache"] == confirmed["host"]["kv_cache"]
-    refused = run("plan", "nemotron-ultra-253b", "--gpus", "8x 24", "--confirm")
+
+
+def test_a_dry_run_confirms_the_flagship_on_cards_that_nobody_has_yet() -> None:
+    arguments = ("plan", "nemotron-ultra-253b:Q4_K_M", "--gpus", "8x 24", "--context", "32768")
+    more = ("--kv-type-k", "q8_0", "--kv-type-v", "q8_0", "--confirm")
+    plan = json.loads(run(*arguments, *more, "--json").stdout)
+    assert (plan["basis"], plan["fits"]) == ("confirmed", True)
+    assert "RPC devices" in plan["note"]
+    assert [device["name"] for device in plan["devices"]] == [f"CUDA{i}" for i in range(8)]
+    # 34 bytes hold 32 elements; 64 layers keep 8 KV heads of 128 for K and for V.
+    assert sum(device["kv_cache"] for device in plan["devices"]) == 32768 * 64 * 2 * 1024 * 34 // 32
+    total = plan["host"]["weights"] + sum(device["weights"] for device in plan["devices"])
+    assert total == pytest.approx(143_937.13 * 2**20, abs=2**20 / 100)
+    words = run(*arguments, *more).stdout
+    assert "Confirmed" in words
+    assert "RPC devices" in words
+    refused = run("plan", "nemotron-super-49b", "--gpus", "17x 24", "--confirm")
     assert refused.returncode == 2
-    assert "leave --gpus out" in refused.stderr
+    assert "at most 16 devices" in refused.stderr
