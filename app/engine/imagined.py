@@ -18,7 +18,7 @@ from typing import TextIO
 
 import psutil
 
-from app import ggml, processes
+from app import processes
 from app.errors import AppError, ErrorKind
 
 START_S = 60.0
@@ -71,6 +71,8 @@ def rpc_devices(count: int) -> Iterator[str]:
 
 def main() -> None:
     """The child: read the number of devices, tell the port, serve."""
+    from app import ggml
+
     private = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # ggml prints to fd 1
     count = int(sys.stdin.readline())

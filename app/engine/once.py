@@ -15,8 +15,8 @@ from app.errors import AppError, ErrorKind
 from app.gguf.model import ModelLayout
 from app.gguf.writer import write_sparse
 
-MOST_DEVICES = 16
-"""`llama_max_devices` (llama.cpp's src/llama.cpp)."""
+MOST_DEVICES = 15
+"""With the CPU, as many as GGML_SCHED_MAX_BACKENDS in ggml-backend.cpp; one more aborts."""
 
 
 def load_once(command: protocol.Load, data: Path) -> protocol.Loaded:

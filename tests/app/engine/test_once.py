@@ -103,8 +103,8 @@ def test_without_devices_all_is_in_main_memory(
 
 
 def test_more_devices_than_llama_cpp_takes_are_refused(tmp_path: Path) -> None:
-    command = protocol.Load(model_path="absent.gguf", devices=("CUDA0",) * 17, context=512)
-    with pytest.raises(AppError, match="at most 16 devices"):
+    command = protocol.Load(model_path="absent.gguf", devices=("CUDA0",) * 16, context=512)
+    with pytest.raises(AppError, match="at most 15 devices"):
         dry_run(command, bundled.layout("nemotron-super-49b"), tmp_path)
 
 
