@@ -27,6 +27,10 @@ MAX_SHARDS = 1_000
 MAX_LAYERS = 4_096
 LIMIT_BYTES = 2**60
 DEFAULT_ALIGNMENT = 32
+DEFAULT_WINDOWS = {"gemma2": 4096}
+"""Sliding window where the header names none (models/gemma2.cpp)."""
+WINDOW_PERIODS = {"gemma2": 2, "gemma3": 6, "gpt-oss": 2, "cohere2": 4, "exaone4": 4, "olmo2": 4}
+"""The last layer of each period sees everything, the others their window (`load_swa_pattern`)."""
 
 _SHARD = re.compile(r"^(?P<stem>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})\.gguf$")
 _LAYER = re.compile(r"^blk\.(\d+)\.")
@@ -299,7 +303,11 @@ def _layout(headers: list[_Header]) -> ModelLayout:
     most_heads = max(heads, default=0)
     default_head = embedding // most_heads if most_heads else 0
     by_layer, outside = _group(tensors, blocks)
-    layers = _layers(fields, by_layer, heads, kv_heads)
+    lengths = (
+        fields.integer("attention.key_length", default=default_head),
+        fields.integer("attention.value_length", default=default_head),
+    )
+    layers = _layers(fields, by_layer, (heads, kv_heads), lengths)
     inputs = tuple(t for t in outside if t.name.startswith(_INPUTS))
     output = tuple(t for t in outside if t.name.startswith(("output", "cls")))
     file_type = metadata.get("general.file_type")
@@ -315,8 +323,8 @@ def _layout(headers: list[_Header]) -> ModelLayout:
         embedding_length=embedding,
         vocabulary_size=first.array_lengths.get("tokenizer.ggml.tokens", 0)
         or fields.integer("vocab_size", default=0),
-        key_length=fields.integer("attention.key_length", default=default_head),
-        value_length=fields.integer("attention.value_length", default=default_head),
+        key_length=lengths[0],
+        value_length=lengths[1],
         layers=layers,
         token_embedding=inputs,
         output=output,
@@ -345,40 +353,57 @@ def _group(
 
 
 def _layers(
-    fields: _Fields, by_layer: list[list[TensorInfo]], heads: list[int], kv_heads: list[int]
+    fields: _Fields,
+    by_layer: list[list[TensorInfo]],
+    heads: tuple[list[int], list[int]],
+    lengths: tuple[int, int],
 ) -> tuple[LayerLayout, ...]:
+    """The layers; `heads` are query and key/value heads of each, `lengths` of one key and value."""
     blocks = len(by_layer)
     widths = fields.per_layer("feed_forward_length", blocks, 0)
-    window = fields.integer("attention.sliding_window", default=0)
+    window = fields.integer("attention.sliding_window", default=DEFAULT_WINDOWS.get(fields.architecture, 0))
     local = _local_layers(fields, blocks) if window else [False] * blocks
+    latent = fields.integer("attention.key_length_mla", default=0)
+    recurrent = [any(".ssm_" in t.name for t in tensors) for tensors in by_layer]
+    state = _state_bytes(fields) if any(recurrent) else 0
+    attends = [not r and (not any(recurrent) or not w) for r, w in zip(recurrent, widths, strict=True)]
     return tuple(
         LayerLayout(
             index=index,
             tensors=tuple(by_layer[index]),
-            head_count=heads[index],
-            head_count_kv=kv_heads[index],
+            head_count=heads[0][index] if attends[index] else 0,
+            head_count_kv=heads[1][index] if attends[index] else 0,
             feed_forward_length=widths[index],
-            recurrent=any(".ssm_" in t.name for t in by_layer[index]),
+            key_length=lengths[0],
+            value_length=0 if latent else lengths[1],
+            recurrent=recurrent[index],
+            state_bytes=state if recurrent[index] else 0,
             sliding_window=window if local[index] else 0,
         )
         for index in range(blocks)
     )
 
 
+def _state_bytes(fields: _Fields) -> int:
+    """Convolution and state-space state of one layer and sequence in f32 (`n_embd_r`, `n_embd_s` in llama-hparams.cpp)."""
+    kernel = fields.integer("ssm.conv_kernel", default=1)
+    inner, size = fields.integer("ssm.inner_size", default=0), fields.integer("ssm.state_size", default=0)
+    groups = fields.integer("ssm.group_count", default=0)
+    return 4 * (max(0, kernel - 1) * (inner + 2 * groups * size) + inner * size)
+
+
 def _local_layers(fields: _Fields, blocks: int) -> list[bool]:
     """Which layers have local attention: the header's own pattern, else the architecture's.
 
-    Periods: `load_arch_hparams` of the architectures in llama.cpp (gemma2: 2, gemma3: 6; the
-    last of a period is global); the others with a window are local throughout.
+    Architectures of which neither is known count as global, which never takes less memory; many
+    carry a window in the header that llama.cpp does not use.
     """
     pattern = fields.raw("attention.sliding_window_pattern")
+    if fields.architecture not in WINDOW_PERIODS:
+        return [False] * blocks
     if isinstance(pattern, tuple) and len(pattern) == blocks:
         return [bool(value) for value in pattern]
-    period = (
-        pattern
-        if isinstance(pattern, int)
-        else {"gemma2": 2, "gemma3": 6}.get(fields.architecture, 0)
-    )
+    period = pattern if isinstance(pattern, int) else WINDOW_PERIODS[fields.architecture]
     return [not period or index % period < period - 1 for index in range(blocks)]
 
 

@@ -14,9 +14,20 @@ from collections.abc import Mapping
 class KvCacheType(enum.StrEnum):
     """Type of the K or V cache, as llama.cpp names it."""
 
+    F32 = "f32"
     F16 = "f16"
+    BF16 = "bf16"
     Q8_0 = "q8_0"
+    Q5_1 = "q5_1"
+    Q5_0 = "q5_0"
+    Q4_1 = "q4_1"
     Q4_0 = "q4_0"
+    IQ4_NL = "iq4_nl"
+
+    @property
+    def quantized(self) -> bool:
+        """True for the types of blocks with scales; as V cache they need flash attention."""
+        return "q" in self.value
 
 
 class FlashAttention(enum.StrEnum):

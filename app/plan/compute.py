@@ -1,0 +1,198 @@
+"""The compute buffer of each device and of the host: llama.cpp's graph, laid out by ggml's rules."""
+
+from __future__ import annotations
+
+import enum
+
+from app.gguf.model import ModelLayout
+from app.plan.graph import Graph, Tensor
+from app.plan.layers import F32, I64, Builder, Model, Shape, Work
+
+PIPELINE_COPIES = 4
+"""Copies of what crosses from one device to the next (GGML_SCHED_MAX_COPIES in ggml-backend.cpp)."""
+
+
+class Source(enum.Enum):
+    """Where the first layer's input comes from."""
+
+    EMBEDDING = enum.auto()
+    HOST = enum.auto()
+    """Layers in main memory."""
+    DEVICE = enum.auto()
+
+
+class ComputeModel:
+    """Compute buffers of one model and one kind of work.
+
+    Args:
+        pipelined: Micro-batches overlap: several devices, all layers on them, no tensor overrides
+            (llama-context.cpp, `pipeline_parallel`).
+    """
+
+    def __init__(self, layout: ModelLayout, work: Work, *, pipelined: bool, alignment: int) -> None:
+        self.model = Model(layout, work)
+        self._blocks = layout.block_count
+        self._copies = PIPELINE_COPIES if pipelined else 1
+        self._alignment = alignment
+
+    def _inputs(self, shapes: tuple[Shape, ...], *, last: bool) -> dict[str, int]:
+        """Inputs that layers read beside the activations, in the order of their first use: bytes by name."""
+        model, work = self.model, self.model.work
+        sizes: dict[str, int] = {}
+        element = 2 if work.flash_attention else F32
+        for shape in (shape for shape in shapes if shape.attends):
+            scope = " local" if shape.local else ""
+            if f"mask{scope}" in sizes:
+                continue
+            cells = work.local_cells if shape.local else work.cells
+            if not model.architecture.startswith("nemotron_h"):
+                sizes["positions"] = work.tokens * F32
+            for name, side in (("rotation k", model.rotation_k), ("rotation v", model.rotation_v)):
+                if side:
+                    sizes[f"{name}{scope}"] = side * side * F32
+            sizes[f"k indices{scope}"] = work.tokens * I64
+            if not model.latent:
+                rows = 1 if work.flash_attention else model.widest_v
+                sizes[f"v indices{scope}"] = work.tokens * rows * I64
+            sizes[f"mask{scope}"] = cells * work.tokens * element
+        if any(shape.recurrent for shape in shapes):
+            sizes |= {"states": F32, "more states": 0}
+        if last:
+            sizes["rows"] = work.tokens * F32
+        return sizes
+
+    def _before(self, first: int) -> Shape | None:
+        """The last layer before `first` that computes anything."""
+        return next((s for s in reversed(self.model.shapes[:first]) if not s.empty), None)
+
+    def _crossing(
+        self, first: int, shapes: tuple[Shape, ...], source: Source, builder: Builder
+    ) -> dict[str, int]:
+        """What comes from the device before, in bytes by name."""
+        hidden = self.model.hidden
+        sizes = {}
+        if shapes and shapes[0].recurrent:
+            sizes = {"states": F32, "more states": 0}
+        before = self._before(first)
+        if source is Source.HOST and before is not None:
+            return sizes | builder.crossing(before)
+        if source is not Source.DEVICE:
+            return sizes | {"source": hidden}
+        if self._fetches_early(first):
+            sizes["heads"] = self._heads_size(first)
+        return sizes | ({"normed": hidden, "source": hidden} if shapes else {"normed": hidden})
+
+    def _fetches_early(self, boundary: int) -> bool:
+        """True if the device after the boundary begins to work before the one ahead of it ends.
+
+        Its first layer fetches its recurrent state while the attention before it is still to be
+        turned back, so that the heads cross to it and return.
+        """
+        shapes = self.model.shapes
+        if not 0 < boundary < self._blocks or not self.model.rotation_v:
+            return False
+        return shapes[boundary - 1].attends and shapes[boundary].recurrent
+
+    def _heads_size(self, boundary: int) -> int:
+        shape = self.model.shapes[boundary - 1]
+        return shape.heads * shape.value * self.model.work.tokens * F32
+
+    def device(self, first: int, end: int, *, source: Source) -> int:
+        """Bytes on a device that holds layers `first` to `end - 1`, the output being layer `block_count`.
+
+        Where a device comes before, it computes the first norm of this one, as llama.cpp counts
+        without allocating; a real load saves these copies (`ggml_backend_sched_reserve_size`
+        forgets where the norms belong).
+        """
+        shapes = self._shapes(first, end)
+        output = end > self._blocks
+        if first >= end or (not output and not shapes):
+            return 0
+        graph = Graph(self._alignment)
+        inputs: dict[str, Tensor] = {}
+        builder = Builder(self.model, graph, inputs)
+        crossing = self._crossing(first, shapes, source, builder)
+        names = tuple(crossing)
+        late = self.model.late_rows
+        rows = output if late and (shapes or source is Source.HOST) else end >= self._blocks
+        crossing |= self._inputs(shapes, last=rows and (late or bool(shapes)))
+        for name, size in crossing.items():
+            if self._copies == 1:
+                inputs[name] = graph.expand(graph.op(size))
+            else:
+                graph.reserve(size, self._copies)
+                if name in names:
+                    inputs[name] = graph.outside(size)
+        if self._fetches_early(end):
+            graph.reserve(self._heads_size(end), self._copies)
+        normed = inputs.pop("normed", None)
+        if source is Source.HOST and self._before(first) is not None:
+            current = builder.handed_over(inputs)
+        else:
+            current = inputs.pop("source") if "source" in inputs else normed
+        assert current is not None  # noqa: S101 - one of both always crosses
+        if self._before(first) is None and self.model.scaled_input:
+            current = graph.over(current)
+        self._layers(builder, shapes, current, normed, end=end, output=output)
+        return graph.peak()
+
+    def _shapes(self, first: int, end: int) -> tuple[Shape, ...]:
+        return tuple(s for s in self.model.shapes[first : min(end, self._blocks)] if not s.empty)
+
+    def _layers(
+        self,
+        builder: Builder,
+        shapes: tuple[Shape, ...],
+        current: Tensor,
+        normed: Tensor | None,
+        *,
+        end: int,
+        output: bool,
+        handed_over: bool = False,
+    ) -> None:
+        """All layers, and the output or what the next device needs.
+
+        `handed_over` leaves the last operation to the next device, see `Builder.crossing`.
+        """
+        graph = builder.graph
+        for index, shape in enumerate(shapes):
+            final = end >= self._blocks and index == len(shapes) - 1
+            current = builder.layer(shape, current, last=final, normed=normed)
+            normed = None
+        if output:
+            graph.keep(graph.expand(graph.op(self.model.logits, builder.head(current, normed))))
+        elif handed_over:
+            graph.expand_operands(current)
+        else:
+            graph.expand(builder.norm(current))
+
+    def host(self, layers: int, *, output: bool) -> int:
+        """Bytes in main memory: the inputs of all devices, and the first `layers` with their output.
+
+        Args:
+            layers: Repeating layers that stay on the host.
+            output: The output stays there, too.
+        """
+        model, work = self.model, self.model.work
+        graph = Graph(self._alignment)
+        sizes = self._inputs(model.shapes, last=True)
+        sizes.pop("more states", None)
+        graph.reserve(work.tokens * F32, self._copies)
+        graph.reserve(model.hidden, self._copies)
+        inputs: dict[str, Tensor] = {}
+        for name, size in sizes.items():
+            if layers >= self._blocks:
+                inputs[name] = graph.expand(graph.op(size))
+            else:
+                graph.reserve(size, self._copies)
+        current = graph.expand(graph.op(model.hidden))
+        shapes = self._shapes(0, layers)
+        if shapes or output:
+            if model.scaled_input:
+                current = graph.over(current)
+            builder = Builder(model, graph, inputs)
+            end = layers + 1 if output else layers
+            self._layers(
+                builder, shapes, current, None, end=end, output=output, handed_over=not output
+            )
+        return graph.peak()

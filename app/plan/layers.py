@@ -1,0 +1,468 @@
+"""The operations of each kind of layer, in the order in which llama.cpp runs them.
+
+Sources: `build_qkv`, `build_attn`, `build_attn_mha`, `build_ffn`, `build_moe_ffn` (llama-graph.cpp),
+`build_mamba2_layer` (models/mamba-base.cpp) and the graphs in models/. A layer is recognised by the
+names and shapes of its tensors, so that most architectures need no code of their own.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Mapping
+
+from app.gguf.model import LayerLayout, ModelLayout
+from app.plan.graph import Graph, Tensor
+from app.plan.model import KvCacheType
+
+F32, I64 = 4, 8
+_ROTATED = 64
+"""llama.cpp rotates quantized K and V where heads are a multiple of this (llama-kv-cache.cpp)."""
+
+Signature = tuple[object, ...]
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Work:
+    """What is computed at once.
+
+    Attributes:
+        tokens: Of one micro-batch.
+        cells: Length of the KV cache, in tokens.
+        local_cells: Length of the KV cache of layers with a sliding window.
+        flash_attention: True if the attention is one operation.
+        kv_type_k: Type of the K cache.
+        kv_type_v: Type of the V cache.
+    """
+
+    tokens: int
+    cells: int
+    local_cells: int
+    flash_attention: bool
+    kv_type_k: KvCacheType
+    kv_type_v: KvCacheType
+
+
+class Shape:
+    """One layer's tensors by the part of the name between layer and ending, and its heads."""
+
+    def __init__(self, layer: LayerLayout) -> None:
+        self.heads = layer.head_count
+        self.kv_heads = layer.head_count_kv
+        self.key = layer.key_length
+        self.value = layer.value_length
+        self.recurrent = layer.recurrent
+        self.local = bool(layer.sliding_window)
+        self.shapes: Mapping[str, tuple[int, ...]] = {
+            tensor.name.split(".", 2)[2]: tensor.shape for tensor in layer.tensors
+        }
+        self.signature: Signature = (
+            self.heads, self.kv_heads, self.key, self.value, self.recurrent, self.local,
+            *self.shapes.items(),
+        )  # fmt: skip
+
+    def has(self, name: str) -> bool:
+        """True if there is such a matrix."""
+        return f"{name}.weight" in self.shapes
+
+    def bias(self, name: str) -> bool:
+        """True if there is such a bias."""
+        return f"{name}.bias" in self.shapes
+
+    def rows(self, name: str) -> int:
+        """Length of what multiplication with the matrix gives, for each token."""
+        return self.shapes[f"{name}.weight"][1]
+
+    @property
+    def attends(self) -> bool:
+        """True if the layer has attention with a KV cache."""
+        return bool(self.heads and self.kv_heads) and not self.recurrent
+
+    @property
+    def empty(self) -> bool:
+        """True if nothing is computed."""
+        return not self.shapes
+
+
+class Model:
+    """What all layers of a model have in common, as far as its graph needs it."""
+
+    def __init__(self, layout: ModelLayout, work: Work) -> None:
+        self.work = work
+        self.architecture = layout.architecture
+        self._metadata = layout.metadata
+        self.hidden = layout.embedding_length * work.tokens * F32
+        self.logits = layout.vocabulary_size * work.tokens * F32
+        self.parallel = self.architecture == "phi2"
+        self.residual_first = self.architecture in ("phi3", "phimoe")
+        self.layer_norm = f"{self.architecture}.attention.layer_norm_rms_epsilon" not in layout.metadata
+        self.rank = self.number("attention.kv_lora_rank")
+        self.experts_used = max(1, self.number("expert_used_count"))
+        self.weights_normed = self.number("expert_weights_norm") == 1
+        self.latent = bool(self.number("attention.key_length_mla"))
+        self.key_mla = self.number("attention.key_length_mla") or layout.key_length
+        self.value_mla = self.number("attention.value_length_mla") or layout.value_length
+        self.rope = self.number("rope.dimension_count")
+        self.scaled_input = self.architecture in ("gemma", "gemma2", "gemma3")
+        self.late_rows = self.architecture in ("gpt-oss", "nemotron_h", "nemotron_h_moe")
+        self.shapes = tuple(_shape(layer) for layer in layout.layers)
+        self.windows = any(shape.local for shape in self.shapes)
+        cached = [shape for shape in self.shapes if shape.attends]
+        self.widest_v = max((s.kv_heads * s.value for s in cached), default=0)
+        one = len({(s.key, s.value) for s in cached}) == 1 and not self.latent
+        self.rotation_k = self.rotation_v = 0
+        if one and work.kv_type_k.quantized and not cached[0].key % _ROTATED:
+            self.rotation_k = cached[0].key & -cached[0].key
+        if one and work.kv_type_v.quantized and not cached[0].value % _ROTATED:
+            self.rotation_v = _ROTATED
+
+    def number(self, key: str) -> int:
+        """A hyper-parameter, 0 if it is absent."""
+        value = self._metadata.get(f"{self.architecture}.{key}", 0)
+        if isinstance(value, tuple):
+            value = max((v for v in value if isinstance(v, int)), default=0)
+        return value if isinstance(value, int) else 0
+
+
+@functools.lru_cache(maxsize=4096)
+def _shape(layer: LayerLayout) -> Shape:
+    return Shape(layer)
+
+
+class Builder:
+    """Adds layers to the graph of one device.
+
+    Args:
+        inputs: The tensors that hold positions, indices and masks, by name, where they are freed
+            after their last use; without them they lie elsewhere.
+    """
+
+    def __init__(self, model: Model, graph: Graph, inputs: Mapping[str, Tensor]) -> None:
+        self.model, self.graph = model, graph
+        self._tokens = model.work.tokens
+        self._inputs = inputs
+        self._scope = ""
+
+    def _input(self, name: str) -> tuple[Tensor, ...]:
+        return (self._inputs[name],) if name in self._inputs else ()
+
+    def _values(self, count: int) -> int:
+        """Bytes of `count` numbers for each token."""
+        return count * self._tokens * F32
+
+    def norm(self, source: Tensor) -> Tensor:
+        """A norm without its weight; only the root mean square one works in place."""
+        if self.model.layer_norm:
+            return self.graph.op(self.model.hidden, source)
+        return self.graph.over(source)
+
+    def _normed(self, source: Tensor) -> Tensor:
+        """Norm and weight; a bias is added in place."""
+        return self.graph.over(self.norm(source))
+
+    def rows(self, source: Tensor) -> Tensor:
+        """Only the tokens whose logits are wanted; all of them in the worst case."""
+        return self.graph.op(self.model.hidden, source, *self._input("rows"))
+
+    def head(self, source: Tensor, normed: Tensor | None) -> Tensor:
+        """The last norm; what is wanted of it are the logits. Arguments as for `layer`."""
+        graph, name = self.graph, self.model.architecture
+        if normed is None and name == "gpt-oss":
+            graph.keep(source)
+            source = self.rows(source)
+        result = graph.over(self.norm(source) if normed is None else normed)
+        graph.keep(result)
+        return self.rows(result) if name.startswith("nemotron_h") else result
+
+    def crossing(self, shape: Shape) -> dict[str, int]:
+        """What is handed over, in bytes by name, where a layer on the host precedes.
+
+        Operations without weights after the layer's last matrix run on the device already
+        (`ggml_backend_sched_split_graph` extends devices upwards).
+        """
+        hidden = self.model.hidden
+        if self.model.parallel:
+            return dict.fromkeys(("mixed", "second", "source"), hidden)
+        if shape.has("ffn_down_exps") and not shape.has("ffn_down_shexp"):
+            used = self.model.experts_used
+            sizes = {"experts": used * hidden, "weights": self._values(used)}
+            return sizes | {"source": hidden}
+        if shape.has("ffn_gate_inp_shexp"):
+            return dict.fromkeys(("second", "mixed", "source"), hidden)
+        if shape.has("ffn_down_shexp"):
+            return dict.fromkeys(("mixed", "second", "source"), hidden)
+        return dict.fromkeys(("mixed", "source"), hidden)
+
+    def handed_over(self, inputs: dict[str, Tensor]) -> Tensor:
+        """The next layer's input from what `crossing` names; takes them out of `inputs`."""
+        graph, residual = self.graph, inputs.pop("source")
+        if "experts" in inputs:
+            used = self.model.experts_used
+            mixed = self._combined(inputs.pop("experts"), inputs.pop("weights"), used)
+        else:
+            mixed = inputs.pop("mixed")
+        if "second" in inputs:
+            mixed = graph.over(mixed, inputs.pop("second"))
+        return graph.over(mixed, residual)
+
+    def layer(
+        self, shape: Shape, source: Tensor, *, last: bool, normed: Tensor | None = None
+    ) -> Tensor:
+        """One layer; the result is the next one's input.
+
+        Args:
+            source: What the layer before gave.
+            normed: The norm of it, if the device before computed that.
+        """
+        if normed is None and not shape.empty:
+            normed = self.norm(source)
+        if shape.empty:
+            return source
+        assert normed is not None  # noqa: S101 - the layer is not empty
+        start = self.graph.over(normed)
+        if self.model.parallel:
+            return self._parallel(shape, source, start, last=last)
+        current, residual = source, source
+        alone = shape.recurrent or not any(shape.has(n) for n in ("ffn_norm", "post_attention_norm"))
+        if shape.recurrent:
+            current = self._state_space(shape, start)
+        elif shape.attends:
+            current = self._attention(shape, start)
+        elif shape.heads and shape.has("attn_output"):
+            current = self.graph.op(self.model.hidden, start)
+        if last and not self.model.late_rows:
+            current, residual = self.rows(current), self.rows(residual)
+        if alone and self.model.architecture.startswith("nemotron_h"):
+            if current == source:
+                current = self._mixer(shape, start)
+            return self.graph.over(current, residual)
+        if not (shape.has("ffn_down") or shape.has("ffn_down_exps")):
+            return residual if last else source
+        if current != residual:
+            if shape.has("post_ffw_norm"):
+                current = self._normed(current)
+            current = self.graph.over(current, residual)
+            start = self._normed(current)
+        output = self._mixer(shape, start)
+        if shape.has("post_ffw_norm"):
+            output = self._normed(output)
+        if self.model.residual_first:
+            return self.graph.over(current, output)
+        return self.graph.over(output, current)
+
+    def _parallel(self, shape: Shape, source: Tensor, normed: Tensor, *, last: bool) -> Tensor:
+        """Attention and feed-forward of the same input (phi2)."""
+        current = self._attention(shape, normed)
+        if last:
+            current, normed, source = self.rows(current), self.rows(normed), self.rows(source)
+        output = self._feed_forward(shape, normed, "")
+        return self.graph.over(self.graph.over(current, output), source)
+
+    # --- attention ----------------------------------------------------------
+
+    def _attention(self, shape: Shape, normed: Tensor) -> Tensor:
+        self._scope = " local" if shape.local else ""
+        if shape.has("attn_kv_a_mqa"):
+            q, k, v = self._latent(shape, normed)
+        else:
+            q, k, v = self._qkv(shape, normed)
+        value = self.model.value_mla if self.model.latent else shape.value
+        mixed = self.graph.expand(self._mixed(shape, q, k, v))
+        if self.model.rotation_v:
+            size, matrix = self._values(shape.heads * value), self._input(f"rotation v{self._scope}")
+            mixed = self.graph.op(size, *matrix, self.graph.view(mixed))
+        return self.graph.op(self.model.hidden, mixed)
+
+    def _qkv(self, shape: Shape, normed: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        graph, model = self.graph, self.model
+        roped = shape.has("attn_q_norm") or not model.architecture.startswith("nemotron_h")
+        sizes = [
+            self._values(count)
+            for count in (
+                shape.heads * shape.key, shape.kv_heads * shape.key, shape.kv_heads * shape.value
+            )
+        ]  # fmt: skip
+        if shape.has("attn_qkv"):
+            whole = graph.op(sum(sizes), normed)
+            q, k, v = (graph.view(whole) for _ in range(3))
+            q = graph.op(sizes[0], q, *self._input("positions")) if roped else q
+            if model.architecture == "phi3":
+                q = graph.over(q)
+            q = self._turned(q, "k")
+            v = self._turned(graph.op(sizes[2], v), "v") if model.rotation_v else graph.view(v)
+            k = graph.op(sizes[1], k, *self._input("positions")) if roped else k
+            return q, self._turned(k, "k"), v
+
+        def made(size: int, *, rope: bool, norm: bool, rotation: str) -> Tensor:
+            tensor = graph.view(graph.op(size, normed))
+            if norm:
+                tensor = graph.over(graph.over(tensor))
+            if rope:
+                tensor = graph.over(tensor, *self._input("positions"))
+            return self._turned(tensor, rotation)
+
+        norm = shape.has("attn_q_norm")
+        q = made(sizes[0], rope=roped, norm=norm, rotation="k")
+        k = made(sizes[1], rope=roped, norm=norm, rotation="k")
+        v = made(sizes[2], rope=False, norm=False, rotation="v")
+        return q, k, v
+
+    def _turned(self, tensor: Tensor, side: str) -> Tensor:
+        """Heads rotated before they are quantized (`llama_mul_mat_hadamard` in llama-impl.h)."""
+        if not (self.model.rotation_k if side == "k" else self.model.rotation_v):
+            return tensor
+        graph, matrix = self.graph, self._input(f"rotation {side}{self._scope}")
+        return graph.view(graph.op(graph.size(tensor), *matrix, graph.view(tensor)))
+
+    def _latent(self, shape: Shape, normed: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Multi-head latent attention (models/deepseek2.cpp)."""
+        graph, model, heads = self.graph, self.model, shape.heads
+        whole, rope = model.key_mla, model.rope
+        if shape.has("attn_q_a"):
+            low = graph.op(self._values(shape.rows("attn_q_a")), normed)
+            q = graph.op(self._values(heads * whole), self._normed(low))
+        else:
+            q = graph.op(self._values(heads * whole), normed)
+        if model.latent:
+            part = graph.view(q)
+            absorbed = graph.op(self._values(heads * model.rank), graph.view(graph.view(q)))
+            turned = graph.op(self._values(heads * rope), part, *self._input("positions"))
+            q = graph.op(self._values(heads * (model.rank + rope)), graph.view(absorbed), turned)
+            low = graph.op(self._values(model.rank + rope), normed)
+            latent = graph.over(graph.op(self._values(model.rank), graph.view(low)))
+            v = graph.view(latent)
+            key = graph.op(self._values(rope), graph.view(low), *self._input("positions"))
+            return q, graph.op(self._values(model.rank + rope), v, key), v
+        q = graph.over(graph.view(q), *self._input("positions"))
+        low = graph.op(self._values(model.rank + rope), normed)
+        latent = graph.over(graph.op(self._values(model.rank), graph.view(low)))
+        both = graph.op(self._values(heads * (whole - rope + model.value_mla)), latent)
+        v = graph.op(self._values(heads * model.value_mla), graph.view(both))
+        key = graph.op(self._values(rope), graph.view(low), *self._input("positions"))
+        wide = graph.op(self._values(heads * rope), key)
+        k = graph.op(self._values(heads * whole), graph.view(both), wide)
+        return self._turned(q, "k"), self._turned(k, "k"), self._turned(v, "v")
+
+    def _mixed(self, shape: Shape, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """K and V written into the cache, then the attention itself, heads side by side.
+
+        K comes before V only where there are two caches (sliding windows).
+        """
+        graph, model, work = self.graph, self.model, self.model.work
+        for tensor in (q, k, v) if model.windows else (q, v, k):
+            graph.expand(tensor)
+        mask = self._input(f"mask{self._scope}")
+        graph.sink(graph.view(k), *self._input(f"k indices{self._scope}"))
+        if not model.latent:
+            stored = graph.view(v)
+            if not work.flash_attention and shape.kv_heads * shape.value < model.widest_v:
+                stored = graph.view(graph.op(self._values(model.widest_v), stored))
+            graph.sink(stored, *self._input(f"v indices{self._scope}"))
+        value = model.rank if model.latent else shape.value
+        out = self._values(shape.heads * value)
+        q = graph.view(graph.view(q))
+        if work.flash_attention:
+            mixed = graph.op(out, q, *mask)
+            if not model.latent:
+                return graph.view(mixed)
+            single = graph.op(self._values(shape.heads * model.value_mla), graph.view(mixed))
+            return graph.view(graph.op(self._values(shape.heads * model.value_mla), graph.view(single)))
+        cells = work.local_cells if shape.local else work.cells
+        scores = graph.over(graph.op(self._values(shape.heads * cells), q), *mask)
+        if model.latent:
+            transposed = graph.op(cells * model.rank * 2)
+            mixed = graph.op(out, transposed, scores)
+            mixed = graph.op(self._values(shape.heads * model.value_mla), mixed)
+            return graph.op(self._values(shape.heads * model.value_mla), graph.view(mixed))
+        return graph.op(out, graph.view(graph.op(out, scores)))
+
+    # --- feed-forward -------------------------------------------------------
+
+    def _mixer(self, shape: Shape, normed: Tensor) -> Tensor:
+        if not shape.has("ffn_gate_inp"):
+            return self._feed_forward(shape, normed, "")
+        mixed = self._experts(shape, normed)
+        if not shape.has("ffn_down_shexp"):
+            return mixed
+        graph = self.graph
+        if not shape.has("ffn_gate_inp_shexp"):
+            return graph.over(mixed, self._feed_forward(shape, normed, "_shexp"))
+        shared = self._feed_forward(shape, normed, "_shexp")
+        gate = graph.op(self._values(1), normed)
+        gate = graph.over(graph.op(self._values(1), gate), gate)
+        return graph.over(mixed, graph.over(shared, gate))
+
+    def _feed_forward(self, shape: Shape, source: Tensor, suffix: str) -> Tensor:
+        graph = self.graph
+        wide = self._values(shape.rows(f"ffn_up{suffix}"))
+        if shape.has(f"ffn_gate{suffix}"):
+            gate, up = graph.op(wide, source), graph.op(wide, source)
+            inner = graph.op(wide, gate, up)
+        else:
+            inner = graph.op(wide, source)
+            narrow = self._values(shape.shapes[f"ffn_down{suffix}.weight"][0])
+            inner = graph.over(inner) if narrow == wide else graph.op(narrow, inner)
+        return graph.op(self.model.hidden, inner)
+
+    def _experts(self, shape: Shape, normed: Tensor) -> Tensor:
+        graph, used = self.graph, self.model.experts_used
+        count = self._values(shape.rows("ffn_gate_inp"))
+        probabilities = graph.over(graph.op(count, normed))
+        biased = probabilities
+        if shape.bias("exp_probs_b"):
+            biased = graph.over(probabilities)
+        chosen = graph.view(graph.op(count, biased))
+        weights = graph.op(self._values(used), graph.view(probabilities), chosen)
+        if self.model.architecture in ("llama", "qwen3moe", "phimoe") or self.model.weights_normed:
+            total = graph.over(graph.op(self._values(1), graph.view(weights)))
+            weights = graph.op(self._values(used), graph.view(weights), total)
+        graph.expand(weights)
+        source = graph.view(normed)
+        wide = self._values(used * shape.rows("ffn_up_exps"))
+        if shape.has("ffn_gate_exps"):
+            gate, up = graph.op(wide, source, chosen), graph.op(wide, source, chosen)
+            if shape.bias("ffn_up_exps"):
+                gate, up = graph.over(gate, chosen), graph.over(up, chosen)
+            inner = graph.op(wide, gate, up)
+        else:
+            inner = graph.over(graph.op(wide, source, chosen))
+        out = graph.op(used * self.model.hidden, inner, chosen)
+        if shape.bias("ffn_down_exps"):
+            out = graph.over(out, chosen)
+        return self._combined(out, weights, used)
+
+    def _combined(self, out: Tensor, weights: Tensor, used: int) -> Tensor:
+        """The weighted sum over the experts that each token chose."""
+        graph = self.graph
+        out = graph.expand(graph.over(out, weights))
+        parts = [graph.expand(graph.view(out)) for _ in range(used)]
+        mixed = graph.expand(graph.op(self.model.hidden, *parts[:2]))
+        for part in parts[2:]:
+            mixed = graph.expand(graph.over(mixed, part))
+        return mixed
+
+    # --- state space --------------------------------------------------------
+
+    def _state_space(self, shape: Shape, normed: Tensor) -> Tensor:
+        """Mamba 2 (models/mamba-base.cpp)."""
+        graph, number = self.graph, self.model.number
+        inner, state = number("ssm.inner_size"), number("ssm.state_size")
+        kernel, ranks = number("ssm.conv_kernel"), number("ssm.time_step_rank")
+        mixed, values = inner + 2 * number("ssm.group_count") * state, self._values(inner)
+        before = graph.expand(graph.op((kernel - 1) * mixed * F32, *self._input("states")))
+        graph.sink(graph.op(0, *self._input("more states")))
+        projected = graph.view(graph.op(self._values(shape.rows("ssm_in")), normed))
+        z, x, dt = (graph.view(projected) for _ in range(3))
+        window = graph.op((kernel - 1 + self._tokens) * mixed * F32, graph.view(before), graph.view(x))
+        graph.sink(graph.view(window))
+        convolved = graph.over(graph.over(graph.op(self._values(mixed), window)))
+        x, b, c = (graph.view(convolved) for _ in range(3))
+        steps = graph.over(graph.op(self._values(ranks), dt))
+        scanned = graph.expand(graph.op(values + inner * state * F32, x, steps, b, c))
+        graph.sink(graph.op(0, *self._input("more states")))
+        graph.sink(graph.view(scanned))
+        gate = graph.op(values, z)
+        y = graph.view(scanned)
+        y = graph.over(y, graph.over(x, size=values), size=values)
+        gated = graph.op(values, gate, y)
+        return graph.op(self.model.hidden, graph.view(self._normed(graph.view(gated))))
