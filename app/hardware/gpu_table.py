@@ -21,11 +21,19 @@ _COUNTED = re.compile(r"^(?:(\d+)\s*[x×*]\s*)?(.+)$", re.IGNORECASE)
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Gpu:
-    """A GPU to plan for; `bandwidth_bytes_per_s` is None where only a size was given."""
+    """A GPU to plan for; what is not known of it is None.
+
+    Attributes:
+        memory_bytes: What its driver reports.
+        prompt_flops_per_s: What llama.cpp reached when it processed prompts.
+        link: How it is attached, `PCIe4 x16` for example.
+    """
 
     name: str
     memory_bytes: int
     bandwidth_bytes_per_s: float | None = None
+    prompt_flops_per_s: float | None = None
+    link: str = ""
 
 
 @functools.cache
@@ -37,15 +45,19 @@ def known() -> tuple[Gpu, ...]:
             name=row["name"],
             memory_bytes=round(row["memory_gib"] * units.GIB * USABLE),
             bandwidth_bytes_per_s=row["bandwidth_gb_per_s"] * 1e9,
+            prompt_flops_per_s=row["prompt_tflop_per_s"] * 1e12
+            if "prompt_tflop_per_s" in row
+            else None,
+            link=row["link"],
         )
         for row in rows
     )
 
 
-def bandwidth(name: str) -> float | None:
-    """Bytes/s of the GPU whose name, as a driver reports it, ends like one of the table."""
+def find(name: str) -> Gpu | None:
+    """The GPU whose name, as a driver reports it, ends like one of the table."""
     found = [gpu for gpu in known() if _key(name).endswith(_key(gpu.name))]
-    return max(found, key=lambda gpu: len(gpu.name)).bandwidth_bytes_per_s if found else None
+    return max(found, key=lambda gpu: len(gpu.name)) if found else None
 
 
 def parse(text: str) -> tuple[Gpu, ...]:

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import enum
 
-from app.gguf.model import ModelLayout
+import functools
+from collections.abc import Callable, Sequence
+
 from app.plan.graph import Graph, Tensor
-from app.plan.layers import F32, I64, Builder, Model, Shape, Work
+from app.plan.layers import F32, I64, Builder, Model, Shape, Shapes, Work
+from app.plan.placement import SpanMaximum
 
 PIPELINE_COPIES = 4
 """Copies of what crosses from one device to the next (GGML_SCHED_MAX_COPIES in ggml-backend.cpp)."""
@@ -29,13 +32,13 @@ class ComputeModel:
             (llama-context.cpp, `pipeline_parallel`).
     """
 
-    def __init__(self, layout: ModelLayout, work: Work, *, pipelined: bool, alignment: int) -> None:
-        self.model = Model(layout, work)
-        self._blocks = layout.block_count
+    def __init__(self, shapes: Shapes, work: Work, *, pipelined: bool, alignment: int) -> None:
+        self.model = Model(shapes, work)
+        self._blocks = len(shapes.layers)
         self._copies = PIPELINE_COPIES if pipelined else 1
         self._alignment = alignment
 
-    def _inputs(self, shapes: tuple[Shape, ...], *, last: bool) -> dict[str, int]:
+    def inputs(self, shapes: tuple[Shape, ...], *, last: bool) -> dict[str, int]:
         """Inputs that layers read beside the activations, in the order of their first use: bytes by name."""
         model, work = self.model, self.model.work
         sizes: dict[str, int] = {}
@@ -115,7 +118,7 @@ class ComputeModel:
         names = tuple(crossing)
         late = self.model.late_rows
         rows = output if late and (shapes or source is Source.HOST) else end >= self._blocks
-        crossing |= self._inputs(shapes, last=rows and (late or bool(shapes)))
+        crossing |= self.inputs(shapes, last=rows and (late or bool(shapes)))
         for name, size in crossing.items():
             if self._copies == 1:
                 inputs[name] = graph.expand(graph.op(size))
@@ -129,8 +132,7 @@ class ComputeModel:
         if source is Source.HOST and self._before(first) is not None:
             current = builder.handed_over(inputs)
         else:
-            current = inputs.pop("source") if "source" in inputs else normed
-        assert current is not None  # noqa: S101 - one of both always crosses
+            current = inputs.pop("source") if normed is None or "source" in inputs else normed
         if self._before(first) is None and self.model.scaled_input:
             current = graph.over(current)
         self._layers(builder, shapes, current, normed, end=end, output=output)
@@ -175,7 +177,7 @@ class ComputeModel:
         """
         model, work = self.model, self.model.work
         graph = Graph(self._alignment)
-        sizes = self._inputs(model.shapes, last=True)
+        sizes = self.inputs(model.shapes, last=True)
         sizes.pop("more states", None)
         graph.reserve(work.tokens * F32, self._copies)
         graph.reserve(model.hidden, self._copies)
@@ -196,3 +198,98 @@ class ComputeModel:
                 builder, shapes, current, None, end=end, output=output, handed_over=not output
             )
         return graph.peak()
+
+    def alone(self, shape: Shape | None, *, first: bool) -> int:
+        """Bytes of one layer, or of the output (None), beside the inputs.
+
+        Args:
+            first: Its input is among those; otherwise the layer before has left it there.
+        """
+        graph = Graph(self._alignment)
+        builder = Builder(self.model, graph, {})
+        hidden = self.model.hidden
+        source = graph.outside(hidden) if first else graph.expand(graph.op(hidden))
+        shapes = () if shape is None else (shape,)
+        end = self._blocks + 1 if shape is None else 0
+        self._layers(builder, shapes, source, None, end=end, output=shape is None)
+        return graph.peak()
+
+    def shared(self) -> dict[str, int]:
+        """Bytes of the inputs that layers of each sort add: `attention`, `local`, `recurrent`."""
+        sorts = {
+            "attention": [s for s in self.model.shapes if s.attends and not s.local],
+            "local": [s for s in self.model.shapes if s.attends and s.local],
+            "recurrent": [s for s in self.model.shapes if s.recurrent],
+        }
+        return {
+            name: self._copies * sum(self.inputs((found[0],), last=False).values()) if found else 0
+            for name, found in sorts.items()
+        }
+
+    @property
+    def crossing(self) -> int:
+        """Bytes that the activations from the device before take."""
+        return self._copies * self.model.hidden
+
+
+class ComputeTable:
+    """Compute buffers of all spans of layers, quick to look up, a little too large rather than too small.
+
+    For a search over many splits; `ComputeModel` has the exact figure for the one that is found.
+    """
+
+    def __init__(self, exact: ComputeModel) -> None:
+        self.exact = exact
+        shapes = exact.model.shapes
+        peaks = {
+            first: {
+                s.signature: exact.alone(s, first=first)
+                for s in {s.signature: s for s in shapes if not s.empty}.values()
+            }
+            for first in (True, False)
+        }
+        self._blocks = len(shapes)
+        self._first = [0 if s.empty else peaks[True][s.signature] for s in shapes]
+        self._inner = SpanMaximum([0 if s.empty else peaks[False][s.signature] for s in shapes])
+        self._output = exact.alone(None, first=False)
+        self._shared = exact.shared()
+        self._counts = {
+            "attention": _running(shapes, lambda s: s.attends and not s.local),
+            "local": _running(shapes, lambda s: s.attends and s.local),
+            "recurrent": _running(shapes, lambda s: s.recurrent),
+        }
+        self._filled = _running(shapes, lambda s: not s.empty)
+        following = self._blocks
+        self._next = [0] * self._blocks
+        for index in range(self._blocks - 1, -1, -1):
+            following = following if shapes[index].empty else index
+            self._next[index] = following
+
+    def __call__(self, first: int, end: int) -> int:
+        """Bytes for layers `first` to `end - 1`, the output being layer `block_count`; 0 for none."""
+        inner = min(end, self._blocks)
+        start = self._next[first] if first < self._blocks else inner
+        output = self._output if end > self._blocks else 0
+        if start >= inner:
+            return output + self.exact.crossing if output else 0
+        base = sum(
+            size
+            for name, size in self._shared.items()
+            if size and self._counts[name][inner] > self._counts[name][start]
+        )
+        crossings = 2 if self._filled[start] else 1
+        peak = max(self._first[start], self._inner(start + 1, inner), output)
+        return base + crossings * self.exact.crossing + peak
+
+
+def _running(shapes: Sequence[Shape], wanted: Callable[[Shape], bool]) -> list[int]:
+    counts = [0]
+    for shape in shapes:
+        counts.append(counts[-1] + wanted(shape))
+    return counts
+
+
+@functools.lru_cache(maxsize=256)
+def compute_table(shapes: Shapes, work: Work, *, pipelined: bool, alignment: int) -> ComputeTable:
+    """The table, made once for all quantizations of a model."""
+    return ComputeTable(ComputeModel(shapes, work, pipelined=pipelined, alignment=alignment))

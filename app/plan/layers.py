@@ -8,10 +8,9 @@ names and shapes of its tensors, so that most architectures need no code of thei
 from __future__ import annotations
 
 import dataclasses
-import functools
 from collections.abc import Mapping
 
-from app.gguf.model import LayerLayout, ModelLayout
+from app.gguf.model import LayerLayout, MetadataValue, ModelLayout
 from app.plan.graph import Graph, Tensor
 from app.plan.model import KvCacheType
 
@@ -33,6 +32,8 @@ class Work:
         flash_attention: True if the attention is one operation.
         kv_type_k: Type of the K cache.
         kv_type_v: Type of the V cache.
+        unpacks_cache: A quantized cache of one layer is copied to f16 beside the result of flash
+            attention, as CUDA's kernels for many tokens want it (`ggml_cuda_flash_attn_ext_get_alloc_size`).
     """
 
     tokens: int
@@ -41,6 +42,7 @@ class Work:
     flash_attention: bool
     kv_type_k: KvCacheType
     kv_type_v: KvCacheType
+    unpacks_cache: bool = False
 
 
 class Shape:
@@ -84,28 +86,70 @@ class Shape:
         return not self.shapes
 
 
-class Model:
-    """What all layers of a model have in common, as far as its graph needs it."""
+class Shapes:
+    """The graph of a model, as far as it does not depend on the work: equal ones compare equal."""
 
-    def __init__(self, layout: ModelLayout, work: Work) -> None:
-        self.work = work
+    def __init__(self, layout: ModelLayout) -> None:
         self.architecture = layout.architecture
-        self._metadata = layout.metadata
-        self.hidden = layout.embedding_length * work.tokens * F32
-        self.logits = layout.vocabulary_size * work.tokens * F32
+        self.layers = tuple(Shape(layer) for layer in layout.layers)
+        self.embedding_length = layout.embedding_length
+        self.vocabulary_size = layout.vocabulary_size
+        self.lengths = layout.key_length, layout.value_length
+        prefix = f"{layout.architecture}."
+        self._numbers = {
+            key.removeprefix(prefix): _number(value)
+            for key, value in layout.metadata.items()
+            if key.startswith(prefix)
+        }
+        self._key: Signature = (
+            self.architecture, self.embedding_length, self.vocabulary_size, self.lengths,
+            tuple(shape.signature for shape in self.layers), *self._numbers.items(),
+        )  # fmt: skip
+        self._hash = hash(self._key)
+
+    def __hash__(self) -> int:
+        return self._hash
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Shapes) and (self is other or self._key == other._key)
+
+    def number(self, key: str) -> int:
+        """A hyper-parameter, 0 if it is absent; of several, one for each layer, the greatest."""
+        return self._numbers.get(key, 0)
+
+    def has(self, key: str) -> bool:
+        """True if the header has this hyper-parameter."""
+        return key in self._numbers
+
+
+def _number(value: MetadataValue) -> int:
+    if isinstance(value, tuple):
+        return max((v for v in value if isinstance(v, int)), default=0)
+    return value if isinstance(value, int) else 0
+
+
+class Model:
+    """What the graph of a model needs to know of it for certain work."""
+
+    def __init__(self, shapes: Shapes, work: Work) -> None:
+        self.work = work
+        self.architecture = shapes.architecture
+        self.number = shapes.number
+        self.shapes = shapes.layers
+        self.hidden = shapes.embedding_length * work.tokens * F32
+        self.logits = shapes.vocabulary_size * work.tokens * F32
         self.parallel = self.architecture == "phi2"
         self.residual_first = self.architecture in ("phi3", "phimoe")
-        self.layer_norm = f"{self.architecture}.attention.layer_norm_rms_epsilon" not in layout.metadata
+        self.layer_norm = not shapes.has("attention.layer_norm_rms_epsilon")
         self.rank = self.number("attention.kv_lora_rank")
         self.experts_used = max(1, self.number("expert_used_count"))
         self.weights_normed = self.number("expert_weights_norm") == 1
         self.latent = bool(self.number("attention.key_length_mla"))
-        self.key_mla = self.number("attention.key_length_mla") or layout.key_length
-        self.value_mla = self.number("attention.value_length_mla") or layout.value_length
+        self.key_mla = self.number("attention.key_length_mla") or shapes.lengths[0]
+        self.value_mla = self.number("attention.value_length_mla") or shapes.lengths[1]
         self.rope = self.number("rope.dimension_count")
         self.scaled_input = self.architecture in ("gemma", "gemma2", "gemma3")
         self.late_rows = self.architecture in ("gpt-oss", "nemotron_h", "nemotron_h_moe")
-        self.shapes = tuple(_shape(layer) for layer in layout.layers)
         self.windows = any(shape.local for shape in self.shapes)
         cached = [shape for shape in self.shapes if shape.attends]
         self.widest_v = max((s.kv_heads * s.value for s in cached), default=0)
@@ -115,18 +159,6 @@ class Model:
             self.rotation_k = cached[0].key & -cached[0].key
         if one and work.kv_type_v.quantized and not cached[0].value % _ROTATED:
             self.rotation_v = _ROTATED
-
-    def number(self, key: str) -> int:
-        """A hyper-parameter, 0 if it is absent."""
-        value = self._metadata.get(f"{self.architecture}.{key}", 0)
-        if isinstance(value, tuple):
-            value = max((v for v in value if isinstance(v, int)), default=0)
-        return value if isinstance(value, int) else 0
-
-
-@functools.lru_cache(maxsize=4096)
-def _shape(layer: LayerLayout) -> Shape:
-    return Shape(layer)
 
 
 class Builder:
@@ -223,7 +255,9 @@ class Builder:
         if self.model.parallel:
             return self._parallel(shape, source, start, last=last)
         current, residual = source, source
-        alone = shape.recurrent or not any(shape.has(n) for n in ("ffn_norm", "post_attention_norm"))
+        alone = shape.recurrent or not any(
+            shape.has(n) for n in ("ffn_norm", "post_attention_norm")
+        )
         if shape.recurrent:
             current = self._state_space(shape, start)
         elif shape.attends:
@@ -269,7 +303,10 @@ class Builder:
         value = self.model.value_mla if self.model.latent else shape.value
         mixed = self.graph.expand(self._mixed(shape, q, k, v))
         if self.model.rotation_v:
-            size, matrix = self._values(shape.heads * value), self._input(f"rotation v{self._scope}")
+            size, matrix = (
+                self._values(shape.heads * value),
+                self._input(f"rotation v{self._scope}"),
+            )
             mixed = self.graph.op(size, *matrix, self.graph.view(mixed))
         return self.graph.op(self.model.hidden, mixed)
 
@@ -362,11 +399,17 @@ class Builder:
         out = self._values(shape.heads * value)
         q = graph.view(graph.view(q))
         if work.flash_attention:
+            if work.unpacks_cache:
+                cells = work.local_cells if shape.local else work.cells
+                widths = (shape.key * work.kv_type_k.quantized, value * work.kv_type_v.quantized)
+                out += 2 * cells * shape.kv_heads * sum(widths)
             mixed = graph.op(out, q, *mask)
             if not model.latent:
                 return graph.view(mixed)
             single = graph.op(self._values(shape.heads * model.value_mla), graph.view(mixed))
-            return graph.view(graph.op(self._values(shape.heads * model.value_mla), graph.view(single)))
+            return graph.view(
+                graph.op(self._values(shape.heads * model.value_mla), graph.view(single))
+            )
         cells = work.local_cells if shape.local else work.cells
         scores = graph.over(graph.op(self._values(shape.heads * cells), q), *mask)
         if model.latent:
@@ -453,7 +496,9 @@ class Builder:
         graph.sink(graph.op(0, *self._input("more states")))
         projected = graph.view(graph.op(self._values(shape.rows("ssm_in")), normed))
         z, x, dt = (graph.view(projected) for _ in range(3))
-        window = graph.op((kernel - 1 + self._tokens) * mixed * F32, graph.view(before), graph.view(x))
+        window = graph.op(
+            (kernel - 1 + self._tokens) * mixed * F32, graph.view(before), graph.view(x)
+        )
         graph.sink(graph.view(window))
         convolved = graph.over(graph.over(graph.op(self._values(mixed), window)))
         x, b, c = (graph.view(convolved) for _ in range(3))

@@ -38,6 +38,19 @@ class FlashAttention(enum.StrEnum):
     OFF = "off"
 
 
+class Objective(enum.StrEnum):
+    """What a split shall be best at, among those that fit."""
+
+    BALANCED = "balanced"
+    """The fullest device as empty as can be."""
+    FEWEST = "fewest"
+    """As few devices as can be."""
+    FASTEST = "fastest"
+    """Most bytes where the bandwidth is highest."""
+    LONGEST = "longest"
+    """The longest context."""
+
+
 class Basis(enum.StrEnum):
     """How far the numbers can be trusted."""
 
@@ -56,6 +69,11 @@ class Verdict(enum.StrEnum):
     """Runs in main memory; there is no GPU in use."""
     TOO_LARGE = "too_large"
 
+    @property
+    def on_host(self) -> bool:
+        """True if main memory works along, so that its bandwidth counts."""
+        return self in (Verdict.PARTLY, Verdict.CPU_ONLY)
+
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class PlanDevice:
@@ -69,6 +87,9 @@ class PlanDevice:
         others_bytes: Held by other programs.
         shares_host_memory: True if its memory is this machine's main memory (an RPC server that
             runs here), so that what it holds is missing there.
+        bandwidth_bytes_per_s: Of its memory; None if it is not known.
+        prompt_flops_per_s: Measured rate at which llama.cpp processes prompts; None if unknown.
+        learned_reserve_bytes: What a load took here beyond llama.cpp's own account; None before any.
     """
 
     id: str
@@ -80,6 +101,9 @@ class PlanDevice:
     free_bytes: int
     others_bytes: int = 0
     shares_host_memory: bool = False
+    bandwidth_bytes_per_s: float | None = None
+    prompt_flops_per_s: float | None = None
+    learned_reserve_bytes: int | None = None
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,6 +123,7 @@ class PlanRequest:
         gpu_layers: Number of layers on devices, counted from the end, output included; None for as many as fit.
         layer_counts: Layers for each device in device order, fixed by hand; the sum is `gpu_layers`.
         reserves: Bytes to keep free, by device id; others get the default.
+        objective: Which of the splits that fit.
         any_order: Devices may be put into another order where that leaves more room.
         force: Pass what was fixed by hand through, fit or not.
     """
@@ -112,6 +137,7 @@ class PlanRequest:
     gpu_layers: int | None = None
     layer_counts: tuple[int, ...] | None = None
     reserves: Mapping[str, int] = dataclasses.field(default_factory=dict)
+    objective: Objective = Objective.BALANCED
     any_order: bool = False
     force: bool = False
 
@@ -150,6 +176,19 @@ class DevicePlan:
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class TensorOverride:
+    """One tensor that lies elsewhere than its layer (llama.cpp's `--override-tensor`).
+
+    Attributes:
+        device: The device's name in llama.cpp, or `CPU`.
+    """
+
+    tensor: str
+    device: str
+    size_bytes: int
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class HostPlan:
     """Main memory's share: token embedding, layers not offloaded, their KV cache, host buffers."""
 
@@ -185,7 +224,9 @@ class LoadPlan:
         bottleneck: Id of the device with the least left, `host` for main memory.
         shortfall_bytes: How much the worst place lacks; 0 if all fits.
         sentence: The verdict for a person, without the verdict's own word ("30 layers on ...").
-        hint: What would help if it does not fit, else empty.
+        hint: What would help most if it does not fit, else empty.
+        remedies: All that would help, in the order of what it costs.
+        tensor_overrides: Tensors of layers that are too large for one device.
     """
 
     request: PlanRequest
@@ -203,6 +244,8 @@ class LoadPlan:
     layer_sizes: tuple[int, ...]
     sentence: str
     hint: str = ""
+    remedies: tuple[str, ...] = ()
+    tensor_overrides: tuple[TensorOverride, ...] = ()
 
     @property
     def fits(self) -> bool:

@@ -10,6 +10,27 @@ Cost = Callable[[int, int, int], int]
 """`cost(device, first, end)`: bytes that layers first to end - 1 take on the device."""
 
 
+class SpanMaximum:
+    """The greatest of `values[first:end]`, in constant time, 0 for none (a sparse table)."""
+
+    def __init__(self, values: Sequence[int]) -> None:
+        """Take n log n steps."""
+        self._rows = [list(values)]
+        width = 1
+        while 2 * width <= len(values):
+            row = self._rows[-1]
+            self._rows.append([max(row[i], row[i + width]) for i in range(len(row) - width)])
+            width *= 2
+
+    def __call__(self, first: int, end: int) -> int:
+        """Of indices `first` to `end - 1`."""
+        if end <= first:
+            return 0
+        level = (end - first).bit_length() - 1
+        row = self._rows[level]
+        return max(row[first], row[end - (1 << level)])
+
+
 def balanced(count: int, first: int, budgets: Sequence[int], cost: Cost) -> tuple[int, ...] | None:
     """Layers for each device so that the least of what is left anywhere is greatest.
 
@@ -124,6 +145,35 @@ def _fill(
         counts.append(low - start)
         start = low
     return tuple(counts) if start == count else None
+
+
+def fastest(
+    count: int,
+    first: int,
+    budgets: Sequence[int],
+    cost: Cost,
+    seconds: Callable[[int, int, int], float],
+) -> tuple[int, ...] | None:
+    """Layers for each device so that one token takes least time: the sum over devices, in their order.
+
+    Exact by dynamic programming over devices and layers. None if the layers do not fit.
+
+    Args:
+        seconds: As `cost`, the time that the layers take on the device; it must grow with each layer
+            by what does not depend on the others.
+    """
+    best: dict[int, tuple[float, tuple[int, ...]]] = {first: (0.0, ())}
+    for device, budget in enumerate(budgets):
+        following: dict[int, tuple[float, tuple[int, ...]]] = {}
+        for start, (spent, counts) in best.items():
+            for end in range(start, count + 1):
+                if end > start and cost(device, start, end) > budget:
+                    break
+                total = spent + seconds(device, start, end)
+                if end not in following or total < following[end][0]:
+                    following[end] = (total, (*counts, end - start))
+        best = following
+    return best[count][1] if count in best else None
 
 
 def even(total: int, devices: int) -> tuple[int, ...]:

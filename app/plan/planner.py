@@ -3,44 +3,62 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
-from app import units
 from app.errors import AppError, ErrorKind
 from app.gguf.model import ModelLayout
+from app.hardware import gpu_table
 from app.hardware.model import HardwareReport
-from app.plan import memory, placement
+from app.plan import memory, placement, verdicts
+from app.plan.compute import ComputeModel, ComputeTable, Source, compute_table
+from app.plan.layers import Shapes, Work
 from app.plan.model import (
-    Basis,
     DevicePlan,
+    FlashAttention,
     HostPlan,
-    KvCacheType,
     LoadPlan,
+    Objective,
     PlanDevice,
     PlanHost,
     PlanRequest,
+    TensorOverride,
     Verdict,
 )
+from app.plan.rules import CPU, rules
 
 AUTOMATIC_CONTEXT = 32_768
 MIN_CONTEXT = 512
+MOST_CONTEXT = 2**24
+MOST_DEVICES = 15
+"""ggml's scheduler takes 16 backends, the CPU among them (GGML_SCHED_MAX_BACKENDS)."""
 DIFFERENT = 0.05
 """Cards whose free memory differs by more than this share of the largest are worth another order."""
-KNOWN_ARCHITECTURES = frozenset(
-    {"llama", "deci", "qwen2", "qwen3", "gemma2", "gemma3", "mistral", "phi3", "nemotron"}
-)
+CORRECTIONS = 3
+"""How often a split is sought again after the exact figures were larger than the quick ones."""
+
+Split = tuple[Sequence[int], tuple[int, ...]]
+"""The order of devices (indices), and layers for each in that order."""
 
 
 def plan_devices(
-    report: HardwareReport, *, order: Sequence[str] = (), disabled: Sequence[str] = ()
+    report: HardwareReport,
+    *,
+    order: Sequence[str] = (),
+    disabled: Sequence[str] = (),
+    learned: Mapping[str, int] | None = None,
 ) -> tuple[PlanDevice, ...]:
-    """The devices that the engine can use, those of `order` first, without `disabled` (ids)."""
+    """The devices that the engine can use, those of `order` first, without `disabled` (ids).
+
+    Args:
+        learned: Bytes beyond llama.cpp's account that loads took on this machine, by id.
+    """
     usable = {d.id: d for d in report.usable_devices if d.id not in disabled}
     ordered = [*(i for i in order if i in usable), *(i for i in usable if i not in order)]
     result = []
     for device in (usable[i] for i in ordered):
         total, free = device.memory_total_bytes or 0, device.memory_free_bytes or 0
         others = device.used_by_others_bytes
+        known = gpu_table.find(device.name)
         result.append(
             PlanDevice(
                 id=device.id,
@@ -52,6 +70,9 @@ def plan_devices(
                 free_bytes=total - others if others is not None else free,
                 others_bytes=others if others is not None else total - free,
                 shares_host_memory=_is_here(device.endpoint),
+                bandwidth_bytes_per_s=known.bandwidth_bytes_per_s if known else None,
+                prompt_flops_per_s=known.prompt_flops_per_s if known else None,
+                learned_reserve_bytes=(learned or {}).get(device.id),
             )
         )
     return tuple(result)
@@ -64,80 +85,40 @@ def make_plan(
     host: PlanHost,
     *,
     limits: bool = True,
+    shapes: Shapes | None = None,
 ) -> LoadPlan:
-    """The plan for `layout`; without `limits` the most context and the way out stay unknown, which is faster.
+    """The plan for `layout`.
 
     A context of None becomes the trained context, at most 32,768 tokens, halved until all layers
     fit where they fit at all. Layers that do not fit on devices stay in main memory, the first
     ones, as llama.cpp keeps them.
 
+    Args:
+        limits: Without, the most context and the remedies stay unknown, and compute buffers are
+            the quick figures, never too small: for many plans at once.
+        shapes: Of the layout, if they are at hand.
+
     Raises:
         AppError: What was fixed by hand contradicts the model.
     """
-    planner = _Planner(layout, request, tuple(devices), host)
+    planner = Planner(layout, request, tuple(devices), host, shapes)
+    planner.check()
     context = request.context
     if context is None:
         context = planner.automatic_context()
-    if not 1 <= context <= 2**24:
+    if not 1 <= context <= MOST_CONTEXT:
         raise AppError(
             f"A context of {context:,} tokens is not possible.",
             hint=f"Choose between {MIN_CONTEXT} and {layout.context_length:,}.",
             kind=ErrorKind.USAGE,
         )
-    return planner.plan(context) if limits else planner.place(context)
+    if not limits:
+        return planner.place(context, exact=False)
+    return planner.plan(context)
 
 
-def confirmed(plan: LoadPlan, found: Mapping[str, tuple[int, int, int]]) -> LoadPlan:
-    """The plan with llama.cpp's own figures.
-
-    Args:
-        plan: As computed.
-        found: Weights, KV cache and compute buffer in bytes by the device's engine name; `CPU` for
-            main memory.
-    """
-
-    def figure(name: str, index: int) -> int:
-        return found.get(name, (0, 0, 0))[index]
-
-    shares = tuple(
-        dataclasses.replace(
-            share,
-            weights_bytes=figure(share.device.engine_name, 0),
-            kv_cache_bytes=figure(share.device.engine_name, 1),
-            compute_bytes=figure(share.device.engine_name, 2),
-        )
-        for share in plan.devices
-    )
-    host = dataclasses.replace(
-        plan.host,
-        weights_bytes=figure("CPU", 0),
-        kv_cache_bytes=figure("CPU", 1),
-        compute_bytes=figure("CPU", 2),
-    )
-    left = {share.device.id: share.left_bytes for share in shares if share.layer_count}
-    lent = sum(share.model_bytes for share in shares if share.device.shares_host_memory)
-    left["host"] = host.left_bytes - lent
-    shortfall = max(0, -min(left.values()))
-    changes: dict[str, object] = {}
-    if bool(shortfall) != bool(plan.shortfall_bytes):
-        changes["verdict"] = Verdict.TOO_LARGE if shortfall else Verdict.FITS
-        changes["bottleneck"] = min(left, key=lambda place: left[place])
-    made = dataclasses.replace(
-        plan,
-        devices=shares,
-        host=host,
-        basis=Basis.CONFIRMED,
-        shortfall_bytes=shortfall,
-        **changes,  # type: ignore[arg-type]
-    )
-    if not shortfall:
-        return made
-    worst = {s.device.id: s.device.label for s in shares}.get(made.bottleneck or "", "Main memory")
-    return dataclasses.replace(made, sentence=f"{worst} lacks {units.format_memory(shortfall)}.")
-
-
-class _Planner:
-    """One request; layer sizes are computed once."""
+class Planner:
+    """One request on one machine."""
 
     def __init__(
         self,
@@ -145,119 +126,52 @@ class _Planner:
         request: PlanRequest,
         devices: tuple[PlanDevice, ...],
         host: PlanHost,
+        shapes: Shapes | None = None,
     ) -> None:
         self.layout, self.request, self.devices, self.host = layout, request, devices, host
-        self.weights = memory.layer_weights(layout)
+        self.shapes = shapes or Shapes(layout)
         self.total_layers = layout.block_count + 1
-        self.reserves = tuple(
-            request.reserves.get(d.id, memory.reserve_bytes(d.backend)) for d in devices
-        )
+        self._rules = tuple(rules(device.backend) for device in devices)
+        self._weights = {r: memory.layer_weights(layout, r) for r in {CPU, *self._rules}}
+        self._shared = {r: memory.shared_weights(layout, r) for r in {CPU, *self._rules}}
+        self.reserves = tuple(self._reserve(device) for device in devices)
 
-    def automatic_context(self) -> int:
-        """The trained context up to 32,768, halved while not everything fits."""
-        context = max(MIN_CONTEXT, min(self.layout.context_length, AUTOMATIC_CONTEXT))
-        first = context
-        while context > 2 * MIN_CONTEXT:
-            plan = self.place(context)
-            if plan.verdict is Verdict.FITS or (not self.devices and plan.fits):
-                return context
-            context //= 2
-        return min(first, 8 * MIN_CONTEXT)
+    def _reserve(self, device: PlanDevice) -> int:
+        default = rules(device.backend).reserve_bytes
+        if device.learned_reserve_bytes is not None:
+            default = device.learned_reserve_bytes
+        return self.request.reserves.get(device.id, default)
 
-    def plan(self, context: int) -> LoadPlan:
-        """The plan, with the most context that fits and a way out where it does not."""
-        plan = self.place(context)
-        plan = dataclasses.replace(plan, max_context=self._max_context(plan))
-        hint = "" if plan.fits else self._way_out(plan)
-        return dataclasses.replace(plan, hint=hint)
+    def changed(self, **changes: object) -> Planner:
+        """The same machine and model with another request."""
+        request = dataclasses.replace(self.request, **changes)  # type: ignore[arg-type]
+        return Planner(self.layout, request, self.devices, self.host, self.shapes)
 
-    def place(self, context: int) -> LoadPlan:
-        """Layers to devices for one context."""
-        kv = memory.layer_kv_cache(self.layout, self.request, context)
-        compute = memory.ComputeBuffer(
-            self.layout, self.request, context, device_count=len(self.devices)
-        )
-        order, counts = self._counts(kv, compute)
-        offloaded = sum(counts)
-        start = self.total_layers - offloaded
-        shares = []
-        for index, count in zip(order, counts, strict=True):
-            layers = range(start, start + count)
-            start += count
-            shares.append(
-                DevicePlan(
-                    device=self.devices[index],
-                    layer_count=count,
-                    first_layer=layers[0] if count else None,
-                    last_layer=layers[-1] if count else None,
-                    holds_output=self.layout.block_count in layers,
-                    weights_bytes=sum(self.weights[i] for i in layers),
-                    kv_cache_bytes=sum(kv[i] for i in layers),
-                    compute_bytes=compute(layers.start, layers.stop),
-                    reserve_bytes=self.reserves[index],
+    def check(self) -> None:
+        """Refuse what llama.cpp would refuse.
+
+        Raises:
+            AppError: With what to choose instead.
+        """
+        request = self.request
+        for kind, keys in ((request.kv_type_k, True), (request.kv_type_v, False)):
+            if not memory.kv_type_suits(self.layout, kind, keys=keys):
+                raise AppError(
+                    f"A {'K' if keys else 'V'} cache of {kind} does not suit {self.layout.name}.",
+                    detail="The heads of this model do not divide into the type's blocks.",
+                    hint="Choose f16.",
+                    kind=ErrorKind.USAGE,
                 )
+        if request.kv_type_v.quantized and request.flash_attention is FlashAttention.OFF:
+            raise AppError(
+                f"A V cache of {request.kv_type_v} needs flash attention.",
+                hint="Leave flash attention on, or choose f16 as V cache.",
+                kind=ErrorKind.USAGE,
             )
-        on_host = range(self.total_layers - offloaded)
-        host = HostPlan(
-            host=self.host,
-            layer_count=len(on_host),
-            weights_bytes=memory.host_weights(self.layout)
-            + sum(self.weights[i] for i in on_host)
-            - (self._shared_embedding() if not offloaded else 0),
-            kv_cache_bytes=sum(kv[i] for i in on_host),
-            compute_bytes=compute(0, on_host.stop) if on_host else 16 * units.MIB,
-            reserve_bytes=memory.HOST_RESERVE,
-        )
-        return self._judge(context, counts, tuple(shares), host)
-
-    def _shared_embedding(self) -> int:
-        """On the host a tied output needs no copy of the token embedding."""
-        return memory.host_weights(self.layout) if self.layout.tied else 0
-
-    def _counts(
-        self, kv: Sequence[int], compute: memory.ComputeBuffer
-    ) -> tuple[Sequence[int], tuple[int, ...]]:
-        """The order of devices (indices), and layers for each in that order."""
-        request, as_given = self.request, range(len(self.devices))
         if request.layer_counts is not None:
-            return as_given, self._by_hand(request.layer_counts)
-        if not self.devices or request.gpu_layers == 0:
-            return as_given, (0,) * len(self.devices)
-        fixed = request.gpu_layers
-        wanted = self.total_layers if fixed is None else max(0, min(fixed, self.total_layers))
-        sums_w, sums_kv = _sums(self.weights), _sums(kv)
+            self._check_counts(request.layer_counts)
 
-        def cost(_device: int, first: int, end: int) -> int:
-            held = sums_w[end] - sums_w[first] + sums_kv[end] - sums_kv[first]
-            return held + compute(first, end)
-
-        budgets = [d.free_bytes - r for d, r in zip(self.devices, self.reserves, strict=True)]
-        differ = max(budgets) - min(budgets) > DIFFERENT * max(budgets)
-
-        def place(layers: int) -> tuple[Sequence[int], tuple[int, ...]] | None:
-            first = self.total_layers - layers
-            found = placement.balanced(self.total_layers, first, budgets, cost)
-            if request.any_order and len(set(budgets)) > 1 and (differ or found is None):
-                return placement.balanced_any_order(self.total_layers, first, budgets, cost)
-            return None if found is None else (as_given, found)
-
-        placed = place(wanted)
-        if placed is not None:
-            return placed
-        if fixed is not None:
-            return as_given, placement.by_memory(wanted, [max(0, b) for b in budgets])
-        low, high = 0, wanted  # `low` layers fit, `high` do not
-        best: tuple[Sequence[int], tuple[int, ...]] = as_given, (0,) * len(self.devices)
-        while high - low > 1:
-            middle = (low + high) // 2
-            found = place(middle)
-            if found is None:
-                high = middle
-            else:
-                low, best = middle, found
-        return best
-
-    def _by_hand(self, counts: tuple[int, ...]) -> tuple[int, ...]:
+    def _check_counts(self, counts: tuple[int, ...]) -> None:
         wrong = len(counts) != len(self.devices) or any(count < 0 for count in counts)
         if wrong or sum(counts) > self.total_layers:
             raise AppError(
@@ -266,76 +180,303 @@ class _Planner:
                 hint="Reset the split to automatic.",
                 kind=ErrorKind.USAGE,
             )
-        return counts
 
-    def _judge(
-        self, context: int, counts: tuple[int, ...], shares: tuple[DevicePlan, ...], host: HostPlan
-    ) -> LoadPlan:
-        left = {s.device.id: s.left_bytes for s in shares if s.layer_count}
-        lent = sum(s.model_bytes for s in shares if s.device.shares_host_memory)
-        left_host = host.left_bytes - lent
-        shortfall = max(0, -min([*left.values(), left_host]))
-        offloaded = sum(counts)
-        places = left if offloaded == self.total_layers or (left and left_host >= 0) else {}
-        worst = min(places, key=lambda key: places[key]) if places else "host"
-        if left_host < 0 and (not left or left_host < min(left.values())):
-            worst = "host"
-        if shortfall:
-            verdict = Verdict.TOO_LARGE
-        elif not offloaded:
-            verdict = Verdict.CPU_ONLY
+    # --- context ------------------------------------------------------------
+
+    def automatic_context(self) -> int:
+        """The trained context up to 32,768, halved while not everything fits."""
+        context = max(MIN_CONTEXT, min(self.layout.context_length, AUTOMATIC_CONTEXT))
+        first = context
+        while context > 2 * MIN_CONTEXT:
+            plan = self.place(context, exact=False)
+            if plan.verdict is Verdict.FITS or (not self.devices and plan.fits):
+                break
+            context //= 2
         else:
-            verdict = Verdict.FITS if offloaded == self.total_layers else Verdict.PARTLY
-        plan = LoadPlan(
-            request=self.request,
-            verdict=verdict,
-            devices=shares,
-            host=host,
-            block_count=self.layout.block_count,
-            gpu_layers=offloaded,
-            tensor_split=counts,
-            context=context,
-            max_context=0,
-            bottleneck=worst,
-            shortfall_bytes=shortfall,
-            basis=Basis.COMPUTED
-            if self.layout.architecture in KNOWN_ARCHITECTURES
-            else Basis.ESTIMATED,
-            layer_sizes=self.weights,
-            sentence="",
-        )
-        return dataclasses.replace(plan, sentence=_sentence(self.layout, plan))
+            context = min(first, 8 * MIN_CONTEXT)
+        if self.request.objective is Objective.LONGEST:
+            return self.max_context(self.place(context, exact=False)) or context
+        return context
 
-    def _max_context(self, plan: LoadPlan) -> int:
-        """Most tokens, in steps of 256, with which the verdict stays as good."""
-        good: tuple[Verdict, ...] = (
-            (Verdict.CPU_ONLY,) if not self.devices else (Verdict.FITS, plan.verdict)
-        )
-        if plan.verdict is Verdict.TOO_LARGE:
+    def max_context(self, plan: LoadPlan) -> int:
+        """Most tokens, in steps of 256, with which the verdict stays as good; in the plan's order."""
+        good: tuple[Verdict, ...] = (Verdict.FITS, plan.verdict)
+        if not self.devices:
+            good = (Verdict.CPU_ONLY,)
+        elif plan.verdict is Verdict.TOO_LARGE:
             good = (Verdict.FITS, Verdict.PARTLY, Verdict.CPU_ONLY)
+        order = tuple(share.device for share in plan.devices)
+        request = dataclasses.replace(self.request, any_order=False, objective=Objective.BALANCED)
+        ordered = Planner(self.layout, request, order, self.host, self.shapes)
         step = memory.CONTEXT_STEP
         low, high = 0, self.layout.context_length // step + 1
         while high - low > 1:
             middle = (low + high) // 2
-            if self.place(middle * step).verdict in good:
+            if ordered.place(middle * step, exact=False).verdict in good:
                 low = middle
             else:
                 high = middle
         return low * step
 
-    def _way_out(self, plan: LoadPlan) -> str:
-        """The first change that really makes it fit."""
+    # --- placing ------------------------------------------------------------
+
+    def plan(self, context: int) -> LoadPlan:
+        """The plan, with the most context that fits."""
+        plan = self.place(context, exact=True)
+        return dataclasses.replace(plan, max_context=self.max_context(plan))
+
+    def place(self, context: int, *, exact: bool) -> LoadPlan:
+        """Layers to devices for one context; `exact` with compute buffers to the byte."""
         if self.request.layer_counts is not None:
-            automatic = dataclasses.replace(self.request, layer_counts=None)
-            if _Planner(self.layout, automatic, self.devices, self.host).place(plan.context).fits:
-                return "Reset the split to automatic: then it fits."
-        for kind in (KvCacheType.Q8_0, KvCacheType.Q4_0):
-            smaller = dataclasses.replace(self.request, kv_type_k=kind, kv_type_v=kind)
-            if _Planner(self.layout, smaller, self.devices, self.host).place(plan.context).fits:
-                return f"With a KV cache of {kind} it fits."
-        if plan.max_context:
-            return f"With a context of up to {plan.max_context:,} tokens it fits."
-        return "Choose a smaller quantization or a smaller model."
+            split: Split = range(len(self.devices)), self.request.layer_counts
+            return self.build(context, split, exact=exact)
+        attempt = _Attempt(self, context, 0)
+        plan = self.build(context, attempt.split(), exact=exact)
+        for _ in range(CORRECTIONS if exact else 0):
+            if plan.fits or attempt.forced:
+                break
+            attempt = _Attempt(self, context, attempt.margin + plan.shortfall_bytes)
+            plan = self.build(context, attempt.split(), exact=exact)
+        if plan.verdict is Verdict.FITS or not exact or self.request.gpu_layers is not None:
+            return plan
+        from app.plan import rescue
+
+        return rescue.rescued(self, context) or plan
+
+    def work(self, context: int, device_rules: Sequence[object] | None = None) -> Work:
+        """What is computed at once with this context."""
+        request = self.request
+        quantized = request.kv_type_k.quantized or request.kv_type_v.quantized
+        found = self._rules if device_rules is None else device_rules
+        return Work(
+            tokens=min(request.micro_batch, context),
+            cells=memory.padded_context(context),
+            local_cells=memory.local_cells(self.layout, context, request.micro_batch),
+            flash_attention=request.flash_attention is not FlashAttention.OFF,
+            kv_type_k=request.kv_type_k,
+            kv_type_v=request.kv_type_v,
+            unpacks_cache=quantized and any(getattr(r, "unpacks_cache", False) for r in found),
+        )
+
+    def table(self, context: int, *, pipelined: bool) -> ComputeTable:
+        """Quick compute buffers, by the rules of the device that takes most."""
+        alignment = max((r.alignment for r in self._rules), default=CPU.alignment)
+        work = self.work(context)
+        return compute_table(self.shapes, work, pipelined=pipelined, alignment=alignment)
+
+    def held(self, device: int, context: int) -> Callable[[int, int], int]:
+        """`held(first, end)`: weights and cache of those layers on the device (index), in bytes."""
+        kind = self._rules[device]
+        shared, blocks = self._shared[kind], self.layout.block_count
+        weights = _sums(self._weights[kind])
+        cache = _sums(memory.layer_kv_cache(self.layout, self.request, context, kind))
+
+        def held(first: int, end: int) -> int:
+            total = weights[end] - weights[first] + cache[end] - cache[first]
+            inner = min(end, blocks)
+            return total + (shared if inner > first and weights[inner] > weights[first] else 0)
+
+        return held
+
+    def build(
+        self,
+        context: int,
+        split: Split,
+        *,
+        exact: bool,
+        overrides: Sequence[tuple[TensorOverride, int, int]] = (),
+    ) -> LoadPlan:
+        """The plan for a given split.
+
+        Args:
+            overrides: Each with its layer and the index of its device, -1 for main memory.
+        """
+        order, counts = split
+        offloaded = sum(counts)
+        start = first_offloaded = self.total_layers - offloaded
+        used = sum(1 for count in counts if count)
+        pipelined = used > 1 and not first_offloaded and not overrides
+        source = Source.HOST if first_offloaded else Source.EMBEDDING
+        shares = []
+        for index, count in zip(order, counts, strict=True):
+            end = start + count
+            compute = self._compute(index, context, (start, end), source, pipelined, exact=exact)
+            source = Source.DEVICE if compute else source
+            shares.append(self._share(index, context, (start, end), compute))
+            start = end
+        host = self._host_plan(context, first_offloaded, used, pipelined, exact=exact)
+        if overrides:
+            from app.plan import rescue
+
+            shares, host = rescue.moved(self, context, order, shares, host, overrides)
+        return verdicts.judged(
+            self.layout, self.request, tuple(shares), host,
+            context=context,
+            sizes=self._weights[CPU],
+            overrides=tuple(override for override, _, _ in overrides),
+        )  # fmt: skip
+
+    def _compute(
+        self,
+        index: int,
+        context: int,
+        span: tuple[int, int],
+        source: Source,
+        pipelined: bool,
+        *,
+        exact: bool,
+    ) -> int:
+        if span[0] == span[1]:
+            return 0
+        if not exact:
+            return self.table(context, pipelined=pipelined)(*span)
+        kind = self._rules[index]
+        model = ComputeModel(
+            self.shapes, self.work(context, (kind,)), pipelined=pipelined, alignment=kind.alignment
+        )
+        return model.device(*span, source=source)
+
+    def _share(self, index: int, context: int, span: tuple[int, int], compute: int) -> DevicePlan:
+        first, end = span
+        kind = self._rules[index]
+        cache = memory.layer_kv_cache(self.layout, self.request, context, kind)
+        kv_cache = sum(cache[first:end])
+        return DevicePlan(
+            device=self.devices[index],
+            layer_count=end - first,
+            first_layer=first if end > first else None,
+            last_layer=end - 1 if end > first else None,
+            holds_output=first < end == self.total_layers,
+            weights_bytes=self.held(index, context)(first, end) - kv_cache,
+            kv_cache_bytes=kv_cache,
+            compute_bytes=compute,
+            reserve_bytes=self.reserves[index],
+        )
+
+    def _host_plan(
+        self, context: int, layers: int, used: int, pipelined: bool, *, exact: bool
+    ) -> HostPlan:
+        """Main memory: the token embedding and the first `layers`, the output only if all stay there."""
+        weights = memory.tensors_bytes(self.layout.token_embedding, CPU)
+        weights += sum(self._weights[CPU][:layers])
+        output = layers == self.total_layers
+        if output and self.layout.tied:
+            # The output is the token embedding itself; a copy is made on other devices only.
+            weights -= self._weights[CPU][-1] - memory.tensors_bytes(self.layout.output, CPU)
+        blocks = min(layers, self.layout.block_count)
+        if any(self._weights[CPU][:blocks]):
+            weights += self._shared[CPU]
+        cache = memory.layer_kv_cache(self.layout, self.request, context, CPU)
+        if exact or not used:
+            model = ComputeModel(
+                self.shapes, self.work(context, ()), pipelined=pipelined, alignment=CPU.alignment
+            )
+            compute = model.host(blocks, output=output)
+        else:
+            table = self.table(context, pipelined=pipelined)
+            compute = table(0, blocks) + table.exact.host(0, output=False)
+        return HostPlan(
+            host=self.host,
+            layer_count=layers,
+            weights_bytes=weights,
+            kv_cache_bytes=sum(cache[:layers]),
+            compute_bytes=compute,
+            reserve_bytes=CPU.reserve_bytes,
+        )
+
+
+class _Attempt:
+    """One search for a split."""
+
+    def __init__(self, planner: Planner, context: int, margin: int) -> None:
+        self._planner, self._context = planner, context
+        self.margin = margin
+        self.total = planner.total_layers
+        free = [device.free_bytes for device in planner.devices]
+        budgets = zip(free, planner.reserves, strict=True)
+        self.budgets = [free - reserve - margin for free, reserve in budgets]
+        self._held = [planner.held(index, context) for index in range(len(free))]
+        self.forced = False
+        """True if the number of layers was given and they do not fit."""
+
+    def split(self) -> Split:
+        """The best split that fits, with as many layers on devices as can be."""
+        planner = self._planner
+        as_given = range(len(planner.devices))
+        fixed = planner.request.gpu_layers
+        nothing: Split = as_given, (0,) * len(planner.devices)
+        if not planner.devices or fixed == 0:
+            return nothing
+        wanted = self.total if fixed is None else max(0, min(fixed, self.total))
+        placed = self._placed(wanted)
+        if placed is not None:
+            return placed
+        if fixed is not None:
+            self.forced = True
+            return as_given, placement.by_memory(wanted, [max(0, b) for b in self.budgets])
+        low, high, best = 0, wanted, nothing  # `low` layers fit, `high` do not
+        while high - low > 1:
+            middle = (low + high) // 2
+            found = self._placed(middle)
+            if found is None:
+                high = middle
+            else:
+                low, best = middle, found
+        return best
+
+    def _cost(self, layers: int) -> placement.Cost:
+        pipelined = layers == self.total and len(self.budgets) > 1
+        table = self._planner.table(self._context, pipelined=pipelined)
+        held = self._held
+
+        def cost(device: int, first: int, end: int) -> int:
+            return held[device](first, end) + table(first, end)
+
+        return cost
+
+    def _placed(self, layers: int) -> Split | None:
+        """As the objective wants it, or None if so many layers do not fit."""
+        planner, request = self._planner, self._planner.request
+        first, cost = self.total - layers, self._cost(layers)
+        as_given = range(len(self.budgets))
+        found = placement.balanced(self.total, first, self.budgets, cost)
+        split: Split | None = None if found is None else (as_given, found)
+        alike = len({device.backend for device in planner.devices}) == 1
+        differ = max(self.budgets) - min(self.budgets) > DIFFERENT * max(self.budgets)
+        if request.any_order and alike and (differ or found is None) and len(set(self.budgets)) > 1:
+            split = placement.balanced_any_order(self.total, first, self.budgets, cost)
+        if split is None:
+            return None
+        if request.objective is Objective.FEWEST:
+            return self._fewest(first, cost, split)
+        if request.objective is Objective.FASTEST:
+            return self._fastest(first, cost, split)
+        return split
+
+    def _fewest(self, first: int, cost: placement.Cost, split: Split) -> Split:
+        """Only the devices with most room, as few as will do, in the order of `split`."""
+        by_room = sorted(split[0], key=lambda index: self.budgets[index], reverse=True)
+        for count in range(1, len(by_room)):
+            chosen = set(by_room[:count])
+            budgets = [self.budgets[i] if i in chosen else -1 for i in split[0]]
+            ordered: placement.Cost = lambda d, a, b: cost(split[0][d], a, b) if b > a else 0  # noqa: E731
+            found = placement.balanced(self.total, first, budgets, ordered)
+            if found is not None:
+                return split[0], found
+        return split
+
+    def _fastest(self, first: int, cost: placement.Cost, split: Split) -> Split:
+        """Least time for one token; unknown bandwidths count as equal ones."""
+        order = split[0]
+        rates = [self._planner.devices[i].bandwidth_bytes_per_s or 1e12 for i in order]
+        found = placement.fastest(
+            self.total,
+            first,
+            [self.budgets[i] for i in order],
+            lambda d, a, b: cost(order[d], a, b),
+            lambda d, a, b: self._held[order[d]](a, b) / rates[d],
+        )
+        return split if found is None else (order, found)
 
 
 def _is_here(endpoint: str | None) -> bool:
@@ -349,19 +490,3 @@ def _sums(values: Sequence[int]) -> list[int]:
     for value in values:
         result.append(result[-1] + value)
     return result
-
-
-def _sentence(layout: ModelLayout, plan: LoadPlan) -> str:
-    if plan.shortfall_bytes:
-        labels = {share.device.id: share.device.label for share in plan.devices}
-        place = labels.get(plan.bottleneck or "", "Main memory")
-        return f"{place} lacks {units.format_memory(plan.shortfall_bytes)}."
-    head = f"{layout.quantization}, " if layout.quantization else ""
-    head += f"{plan.context:,} tokens, "
-    used = [share.device.label for share in plan.devices if share.layer_count]
-    where = used[0] if len(used) == 1 else f"{len(used)} devices"
-    if plan.verdict is Verdict.CPU_ONLY:
-        return f"{head}all {layout.block_count} layers on the CPU, in main memory."
-    if plan.verdict is Verdict.FITS:
-        return f"{head}all {layout.block_count} layers on {where}."
-    return f"{head}{plan.gpu_layers} of {layout.block_count + 1} layers on {where}, the rest on the CPU."

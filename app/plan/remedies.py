@@ -1,0 +1,117 @@
+"""What would help where a model does not fit, in the order of what it costs the person."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+
+from app import units
+from app.errors import AppError
+from app.gguf.model import ModelLayout
+from app.plan.model import KvCacheType, LoadPlan, PlanDevice, PlanHost, Verdict
+from app.plan.planner import MIN_CONTEXT, Planner, make_plan
+
+SMALLER_BATCHES = (256, 128, 64)
+
+
+def with_remedies(
+    plan: LoadPlan,
+    layout: ModelLayout,
+    devices: Sequence[PlanDevice],
+    host: PlanHost,
+    alternatives: Sequence[ModelLayout] = (),
+) -> LoadPlan:
+    """The plan with what would help, if not everything lies on devices; each was tried.
+
+    Args:
+        alternatives: Other quantizations of the model, and relatives, the nearest first.
+    """
+    good = plan.verdict is Verdict.FITS or (not devices and plan.fits)
+    if good or plan.request.force:
+        return plan
+    wanted = Verdict.FITS if devices else Verdict.CPU_ONLY
+    planner = Planner(layout, plan.request, tuple(devices), host)
+    found = tuple(_found(plan, planner, wanted, alternatives))
+    return dataclasses.replace(plan, remedies=found, hint=found[0] if found else "")
+
+
+def _found(
+    plan: LoadPlan, planner: Planner, wanted: Verdict, alternatives: Sequence[ModelLayout]
+) -> Iterator[str]:
+    def fits(**changes: object) -> bool:
+        changed = planner.changed(**changes)
+        try:
+            changed.check()
+        except AppError:
+            return False
+        return changed.place(plan.context, exact=False).verdict is wanted
+
+    if planner.request.layer_counts is not None or planner.request.gpu_layers is not None:
+        planner = planner.changed(layer_counts=None, gpu_layers=None)
+        if fits():
+            yield "Reset the split to automatic: then it fits."
+            return
+    for kind in (KvCacheType.Q8_0, KvCacheType.Q4_0):
+        if kind is not planner.request.kv_type_k and fits(kv_type_k=kind, kv_type_v=kind):
+            yield f"With a KV cache of {kind} it fits."
+            break
+    for batch in SMALLER_BATCHES:
+        if batch < planner.request.micro_batch and fits(micro_batch=batch):
+            yield f"With a micro-batch of {batch} tokens it fits; long prompts take longer."
+            break
+    context = _fitting_context(planner, plan, wanted)
+    if context:
+        yield f"With a context of up to {context:,} tokens it fits."
+    smaller = _smaller(plan, planner, wanted, alternatives)
+    if smaller:
+        yield smaller
+    elif not context:
+        yield "Choose a smaller quantization or a smaller model."
+    yield from _missing(plan)
+
+
+def _fitting_context(planner: Planner, plan: LoadPlan, wanted: Verdict) -> int:
+    """The longest context below the plan's with which it fits, 0 if none."""
+    least = planner.place(MIN_CONTEXT, exact=False)
+    if least.verdict is not wanted:
+        return 0
+    longest = planner.max_context(least)
+    return longest if longest < plan.context else 0
+
+
+def _smaller(
+    plan: LoadPlan, planner: Planner, wanted: Verdict, alternatives: Sequence[ModelLayout]
+) -> str:
+    """The largest other quantization that fits, or the first relative that does."""
+    request = dataclasses.replace(planner.request, context=plan.context)
+    here = planner.layout
+    same = [a for a in alternatives if a.name == here.name and a.size_bytes < here.size_bytes]
+    other = [a for a in alternatives if a.name != here.name]
+    for layout in [*sorted(same, key=lambda a: a.size_bytes, reverse=True), *other]:
+        context = min(plan.context, layout.context_length)
+        asked = dataclasses.replace(request, context=context)
+        try:
+            made = make_plan(layout, asked, planner.devices, planner.host, limits=False)
+        except AppError:
+            continue
+        if made.verdict is wanted:
+            size = units.format_file_size(layout.size_bytes)
+            if layout.name == here.name:
+                return f"{layout.quantization} ({size}) fits."
+            return f"{layout.name} at {layout.quantization} ({size}) fits: the nearest relative."
+    return ""
+
+
+def _missing(plan: LoadPlan) -> Iterator[str]:
+    """Which place lacks how much."""
+    for share in plan.devices:
+        if share.layer_count and share.left_bytes < 0:
+            yield f"{share.device.label} is {units.format_memory(-share.left_bytes)} short."
+    if plan.verdict is Verdict.PARTLY:
+        on_host = plan.host.weights_bytes + plan.host.kv_cache_bytes
+        yield (
+            f"{units.format_memory(on_host)} lie in main memory; so much more memory on one device, "
+            "or a little more on several, would hold them."
+        )
+    elif plan.host.left_bytes < 0:
+        yield f"Main memory is {units.format_memory(-plan.host.left_bytes)} short."
