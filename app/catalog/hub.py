@@ -177,7 +177,7 @@ class RemoteFile:
         with reply as response:
             skip = self._check(response, start)
             left = end - start
-            for piece in response.iter_raw(64 * 1024):
+            for piece in response.iter_raw():
                 useful = piece[skip : skip + left]
                 skip -= min(skip, len(piece))
                 left -= len(useful)
