@@ -1,8 +1,6 @@
 from __future__ import annotations
 
 import socket
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -11,7 +9,7 @@ import pytest
 from huggingface_hub import constants
 from hypothesis import strategies
 
-from app import processes, units
+from app import units
 from app.catalog import hub
 from app.errors import AppError, ErrorKind
 from app.gguf.model import ModelLayout
@@ -35,6 +33,7 @@ def server(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, starter_model: Path)
     for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HF_HUB_OFFLINE"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "token"))
+    monkeypatch.setattr(constants, "AGENT_HARNESSES_PATH", str(tmp_path / "harnesses.json"))
     with hub_server() as running:
         running.files["org/repo/sub/starter.gguf"] = starter_model
         point_at(monkeypatch, running.endpoint)
@@ -70,7 +69,9 @@ def test_a_header_takes_few_requests_and_bytes(server: Hub, starter_model: Path)
     assert layout.file_size_bytes == local.file_size_bytes
     assert [str(file) for file in layout.files] == ["org/repo/sub/starter.gguf"]
     assert len(server.requests) <= 4
-    assert [r.method for r in server.requests[:2]] == ["HEAD", "GET"]
+    # huggingface_hub itself asks once a day who else speaks with the Hub.
+    ours = [r.method for r in server.requests if "/api/" not in r.path]
+    assert ours == ["HEAD", "GET", "GET"]
     assert server.sent_bytes <= 5 * units.MIB
 
 
@@ -92,7 +93,7 @@ def test_shards_come_from_one_commit_whichever_is_named(server: Hub, tmp_path: P
     assert [layer.size_bytes for layer in layout.layers] == [1024] * 3
     asked = [r.path.split("/")[4] for r in server.requests if r.method == "HEAD"]
     assert asked == ["main", COMMIT, COMMIT]
-    assert len(server.requests) == 6
+    assert len([r for r in server.requests if r.range]) == 3
     del server.files["org/repo/q/m-00003-of-00003.gguf"]
     with pytest.raises(AppError, match=r"m-00003-of-00003\.gguf is not on the Hub"):
         read("hf:org/repo/q/m-00001-of-00003.gguf")
@@ -144,7 +145,7 @@ def test_each_fault_has_its_sentence_and_its_hint(
     error = refused()
     assert title in error.title
     assert hint in error.hint
-    assert len(server.requests) <= 5
+    assert len(server.requests) <= 6
 
 
 def test_a_server_that_falls_silent_is_given_up(server: Hub) -> None:
@@ -215,15 +216,4 @@ def test_whatever_comes_ends_in_a_layout_or_an_app_error(
         assert "fuzz.gguf" in error.title  # noqa: PT017 - both outcomes are right
     else:
         assert layout.block_count >= 0
-    assert len(server.requests) <= 4
-
-
-def run(endpoint: str, *arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "app", *arguments],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        env=processes.child_environment() | {"HF_ENDPOINT": endpoint},
-        check=False,
-    )
+    assert len(server.requests) <= 5
