@@ -45,7 +45,7 @@ def as_app_errors(name: str) -> Iterator[None]:
         ) from error
     except httpx2.TimeoutException as error:
         raise slow(name) from error
-    except httpx2.ConnectError as error:
+    except (httpx2.ConnectError, httpx2.ProxyError, httpx2.UnsupportedProtocol) as error:
         raise AppError(
             f"{name} cannot be read: the Hub cannot be reached.",
             detail=str(error),

@@ -26,11 +26,12 @@ EXAMPLES = """examples:
   ultra-launcher detect                         what this machine has
   ultra-launcher plan model.gguf --context 8192 what would run where
   ultra-launcher recommend nemotron-ultra-253b --gpus '8x RTX 3090'
+  ultra-launcher plan hf:owner/repo/model.gguf  before it is downloaded
   ultra-launcher chat --model starter           chat in the terminal
   ultra-launcher doctor                         all that a bug report needs
 
 exit codes: 0 done, 1 internal error, 2 wrong use, 3 model file, 4 memory, 5 engine,
-            6 disk, 7 hardware, 8 settings, 130 interrupted
+            6 disk, 7 hardware, 8 settings, 9 network, 130 interrupted
 """
 
 
@@ -67,7 +68,9 @@ def parser() -> argparse.ArgumentParser:
         "show which quantization, context and KV cache to take",
         "recommend nemotron-ultra-253b --gpus '8x RTX 3090'",
     )
-    best.add_argument("model", help="a known model without quantization, or a GGUF file")
+    best.add_argument(
+        "model", help="a known model without quantization, a GGUF file, or hf:owner/repo/file.gguf"
+    )
     plan_command.add_machine(best)
     talk = add("chat", "chat in the terminal", "chat --model starter")
     plan_command.add_options(plan)

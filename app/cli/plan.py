@@ -6,16 +6,18 @@ import argparse
 import dataclasses
 import json
 import sys
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
 from app import paths, units
-from app.catalog import starter
+from app.catalog import hub, starter
 from app.engine.once import load_once
 from app.errors import AppError, ErrorKind
 from app.gguf import bundled
 from app.gguf.model import ModelLayout
-from app.gguf.reader import read_layout
+from app.gguf.reader import read_layout, read_layout_from
+from app.gguf.remote import Kept, write_stand_in
 from app.hardware import gpu_table
 from app.hardware.detect import detect
 from app.plan import recommend as recommendation
@@ -44,7 +46,8 @@ def add_options(command: argparse.ArgumentParser) -> None:
     names = ", ".join(bundled.names())
     command.add_argument(
         "model",
-        help=f"a GGUF file, any shard of a split one, `starter`, or a known model such as "
+        help="a GGUF file, any shard of a split one, `starter`, one on the Hub of which only the "
+        "header is read, such as hf:owner/repo/file.gguf[@revision], or a known model such as "
         f"nemotron-ultra-253b:Q4_K_M (known: {names})",
     )
     add_machine(command)
@@ -81,7 +84,8 @@ def model_path(name: str) -> Path:
 
 def plan(options: argparse.Namespace, settings: Settings) -> int:
     """Print the plan; the exit code says whether it fits."""
-    layout = _layout(options.model)
+    sources = _sources(options.model)
+    layout = read_layout_from(sources) if sources else _layout(options.model)
     devices, host, bandwidths = _machine(options, settings)
     if options.layers:
         ids = [device.id for device in devices]
@@ -90,7 +94,7 @@ def plan(options: argparse.Namespace, settings: Settings) -> int:
     request = _request(options, make_request(settings, layout, devices), devices)
     made = make_plan(layout, request, devices, host)
     if options.confirm:
-        made = _confirm(options, made, layout, settings)
+        made = _confirm(options, made, layout, settings, sources)
     rate = speed.estimate(made, lambda device: bandwidths.get(device.id))
     if options.json:
         print(json.dumps(plan_text.to_json(made, rate), indent=1))
@@ -100,15 +104,39 @@ def plan(options: argparse.Namespace, settings: Settings) -> int:
 
 
 def _confirm(
-    options: argparse.Namespace, made: LoadPlan, layout: ModelLayout, settings: Settings
+    options: argparse.Namespace,
+    made: LoadPlan,
+    layout: ModelLayout,
+    settings: Settings,
+    sources: Sequence[Kept],
 ) -> LoadPlan:
     """The plan with the figures of a dry run on the real devices."""
-    if options.gpus is not None or not layout.files[0].is_file():
+    if options.gpus is not None or not (sources or layout.files[0].is_file()):
         raise AppError(
             "Only a model file on this machine's own devices can be confirmed.",
             hint="Leave --confirm out, or name a GGUF file and leave --gpus out.",
             kind=ErrorKind.USAGE,
         )
+    if not sources:
+        return _dry_run(made, layout, settings)
+    cache = paths.folders().cache
+    try:
+        cache.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix="stand-in-", dir=cache) as folder:
+            files = tuple(Path(folder) / Path(source.name).name for source in sources)
+            for source, file in zip(sources, files, strict=True):
+                write_stand_in(source, file)
+            return _dry_run(made, dataclasses.replace(layout, files=files), settings)
+    except OSError as error:
+        raise AppError(
+            f"The folder {cache} cannot be written to.",
+            detail=f"{error.strerror or error}.",
+            hint="Change its permissions, or move the app's folders with ULTRA_LAUNCHER_HOME.",
+            kind=ErrorKind.DISK,
+        ) from error
+
+
+def _dry_run(made: LoadPlan, layout: ModelLayout, settings: Settings) -> LoadPlan:
     command = load_command(made, layout, settings, None).model_copy(
         update={
             "dry_run": True,
@@ -198,14 +226,23 @@ def _cell(choice: recommendation.Choice) -> str:
     return str(choice.kv_type) if plan.verdict is Verdict.FITS else f"CPU {choice.kv_type}"
 
 
+def _sources(name: str) -> tuple[Kept, ...]:
+    """The files on the Hub that a MODEL argument names; none if it is a local one."""
+    if not hub.is_address(name):
+        return ()
+    return tuple(Kept(file) for file in hub.open_files(hub.parse(name)))
+
+
 def _layout(name: str) -> ModelLayout:
+    if sources := _sources(name):
+        return read_layout_from(sources)
     if bundled.is_name(name) and not Path(name).exists():
         return bundled.layout(name)
     if ":" in name and not Path(name).expanduser().exists():
         raise AppError(
             f"There is no model “{name}”.",
-            hint=f"Name a GGUF file, `starter`, or one of {', '.join(bundled.names())} "
-            "with a quantization, such as nemotron-ultra-253b:Q4_K_M.",
+            hint="Name a GGUF file, `starter`, hf:owner/repo/file.gguf, or one of "
+            f"{', '.join(bundled.names())} with a quantization, such as nemotron-ultra-253b:Q4_K_M.",
             kind=ErrorKind.MODEL_FILE,
         )
     return starter.named(read_layout(model_path(name)))

@@ -36,6 +36,7 @@ class Faults:
         short: The storage sends at most so many bytes, and says so.
         ignore_range: The storage sends the whole file whatever is asked.
         stall_after: The storage says nothing more after so many bytes.
+        drip_s: The storage waits so many seconds after each byte.
         no_commit: What answers is no Hub.
         etags: One per reply of the storage, instead of the file's own.
         size: The storage's idea of the file's size.
@@ -48,6 +49,7 @@ class Faults:
     short: int | None = None
     ignore_range: bool = False
     stall_after: int | None = None
+    drip_s: float | None = None
     no_commit: bool = False
     etags: list[str] = dataclasses.field(default_factory=list)
     size: int | None = None
@@ -181,8 +183,11 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         limit = faults.cuts.pop(0) if faults.cuts else faults.stall_after
         left = count if limit is None else min(count, limit)
         cut = left < count
-        while left > 0 and (piece := stream.read(min(PIECE_BYTES, left))):
+        piece_bytes = PIECE_BYTES if faults.drip_s is None else 1
+        while left > 0 and (piece := stream.read(min(piece_bytes, left))):
             self.wfile.write(piece)
+            if faults.drip_s is not None and self.server.closing.wait(faults.drip_s):
+                return
             self.server.sent_bytes += len(piece)
             left -= len(piece)
         if cut:

@@ -153,6 +153,15 @@ def test_a_server_that_falls_silent_is_given_up(server: Hub) -> None:
     assert "too slow" in refused(timeout_s=0.2).title
 
 
+def test_a_server_that_sends_byte_by_byte_is_given_up(
+    server: Hub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(hub, "SLOWEST_BYTES_PER_S", units.GIB)
+    server.faults = Faults(drip_s=0.01)
+    assert "too slow" in refused(timeout_s=0.2).title
+    assert len([r for r in server.requests if r.range]) == 1
+
+
 def test_a_connection_that_breaks_off_is_taken_up_where_it_was(server: Hub) -> None:
     server.faults = Faults(cuts=[100_000, 300_000])
     assert read().block_count == 30
