@@ -19,6 +19,7 @@ class ErrorKind(enum.StrEnum):
     ENGINE = "engine"
     HARDWARE = "hardware"
     SETTINGS = "settings"
+    NETWORK = "network"
     INTERNAL = "internal"
 
 
@@ -31,6 +32,7 @@ EXIT_CODES: dict[ErrorKind, int] = {
     ErrorKind.DISK: 6,
     ErrorKind.HARDWARE: 7,
     ErrorKind.SETTINGS: 8,
+    ErrorKind.NETWORK: 9,
 }
 """Exit code of the command line for each kind of error; 0 is success, 130 an interrupt."""
 

@@ -11,7 +11,9 @@ import pydantic
 
 import app
 from app import logs, paths
+from app.cli import machine
 from app.cli import plan as plan_command
+from app.cli import recommend as recommend_command
 from app.cli.chat import chat
 from app.cli.doctor import doctor
 from app.errors import AppError, ErrorKind
@@ -26,11 +28,12 @@ EXAMPLES = """examples:
   ultra-launcher detect                         what this machine has
   ultra-launcher plan model.gguf --context 8192 what would run where
   ultra-launcher recommend nemotron-ultra-253b --gpus '8x RTX 3090'
+  ultra-launcher plan hf:owner/repo/model.gguf  before it is downloaded
   ultra-launcher chat --model starter           chat in the terminal
   ultra-launcher doctor                         all that a bug report needs
 
 exit codes: 0 done, 1 internal error, 2 wrong use, 3 model file, 4 memory, 5 engine,
-            6 disk, 7 hardware, 8 settings, 130 interrupted
+            6 disk, 7 hardware, 8 settings, 9 network, 130 interrupted
 """
 
 
@@ -67,15 +70,23 @@ def parser() -> argparse.ArgumentParser:
         "show which quantization, context and KV cache to take",
         "recommend nemotron-ultra-253b --gpus '8x RTX 3090'",
     )
-    best.add_argument("model", help="a known model without quantization, or a GGUF file")
-    plan_command.add_machine(best)
+    best.add_argument(
+        "model", help="a known model without quantization, a GGUF file, or hf:owner/repo/file.gguf"
+    )
+    machine.add_machine(best)
+    least = add(
+        "hardware",
+        "show the least hardware that runs a model",
+        "hardware nemotron-ultra-253b:Q4_K_M --context 32768",
+    )
+    machine.add_model(least)
     talk = add("chat", "chat in the terminal", "chat --model starter")
     plan_command.add_options(plan)
     talk.add_argument("--model", default="starter", help="a GGUF file, or `starter` (the default)")
     talk.add_argument("--prompt", help="ask this, print the answer and end")
     talk.add_argument("--system", help="system prompt")
     talk.add_argument("--max-tokens", type=_positive, help="longest answer in tokens")
-    for command in (plan, talk):
+    for command in (plan, talk, least):
         command.add_argument("--context", type=int, help="tokens; automatic if left out")
         command.add_argument("--kv-type-k", choices=[str(k) for k in KvCacheType])
         command.add_argument("--kv-type-v", choices=[str(k) for k in KvCacheType])
@@ -119,11 +130,13 @@ def _run(options: argparse.Namespace) -> int:
         case "plan":
             return plan_command.plan(options, settings)
         case "recommend":
-            return plan_command.recommend(options, settings)
+            return recommend_command.recommend(options, settings)
+        case "hardware":
+            return recommend_command.hardware(options, settings)
         case "doctor":
             return doctor(options, settings)
         case _:
-            return chat(options, settings, plan_command.model_path(options.model))
+            return chat(options, settings, machine.model_path(options.model))
 
 
 def _settings(options: argparse.Namespace) -> Settings:

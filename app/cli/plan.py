@@ -5,38 +5,22 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
-import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 from app import paths, units
-from app.catalog import starter
+from app.cli import machine
 from app.engine.once import dry_run
 from app.errors import AppError, ErrorKind
-from app.gguf import bundled
 from app.gguf.model import ModelLayout
-from app.gguf.reader import read_layout
-from app.hardware import gpu_table
-from app.hardware.detect import detect
-from app.plan import recommend as recommendation
 from app.plan import speed
 from app.plan import text as plan_text
-from app.plan.model import (
-    FlashAttention,
-    KvCacheType,
-    LoadPlan,
-    PlanDevice,
-    PlanHost,
-    PlanRequest,
-    Verdict,
-)
-from app.plan.planner import confirmed, make_plan, plan_devices
+from app.plan.model import FlashAttention, LoadPlan, Objective, PlanDevice, PlanRequest
+from app.plan.planner import make_plan
+from app.plan.remedies import with_remedies
+from app.plan.verdicts import confirmed
 from app.settings.model import Settings, SplitMode
 from app.settings.requests import load_command, make_request
 
-BACKENDS = ("cuda", "vulkan", "metal", "rpc", "cpu")
-_ENGINE_NAMES = {"cuda": "CUDA", "vulkan": "Vulkan", "metal": "MTL", "rpc": "RPC"}
-DEFAULT_RAM_GIB = 64.0
 IMAGINED_NOTE = (
     "In the dry run, RPC devices on this machine's CPU took the place of these GPUs: their "
     "alignment and compute buffers are the CPU's, and a GPU's own can differ a little."
@@ -45,18 +29,18 @@ IMAGINED_NOTE = (
 
 def add_options(command: argparse.ArgumentParser) -> None:
     """The options of `plan`, beside those it shares with `chat`."""
-    names = ", ".join(bundled.names())
-    command.add_argument(
-        "model",
-        help=f"a GGUF file, any shard of a split one, `starter`, or a known model such as "
-        f"nemotron-ultra-253b:Q4_K_M (known: {names})",
-    )
-    add_machine(command)
+    machine.add_model(command)
+    machine.add_machine(command)
     command.add_argument("--micro-batch", type=int, help="tokens computed at once (default 512)")
     command.add_argument("--flash-attention", choices=[str(f) for f in FlashAttention])
     command.add_argument("--gpu-layers", type=int, help="layers on devices, the output included")
     command.add_argument(
         "--tensor-split", metavar="N,N", dest="layers", help="layers per device, by hand"
+    )
+    command.add_argument(
+        "--objective",
+        choices=[str(objective) for objective in Objective],
+        help="what the split is best at (default balanced: the fullest device as empty as can be)",
     )
     command.add_argument("--reserve", type=float, help="GiB to keep free on each device")
     command.add_argument(
@@ -69,40 +53,29 @@ def add_options(command: argparse.ArgumentParser) -> None:
     )
 
 
-def add_machine(command: argparse.ArgumentParser) -> None:
-    """The options that name a machine other than this one."""
-    command.add_argument("--gpus", help="plan for these instead: 24,24,32,80 or '8x RTX 3090'")
-    command.add_argument("--ram", type=float, help="main memory in GiB, with --gpus (default 64)")
-    command.add_argument("--backend", choices=BACKENDS, help="whose rules hold, with --gpus")
-
-
-def model_path(name: str) -> Path:
-    """The file that a MODEL argument names."""
-    if name == "starter":
-        return starter.ensure(paths.folders().models)
-    return Path(name).expanduser()
-
-
 def plan(options: argparse.Namespace, settings: Settings) -> int:
     """Print the plan; the exit code says whether it fits."""
-    layout = _layout(options.model)
-    devices, host, bandwidths = _machine(options, settings)
+    layout = machine.layout(options.model)
+    devices, host = machine.machine(options, settings)
     if options.layers:
         ids = [device.id for device in devices]
         total = layout.block_count + 1
         settings = split_by_hand(options.layers, settings, ids, total)
     request = _request(options, make_request(settings, layout, devices), devices)
     made = make_plan(layout, request, devices, host)
+    made = with_remedies(made, layout, devices, host, machine.alternatives(options.model))
     note = ""
     if options.confirm:
         imagined = options.gpus is not None
         made = _confirm(made, layout, settings, imagined=imagined)
         note = IMAGINED_NOTE if imagined and made.gpu_layers else ""
-    rate = speed.estimate(made, lambda device: bandwidths.get(device.id))
+    rate = speed.estimate(made, layout)
     if options.json:
         print(json.dumps(plan_text.to_json(made, rate) | {"note": note}, indent=1))
     else:
-        print(f"{layout.name}\n{plan_text.describe(made, str(layout.files[0]), rate)}")
+        where = "these GPUs" if options.gpus is not None else "this machine"
+        text = plan_text.describe(made, str(layout.files[0]), rate, where=where)
+        print(f"{layout.name}\n{text}")
         if note:
             print(f"\n{note}")
     return 0 if made.fits or request.force else 4
@@ -116,141 +89,6 @@ def _confirm(
     if any(share.device.backend == "rpc" for share in made.devices):
         command = command.model_copy(update={"rpc_servers": settings.rpc_servers})
     return confirmed(made, dry_run(command, layout, paths.folders().data, stand_ins=imagined))
-
-
-def recommend(options: argparse.Namespace, settings: Settings) -> int:
-    """Print the best choice and the matrix behind it; the exit code says whether anything fits."""
-    if bundled.is_name(options.model) and not Path(options.model).exists():
-        name = options.model.partition(":")[0].lower()
-        layouts = [bundled.layout(f"{name}:{kind}") for kind in bundled.quantizations(name)]
-    else:
-        layouts = [_layout(options.model)]
-    devices, host, bandwidths = _machine(options, settings)
-    request = PlanRequest(any_order=not settings.device_order)
-    choices = recommendation.matrix(layouts, request, devices, host)
-    best = choices[0]
-    rate = speed.estimate(best.plan, lambda device: bandwidths.get(device.id))
-    fits = best.plan.verdict is not Verdict.TOO_LARGE
-    if options.json:
-        print(json.dumps({
-            "reason": recommendation.reason(best),
-            "best": plan_text.to_json(best.plan, rate) if fits else None,
-            "matrix": [_choice_json(choice) for choice in choices],
-        }, indent=1))  # fmt: skip
-    else:
-        print(f"{best.layout.name}\n{recommendation.reason(best)}")
-        print(f"Speed: {rate}." if rate else "", end="\n\n" if rate else "\n")
-        print(_table(choices))
-    return 0 if fits else 4
-
-
-def _choice_json(choice: recommendation.Choice) -> dict[str, object]:
-    plan = choice.plan
-    return {
-        "quantization": choice.layout.quantization,
-        "context": plan.context,
-        "kv_type": choice.kv_type,
-        "verdict": plan.verdict,
-        "gpu_layers": plan.gpu_layers,
-        "shortfall": plan.shortfall_bytes,
-    }
-
-
-def _table(choices: Sequence[recommendation.Choice]) -> str:
-    """Quantizations by contexts: the most precise KV cache that fits, or how many layers do."""
-    layouts = {choice.layout.quantization: choice.layout for choice in choices}
-    contexts = sorted({choice.plan.context for choice in choices})
-    rows = [("", "GB", *(f"{context // 1024}K" for context in contexts))]
-    for kind, layout in sorted(layouts.items(), key=lambda item: -item[1].size_bytes):
-        cells = []
-        for context in contexts:
-            here = [
-                c for c in choices
-                if c.layout.quantization == kind and c.plan.context == context
-            ]  # fmt: skip
-            best = max(here, key=lambda c: c.rank) if here else None
-            cells.append("" if best is None else _cell(best))
-        rows.append((kind, f"{layout.size_bytes / 1e9:.1f}", *cells))
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    lines = [
-        "  ".join(
-            cell.ljust(width) if not i else cell.rjust(width)
-            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ).rstrip()
-        for row in rows
-    ]
-    note = (
-        "f16, q8_0, q4_0: it fits with this KV cache. n/m: layers on devices, the rest on the CPU."
-    )
-    return "\n".join([*lines, "", f"{note} –: too large."])
-
-
-def _cell(choice: recommendation.Choice) -> str:
-    plan = choice.plan
-    if plan.verdict is Verdict.TOO_LARGE:
-        return "–"
-    if plan.verdict is Verdict.PARTLY:
-        return f"{plan.gpu_layers}/{plan.block_count + 1}"
-    return str(choice.kv_type) if plan.verdict is Verdict.FITS else f"CPU {choice.kv_type}"
-
-
-def _layout(name: str) -> ModelLayout:
-    if bundled.is_name(name) and not Path(name).exists():
-        return bundled.layout(name)
-    if ":" in name and not Path(name).expanduser().exists():
-        raise AppError(
-            f"There is no model “{name}”.",
-            hint=f"Name a GGUF file, `starter`, or one of {', '.join(bundled.names())} "
-            "with a quantization, such as nemotron-ultra-253b:Q4_K_M.",
-            kind=ErrorKind.MODEL_FILE,
-        )
-    return starter.named(read_layout(model_path(name)))
-
-
-def _machine(
-    options: argparse.Namespace, settings: Settings
-) -> tuple[tuple[PlanDevice, ...], PlanHost, dict[str, float | None]]:
-    """Devices, main memory, and each device's bandwidth in bytes/s."""
-    if options.gpus is not None:
-        ram = round((DEFAULT_RAM_GIB if options.ram is None else options.ram) * units.GIB)
-        if not 0 < ram <= 2**50:
-            raise AppError(
-                f"{options.ram} GiB of main memory is not possible.",
-                hint="Name a size such as --ram 128.",
-                kind=ErrorKind.USAGE,
-            )
-        gpus = gpu_table.parse(options.gpus)
-        backend = options.backend or "cuda"
-        made = tuple(_imagined(gpu, index, backend) for index, gpu in enumerate(gpus))
-        rates = {d.id: gpu.bandwidth_bytes_per_s for d, gpu in zip(made, gpus, strict=True)}
-        host = PlanHost(total_bytes=ram, available_bytes=ram)
-        return (() if backend == "cpu" else made), host, rates
-    for name in ("ram", "backend"):
-        if getattr(options, name) is not None:
-            raise AppError(
-                f"--{name} goes with --gpus.",
-                hint="For this machine it is found out; leave it out.",
-                kind=ErrorKind.USAGE,
-            )
-    report = detect(model_folder=paths.folders().models, rpc_servers=settings.rpc_servers)
-    devices = plan_devices(report, order=settings.device_order, disabled=settings.disabled_devices)
-    for notice in report.notices:
-        print(f"{notice.title} {notice.hint}".strip(), file=sys.stderr)
-    memory = report.memory
-    host = PlanHost(total_bytes=memory.total_bytes, available_bytes=memory.available_bytes)
-    return devices, host, {device.id: gpu_table.bandwidth(device.name) for device in devices}
-
-
-def _imagined(gpu: gpu_table.Gpu, index: int, backend: str) -> PlanDevice:
-    return PlanDevice(
-        id=f"gpu-{index}",
-        label=f"GPU {index}",
-        name=gpu.name,
-        engine_name=f"{_ENGINE_NAMES.get(backend, 'CUDA')}{index}",
-        backend=backend,
-        total_bytes=gpu.memory_bytes,
-        free_bytes=gpu.memory_bytes,
-    )
 
 
 def _request(
@@ -280,15 +118,9 @@ def _request(
             )
         size = round(options.reserve * units.GIB)
         changes["reserves"] = {device.id: size for device in devices}
-    changed = dataclasses.replace(request, **changes)  # type: ignore[arg-type]
-    quantized_v = changed.kv_type_v is not KvCacheType.F16
-    if quantized_v and changed.flash_attention is FlashAttention.OFF:
-        raise AppError(
-            f"A V cache of {changed.kv_type_v} needs flash attention.",
-            hint="Leave --flash-attention off out, or choose --kv-type-v f16.",
-            kind=ErrorKind.USAGE,
-        )
-    return changed
+    if options.objective is not None:
+        changes["objective"] = Objective(options.objective)
+    return dataclasses.replace(request, **changes)  # type: ignore[arg-type]
 
 
 def split_by_hand(

@@ -8,6 +8,7 @@ import re
 import sys
 import time
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import llama_cpp.llama_cpp as lib
 import psutil
@@ -118,6 +119,9 @@ class Model:
         params.n_gpu_layers = command.gpu_layers
         params.split_mode = lib.LLAMA_SPLIT_MODE_LAYER
         params.tensor_split = split
+        self._overrides = _overrides(command.tensor_overrides, handles)
+        if command.tensor_overrides:
+            params.tensor_buft_overrides = ctypes.cast(self._overrides, ctypes.c_void_p)
         params.use_extra_bufts = command.use_extra_buffers
         params.no_alloc = command.dry_run
         # llama.cpp aborts on a dry run of a mapped file (llama-model.cpp, load_tensors).
@@ -139,6 +143,9 @@ class Model:
         params.type_k = KV_TYPES[command.kv_type_k]
         params.type_v = KV_TYPES[command.kv_type_v]
         params.flash_attn_type = FLASH[command.flash_attention]
+        params.op_offload = command.op_offload
+        # Layers with a sliding window keep their window only; `prefill` reads again what has left it.
+        params.swa_full = False
         self.threads = command.threads or psutil.cpu_count(logical=False) or 1
         params.n_threads = params.n_threads_batch = self.threads
         self._abort = lib.ggml_abort_callback(lambda _data: self._cancelled())
@@ -262,7 +269,9 @@ class Model:
             if old != new:
                 break
             reused += 1
-        if not lib.llama_memory_seq_rm(self.memory, 0, reused, -1):
+        # A sliding window has let go of what it would need to go back that far.
+        gone = 0 < reused < len(self._cached) and lib.llama_memory_seq_pos_min(self.memory, 0) > 0
+        if gone or not lib.llama_memory_seq_rm(self.memory, 0, reused, -1):
             lib.llama_memory_clear(self.memory, True)
             reused = 0
         self._cached = tokens[:reused]
@@ -307,6 +316,29 @@ class Model:
     def context_used(self) -> int:
         """Tokens in the KV cache."""
         return len(self._cached)
+
+
+def _overrides(
+    overrides: tuple[tuple[str, str], ...], handles: dict[str, int]
+) -> ctypes.Array[Any]:
+    """An array of llama.h's `llama_model_tensor_buft_override`, ended by an empty one.
+
+    Raises:
+        LoadFailedError: A device is not there.
+    """
+    from llama_cpp import _ggml
+
+    function = _ggml.libggml.ggml_backend_dev_buffer_type
+    function.restype, function.argtypes = ctypes.c_void_p, [ctypes.c_void_p]
+    unknown = [device for _, device in overrides if device not in handles]
+    if unknown:
+        raise LoadFailedError("device", f"the engine does not see {', '.join(unknown)}")
+    rows = [_Override(pattern.encode(), function(handles[device])) for pattern, device in overrides]
+    return (_Override * (len(rows) + 1))(*rows, _Override(None, None))
+
+
+class _Override(ctypes.Structure):
+    _fields_ = [("pattern", ctypes.c_char_p), ("buffer_type", ctypes.c_void_p)]
 
 
 def _buffer_names(devices: tuple[ggml.RegisteredDevice, ...]) -> dict[str, str]:

@@ -51,6 +51,10 @@ class Load(_Line):
     kv_type_k: str = "f16"
     kv_type_v: str = "f16"
     flash_attention: Literal["auto", "on", "off"] = "auto"
+    tensor_overrides: tuple[tuple[str, str], ...] = ()
+    """Regular expressions of tensor names, each with the device (or `CPU`) that holds them."""
+    op_offload: bool = True
+    """Large batches of layers in main memory are computed on the first device, which needs room for their weights."""
     threads: int | None = None
     use_mmap: bool = True
     use_extra_buffers: bool = True

@@ -89,6 +89,8 @@ def build(table: Mapping[str, Any], kind: str, types: Mapping[str, str], file: P
             head_count=heads,
             head_count_kv=kv_heads,
             feed_forward_length=width,
+            key_length=table["key_length"],
+            value_length=table["value_length"],
         )
         for index, (heads, kv_heads, width) in enumerate(_layer_columns(table))
     )

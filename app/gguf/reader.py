@@ -1,164 +1,28 @@
-"""Reads a GGUF header into a `ModelLayout`: bounded in memory and time, whatever the file holds.
-
-Format: docs/gguf.md of ggml. Weights are never touched.
-"""
+"""Reads a GGUF header into a `ModelLayout`: bounded in memory and time, whatever the file holds."""
 
 from __future__ import annotations
 
 import math
 import re
-import struct
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import BinaryIO
 
-from app import units
 from app.errors import Action, AppError, ErrorKind
+from app.gguf.header import BadHeaderError as _BadHeaderError
+from app.gguf.header import Header as _Header
+from app.gguf.header import parse, shard_names, shard_number, unusable
 from app.gguf.model import LayerLayout, MetadataValue, ModelLayout, TensorInfo
-from app.gguf.types import FILE_TYPES, TENSOR_TYPES
+from app.gguf.remote import MAX_HEADER_BYTES, Source, SourceStream
+from app.gguf.types import FILE_TYPES
 
-MAX_KEYS = 65_536
-MAX_TENSORS = 100_000
-MAX_STRING_BYTES = 16 * units.MIB
-MAX_ARRAY = 16_777_216
-KEPT_ARRAY = 4_096
-MAX_DIMENSIONS = 4
-MAX_SHARDS = 1_000
 MAX_LAYERS = 4_096
-LIMIT_BYTES = 2**60
-DEFAULT_ALIGNMENT = 32
 DEFAULT_WINDOWS = {"gemma2": 4096}
 """Sliding window where the header names none (models/gemma2.cpp)."""
 WINDOW_PERIODS = {"gemma2": 2, "gemma3": 6, "gpt-oss": 2, "cohere2": 4, "exaone4": 4, "olmo2": 4}
 """The last layer of each period sees everything, the others their window (`load_swa_pattern`)."""
 
-_SHARD = re.compile(r"^(?P<stem>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})\.gguf$")
 _LAYER = re.compile(r"^blk\.(\d+)\.")
 _INPUTS = ("token_embd", "position_embd", "token_types", "per_layer_token_embd")
-_SCALARS = {
-    0: "B",
-    1: "b",
-    2: "H",
-    3: "h",
-    4: "I",
-    5: "i",
-    6: "f",
-    7: "?",
-    10: "Q",
-    11: "q",
-    12: "d",
-}
-_STRING, _ARRAY = 8, 9
-
-
-class _BadHeaderError(Exception):
-    """The header contradicts itself or the file; the message says how."""
-
-
-class _Header:
-    """One file's header: metadata, tensors, where the data begins."""
-
-    def __init__(self, path: Path, stream: BinaryIO, size: int, shard: int) -> None:
-        self.path = path
-        self.size = size
-        self._stream = stream
-        self.array_lengths: dict[str, int] = {}
-        if self._take(4) != b"GGUF":
-            raise _BadHeaderError("it does not begin with the letters GGUF")
-        version = self._number("I")
-        if version not in (2, 3):
-            if int.from_bytes(int(version).to_bytes(4, "little"), "big") in (2, 3):
-                raise _BadHeaderError("it is written for a big-endian machine")
-            raise _BadHeaderError(f"it has GGUF version {version}; versions 2 and 3 are known")
-        tensors, keys = int(self._number("Q")), int(self._number("Q"))
-        if tensors > MAX_TENSORS:
-            raise _BadHeaderError(f"it claims to hold {tensors:,} tensors")
-        if keys > MAX_KEYS:
-            raise _BadHeaderError(f"it claims to hold {keys:,} metadata keys")
-        self.metadata = self._read_metadata(keys)
-        self.tensors = tuple(self._read_tensor(shard) for _ in range(tensors))
-        alignment = self.metadata.get("general.alignment", DEFAULT_ALIGNMENT)
-        if not isinstance(alignment, int) or alignment <= 0 or alignment & (alignment - 1):
-            raise _BadHeaderError(f"its alignment of {alignment} is not a power of two")
-        here = self._stream.tell()
-        self.data_offset = here + -here % alignment
-
-    def _take(self, count: int) -> bytes:
-        if count > self.size - self._stream.tell():
-            raise _TruncatedError
-        data = self._stream.read(count)
-        if len(data) != count:
-            raise _TruncatedError
-        return data
-
-    def _number(self, code: str) -> int | float | bool:
-        value: int | float | bool = struct.unpack("<" + code, self._take(struct.calcsize(code)))[0]
-        return value
-
-    def _text(self) -> str:
-        length = int(self._number("Q"))
-        if length > MAX_STRING_BYTES:
-            raise _BadHeaderError(f"it holds a text of {length:,} bytes in its header")
-        return self._take(length).decode("utf-8", errors="replace")
-
-    def _read_metadata(self, keys: int) -> dict[str, MetadataValue]:
-        metadata: dict[str, MetadataValue] = {}
-        for _ in range(keys):
-            key, kind = self._text(), int(self._number("I"))
-            value = self._array(key) if kind == _ARRAY else self._value(kind)
-            if value is not None:
-                metadata[key] = value
-        return metadata
-
-    def _value(self, kind: int) -> str | int | float | bool:
-        if kind == _STRING:
-            return self._text()
-        if kind not in _SCALARS:
-            raise _BadHeaderError(f"its metadata has a value of unknown type {kind}")
-        return self._number(_SCALARS[kind])
-
-    def _array(self, key: str) -> tuple[str | int | float | bool, ...] | None:
-        """The array, or None after skipping one that is too long to keep (a vocabulary)."""
-        kind, length = int(self._number("I")), int(self._number("Q"))
-        if length > MAX_ARRAY:
-            raise _BadHeaderError(f"its metadata key {key[:80]} claims {length:,} entries")
-        self.array_lengths[key] = length
-        if length <= KEPT_ARRAY:
-            return tuple(self._value(kind) for _ in range(length))
-        if kind == _STRING:
-            for _ in range(length):
-                self._skip(int(self._number("Q")))
-        elif kind in _SCALARS:
-            self._skip(length * struct.calcsize(_SCALARS[kind]))
-        else:
-            raise _BadHeaderError(f"its metadata key {key[:80]} has entries of unknown type {kind}")
-        return None
-
-    def _skip(self, count: int) -> None:
-        if count > self.size - self._stream.tell():
-            raise _TruncatedError
-        self._stream.seek(count, 1)
-
-    def _read_tensor(self, shard: int) -> TensorInfo:
-        name, dimensions = self._text(), int(self._number("I"))
-        if not 1 <= dimensions <= MAX_DIMENSIONS:
-            raise _BadHeaderError(f"its tensor {name[:80]} has {dimensions:,} dimensions")
-        shape = tuple(int(self._number("Q")) for _ in range(dimensions))
-        kind, offset = int(self._number("I")), int(self._number("Q"))
-        if kind not in TENSOR_TYPES:
-            raise _BadHeaderError(f"its tensor {name[:80]} has the unknown type {kind}")
-        type_name, block, block_bytes = TENSOR_TYPES[kind]
-        elements = math.prod(shape)
-        if not 0 < elements < LIMIT_BYTES or max(shape) >= 2**63 or shape[0] % block:
-            raise _BadHeaderError(f"its tensor {name[:80]} has the impossible shape {list(shape)}")
-        size = elements // block * block_bytes
-        return TensorInfo(
-            name=name, shape=shape, type=type_name, size_bytes=size, offset=offset, shard=shard
-        )
-
-
-class _TruncatedError(Exception):
-    """The file ends within its header."""
 
 
 def read_layout(path: Path) -> ModelLayout:
@@ -167,14 +31,34 @@ def read_layout(path: Path) -> ModelLayout:
     Raises:
         AppError: The file, or one of its shards, cannot be read or is no whole GGUF model.
     """
-    shards = _shards(path)
-    headers = [_read_header(shard, index) for index, shard in enumerate(shards)]
+    return _joined([_read_header(shard, index) for index, shard in enumerate(_shards(path))], path)
+
+
+def read_layout_from(sources: Sequence[Source]) -> ModelLayout:
+    """Read the headers of a file, or of all shards of a split one, from wherever they are.
+
+    Args:
+        sources: The whole file, or its shards in their order.
+
+    Raises:
+        AppError: A source fails, or they are no whole GGUF model.
+    """
+    left = MAX_HEADER_BYTES
+    headers = []
+    for index, source in enumerate(sources):
+        stream = SourceStream(source, limit_bytes=left, shard=index)
+        headers.append(parse(Path(source.name), stream, source.size_bytes, index))
+        left -= stream.fetched_bytes
+    return _joined(headers, Path(sources[0].name))
+
+
+def _joined(headers: list[_Header], path: Path) -> ModelLayout:
     try:
-        if len(shards) > 1:
+        if len(headers) > 1:
             _check_shards(headers)
         return _layout(headers)
     except _BadHeaderError as error:
-        raise _unusable(path, str(error)) from None
+        raise unusable(path, str(error)) from None
 
 
 def list_models(folder: Path) -> tuple[Path, ...]:
@@ -194,23 +78,11 @@ def list_models(folder: Path) -> tuple[Path, ...]:
             hint="Choose another folder or change its permissions.",
             kind=ErrorKind.DISK,
         ) from error
-    result = []
-    for file in files:
-        match = _SHARD.match(file.name)
-        if match is None or int(match["number"]) == 1:
-            result.append(file)
-    return tuple(result)
+    return tuple(file for file in files if shard_number(file.name) <= 1)
 
 
 def _shards(path: Path) -> list[Path]:
-    match = _SHARD.match(path.name)
-    if match is None:
-        return [path]
-    count = int(match["count"])
-    if not 1 <= count <= MAX_SHARDS:
-        raise _unusable(path, f"its name claims {count:,} shards")
-    names = [f"{match['stem']}-{n:05d}-of-{count:05d}.gguf" for n in range(1, count + 1)]
-    shards = [path.with_name(name) for name in names]
+    shards = [path.with_name(name) for name in shard_names(path.name)]
     missing = [shard.name for shard in shards if not shard.exists()]
     if missing and path.exists():
         listed = ", ".join(missing[:3]) + (
@@ -218,7 +90,7 @@ def _shards(path: Path) -> list[Path]:
         )
         raise AppError(
             f"The model {path.name} is incomplete: {listed} {'is' if len(missing) == 1 else 'are'} missing.",
-            hint=f"Put all {count} shards into {path.parent}.",
+            hint=f"Put all {len(shards)} shards into {path.parent}.",
             action=Action.CHOOSE_MODEL,
             kind=ErrorKind.MODEL_FILE,
         )
@@ -228,14 +100,9 @@ def _shards(path: Path) -> list[Path]:
 def _read_header(path: Path, shard: int) -> _Header:
     try:
         if path.is_dir():
-            raise _unusable(path, "it is a folder")
+            raise unusable(path, "it is a folder")
         with path.open("rb") as stream:
-            size = path.stat().st_size
-            header = _Header(path, stream, size, shard)
-    except _TruncatedError:
-        raise _truncated(path, "It ends within its header.") from None
-    except _BadHeaderError as error:
-        raise _unusable(path, str(error)) from None
+            return parse(path, stream, path.stat().st_size, shard)
     except (OSError, MemoryError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise AppError(
@@ -245,32 +112,6 @@ def _read_header(path: Path, shard: int) -> _Header:
             action=Action.CHOOSE_MODEL,
             kind=ErrorKind.MODEL_FILE,
         ) from error
-    ends = (header.data_offset + t.offset + t.size_bytes for t in header.tensors)
-    needed = max(ends, default=0)
-    if needed > size:
-        raise _truncated(
-            path, f"It has {units.format_file_size(size)} of {units.format_file_size(needed)}."
-        )
-    return header
-
-
-def _truncated(path: Path, detail: str) -> AppError:
-    return AppError(
-        f"The file {path.name} is not complete.",
-        detail=detail,
-        hint="Download it again, or choose another file.",
-        action=Action.CHOOSE_MODEL,
-        kind=ErrorKind.MODEL_FILE,
-    )
-
-
-def _unusable(path: Path, reason: str) -> AppError:
-    return AppError(
-        f"{path.name} is not a usable GGUF model: {reason}.",
-        hint="Choose another GGUF file, or download this one again.",
-        action=Action.CHOOSE_MODEL,
-        kind=ErrorKind.MODEL_FILE,
-    )
 
 
 def _check_shards(headers: list[_Header]) -> None:
@@ -361,12 +202,16 @@ def _layers(
     """The layers; `heads` are query and key/value heads of each, `lengths` of one key and value."""
     blocks = len(by_layer)
     widths = fields.per_layer("feed_forward_length", blocks, 0)
-    window = fields.integer("attention.sliding_window", default=DEFAULT_WINDOWS.get(fields.architecture, 0))
+    window = fields.integer(
+        "attention.sliding_window", default=DEFAULT_WINDOWS.get(fields.architecture, 0)
+    )
     local = _local_layers(fields, blocks) if window else [False] * blocks
     latent = fields.integer("attention.key_length_mla", default=0)
     recurrent = [any(".ssm_" in t.name for t in tensors) for tensors in by_layer]
     state = _state_bytes(fields) if any(recurrent) else 0
-    attends = [not r and (not any(recurrent) or not w) for r, w in zip(recurrent, widths, strict=True)]
+    attends = [
+        not r and (not any(recurrent) or not w) for r, w in zip(recurrent, widths, strict=True)
+    ]
     return tuple(
         LayerLayout(
             index=index,
@@ -387,7 +232,10 @@ def _layers(
 def _state_bytes(fields: _Fields) -> int:
     """Convolution and state-space state of one layer and sequence in f32 (`n_embd_r`, `n_embd_s` in llama-hparams.cpp)."""
     kernel = fields.integer("ssm.conv_kernel", default=1)
-    inner, size = fields.integer("ssm.inner_size", default=0), fields.integer("ssm.state_size", default=0)
+    inner, size = (
+        fields.integer("ssm.inner_size", default=0),
+        fields.integer("ssm.state_size", default=0),
+    )
     groups = fields.integer("ssm.group_count", default=0)
     return 4 * (max(0, kernel - 1) * (inner + 2 * groups * size) + inner * size)
 

@@ -187,6 +187,11 @@ class TensorOverride:
     device: str
     size_bytes: int
 
+    @property
+    def pattern(self) -> str:
+        """A regular expression that matches this tensor alone."""
+        return "^" + self.tensor.replace(".", r"\.") + "$"
+
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class HostPlan:

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 
 from app import units
 from app.gguf.model import ModelLayout
+from app.plan import memory
+from app.plan.layers import Shapes
 from app.plan.model import KvCacheType, LoadPlan, PlanDevice, PlanHost, PlanRequest, Verdict
 from app.plan.planner import make_plan
 
@@ -55,16 +57,33 @@ def matrix(
     """Every quantization, context and KV cache type, the best first."""
     choices = []
     for layout in layouts:
-        for context in contexts:
-            if context > layout.context_length:
-                continue
-            for kind in reversed(_PRECISION):
+        shapes = Shapes(layout)
+        kinds = [
+            kind
+            for kind in reversed(_PRECISION)
+            if all(memory.kv_type_suits(layout, kind, keys=keys) for keys in (True, False))
+        ]
+        usable = [context for context in contexts if context <= layout.context_length]
+        for context in usable or [layout.context_length]:
+            for kind in kinds:
                 wanted = dataclasses.replace(
                     request, context=context, kv_type_k=kind, kv_type_v=kind
                 )
-                plan = make_plan(layout, wanted, devices, host, limits=False)
+                plan = make_plan(layout, wanted, devices, host, limits=False, shapes=shapes)
                 choices.append(Choice(layout=layout, kv_type=kind, plan=plan))
     return tuple(sorted(choices, key=lambda choice: choice.rank, reverse=True))
+
+
+def relatives(
+    layouts: Sequence[ModelLayout],
+    request: PlanRequest,
+    devices: Sequence[PlanDevice],
+    host: PlanHost,
+) -> list[Choice]:
+    """The best choice of each other model that lies wholly on devices, or in main memory without any."""
+    wanted = Verdict.FITS if devices else Verdict.CPU_ONLY
+    best = (matrix([layout], request, devices, host)[0] for layout in layouts)
+    return [choice for choice in best if choice.plan.verdict is wanted]
 
 
 def reason(best: Choice) -> str:

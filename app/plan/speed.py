@@ -10,6 +10,8 @@ from app.plan.model import LoadPlan
 LIKELY_LOW, LIKELY_HIGH = 0.5, 0.85
 """Measured shares of the bound (XiongjieDai, GPU-Benchmarks-on-LLM-Inference, Llama 3 70B Q4_K_M):
 2 RTX 4090 80 %, 2 RTX 3090 74 %, RTX A6000 81 %, H100 PCIe 52 %, A100 SXM 51 %, M2 Ultra 64 %."""
+HOST_BANDWIDTH = 51.2e9
+"""Bytes/s of two channels of DDR4-3200, where nothing is known of main memory."""
 PROMPT_LOW, PROMPT_HIGH = 0.6, 1.3
 """The same source, prompts of 512 to 8,192 tokens on 2 to 8 cards against the rate of one: 2 RTX 3090
 0.79 to 0.86, 2 RTX 4090 1.0 to 1.1, 6 RTX 3090 1.0 to 1.7; a split by layers can overlap micro-batches."""
@@ -39,23 +41,28 @@ class Speed:
         generation: With the whole context in use.
         empty_context: Generation in an empty context.
         prompt: Prompt processing.
+        assumed_host: Main memory works along, and its bandwidth is an assumption.
     """
 
     generation: Range | None
     empty_context: Range | None
     prompt: Range | None
+    assumed_host: bool = False
 
 
 def estimate(plan: LoadPlan, layout: ModelLayout, host_bandwidth: float | None = None) -> Speed:
     """What the devices' bandwidths and measured rates allow."""
+    bandwidth = host_bandwidth or HOST_BANDWIDTH
+    generation = _generation(plan, bandwidth, cache=True)
     return Speed(
-        generation=_generation(plan, host_bandwidth, cache=True),
-        empty_context=_generation(plan, host_bandwidth, cache=False),
+        generation=generation,
+        empty_context=_generation(plan, bandwidth, cache=False),
         prompt=_prompt(plan, layout),
+        assumed_host=bool(generation) and plan.verdict.on_host and host_bandwidth is None,
     )
 
 
-def _generation(plan: LoadPlan, host_bandwidth: float | None, *, cache: bool) -> Range | None:
+def _generation(plan: LoadPlan, host_bandwidth: float, *, cache: bool) -> Range | None:
     """Each token reads all weights and the KV cache once, device after device.
 
     The token embedding is not read, but for one row.
@@ -70,8 +77,6 @@ def _generation(plan: LoadPlan, host_bandwidth: float | None, *, cache: bool) ->
             return None
         seconds += held / rate
     if plan.verdict.on_host:
-        if not host_bandwidth:
-            return None
         host = plan.host.weights_bytes + plan.host.kv_cache_bytes * cache
         seconds += host / host_bandwidth
     if not seconds:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 
+from collections.abc import Sequence
+
 from app import units
 from app.plan.model import Basis, DevicePlan, HostPlan, LoadPlan, Verdict
 from app.plan.speed import Speed
@@ -17,7 +19,7 @@ VERDICT_WORDS = {
 
 
 _BASES = {
-    Basis.COMPUTED: "Weights and KV cache are computed, the compute buffer is an estimate.",
+    Basis.COMPUTED: "Computed by llama.cpp's own rules, layer by layer.",
     Basis.ESTIMATED: "This architecture is not known here: the numbers are estimates.",
     Basis.CONFIRMED: "Confirmed: the numbers are llama.cpp's own, from a dry run.",
 }
@@ -34,7 +36,35 @@ def layer_range(plan: LoadPlan, share: DevicePlan) -> str:
     return f"{shown} + output" if share.holds_output else shown
 
 
-def describe(plan: LoadPlan, model_path: str, rate: Speed | None = None) -> str:
+def columns(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Lines of a table: the first column to the left, the others to the right."""
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    return [
+        "  ".join(
+            cell.rjust(width) if i else cell.ljust(width)
+            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in rows
+    ]
+
+
+def speed_lines(rate: Speed) -> list[str]:
+    """What is known of the speed, a line each."""
+    lines = []
+    if rate.generation:
+        lines.append(f"Generation: {rate.generation}, with the context full.")
+    if rate.empty_context:
+        lines.append(f"In an empty context: {rate.empty_context}.")
+    if rate.prompt:
+        lines.append(f"Prompt processing: {rate.prompt}.")
+    if rate.assumed_host:
+        lines.append("Main memory counts with 51 GB/s (two channels of DDR4-3200).")
+    return lines
+
+
+def describe(
+    plan: LoadPlan, model_path: str, rate: Speed | None = None, *, where: str = "this machine"
+) -> str:
     """The verdict, a table per device, and the equal llama-server command line."""
     rows: list[tuple[str, ...]] = [
         ("", "Layers", "Weights", "KV cache", "Compute", "Reserve", "Total", "Left")
@@ -45,9 +75,11 @@ def describe(plan: LoadPlan, model_path: str, rate: Speed | None = None) -> str:
     layers = f"{host.layer_count} of {plan.block_count + 1}" if host.layer_count else "input"
     rows.append(("Main memory", layers, *_numbers(host)))
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    words = VERDICT_WORDS[plan.verdict].replace("this machine", where)
+    helps = plan.remedies or ((plan.hint,) if plan.hint else ())
     lines = [
-        f"{VERDICT_WORDS[plan.verdict]} {plan.sentence}",
-        *([plan.hint] if plan.hint else []),
+        f"{words} {plan.sentence}",
+        *(["What would help:", *(f"  {line}" for line in helps)] if helps else []),
         "",
     ]
     for row in rows:
@@ -55,7 +87,11 @@ def describe(plan: LoadPlan, model_path: str, rate: Speed | None = None) -> str:
         cells += [cell.rjust(width) for cell, width in zip(row[2:], widths[2:], strict=True)]
         lines.append("  ".join(cells).rstrip())
     lines += ["", f"Up to {plan.max_context:,} tokens fit. KV cache in all: {memory(_kv(plan))}."]
-    lines += [f"Speed: {rate}."] if rate else []
+    lines += [
+        f"Apart from its layer: {o.tensor} ({memory(o.size_bytes)}) on {o.device}."
+        for o in plan.tensor_overrides
+    ]
+    lines += speed_lines(rate) if rate else []
     lines += [_BASES[plan.basis], ""]
     return "\n".join(
         [*lines, "The same with llama.cpp's own server:", f"  {command_line(plan, model_path)}"]
@@ -91,9 +127,14 @@ def command_line(plan: LoadPlan, model_path: str) -> str:
     ]
     request = plan.request
     parts += ["-ctk", request.kv_type_k, "-ctv", request.kv_type_v, "-ub", str(request.micro_batch)]
-    if plan.devices:
-        parts += ["-dev", ",".join(share.device.engine_name for share in plan.devices)]
-        parts += ["-ts", ",".join(str(count) for count in plan.tensor_split)]
+    used = [share for share in plan.devices if share.layer_count]
+    if used:
+        parts += ["-dev", ",".join(share.device.engine_name for share in used)]
+        parts += ["-ts", ",".join(str(share.layer_count) for share in used)]
+    for override in plan.tensor_overrides:
+        parts += ["-ot", f"{override.pattern}={override.device}"]
+    if plan.host.layer_count or plan.tensor_overrides:
+        parts.append("--no-op-offload")
     parts += ["-fa", request.flash_attention, "--fit", "off"]
     return " ".join(f"'{part}'" if " " in part else part for part in parts)
 
@@ -109,7 +150,11 @@ def to_json(plan: LoadPlan, rate: Speed | None = None) -> dict[str, object]:
         "max_context": plan.max_context,
         "gpu_layers": plan.gpu_layers,
         "tensor_split": list(plan.tensor_split),
-        "tensor_overrides": [],
+        "tensor_overrides": [
+            {"tensor": o.tensor, "device": o.device, "bytes": o.size_bytes}
+            for o in plan.tensor_overrides
+        ],
+        "remedies": list(plan.remedies),
         "device_order": [share.device.engine_name for share in plan.devices],
         "bottleneck": plan.bottleneck,
         "shortfall": plan.shortfall_bytes,

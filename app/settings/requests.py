@@ -58,5 +58,7 @@ def load_command(
         kv_type_k=plan.request.kv_type_k,
         kv_type_v=plan.request.kv_type_v,
         flash_attention=plan.request.flash_attention.value,
+        tensor_overrides=tuple((o.pattern, o.device) for o in plan.tensor_overrides),
+        op_offload=not plan.host.layer_count and not plan.tensor_overrides,
         threads=settings.threads,
     )

@@ -25,6 +25,17 @@ def integer_key(key: str, value: int) -> bytes:
     return text(key) + struct.pack("<II", 4, value)
 
 
+def strings_key(key: str, values: Sequence[str], *, count: int | None = None) -> bytes:
+    """A metadata pair with an array of strings; `count` may lie."""
+    length = len(values) if count is None else count
+    return text(key) + struct.pack("<IIQ", 9, 8, length) + b"".join(map(text, values))
+
+
+def integers_key(key: str, values: Sequence[int]) -> bytes:
+    """A metadata pair with an array of i32."""
+    return text(key) + struct.pack(f"<IIQ{len(values)}i", 9, 5, len(values), *values)
+
+
 def tensor(name: str, shape: Sequence[int], kind: int = 0, offset: int = 0) -> bytes:
     """A tensor's entry; kind 0 is F32."""
     dimensions = b"".join(struct.pack("<Q", size) for size in shape)
@@ -45,6 +56,20 @@ def tiny_keys(architecture: str = "llama", layers: int = 1) -> list[bytes]:
     ]
 
 
+def content(
+    keys: Sequence[bytes],
+    tensors: Sequence[bytes],
+    *,
+    data: bytes = b"\0" * 8192,
+    tensor_count: int | None = None,
+) -> bytes:
+    """The whole file; `tensor_count` may lie."""
+    count = len(tensors) if tensor_count is None else tensor_count
+    head = b"GGUF" + struct.pack("<IQQ", 3, count, len(keys))
+    body = head + b"".join(keys) + b"".join(tensors)
+    return body + b"\0" * (-len(body) % 32) + data
+
+
 def write(
     path: Path,
     keys: Sequence[bytes],
@@ -54,8 +79,5 @@ def write(
     tensor_count: int | None = None,
 ) -> Path:
     """Write the file; `tensor_count` may lie."""
-    count = len(tensors) if tensor_count is None else tensor_count
-    head = b"GGUF" + struct.pack("<IQQ", 3, count, len(keys))
-    body = head + b"".join(keys) + b"".join(tensors)
-    path.write_bytes(body + b"\0" * (-len(body) % 32) + data)
+    path.write_bytes(content(keys, tensors, data=data, tensor_count=tensor_count))
     return path

@@ -51,9 +51,15 @@ class Header:
             row = shape[0] // block * block_bytes
             raw = kind not in ("F32", "F16")
             stored = (*reversed(shape[1:]), row if raw else shape[0])
-            dtype = np.dtype(np.uint8) if raw else np.dtype(np.float32 if kind == "F32" else np.float16)
+            dtype = (
+                np.dtype(np.uint8) if raw else np.dtype(np.float32 if kind == "F32" else np.float16)
+            )
             writer.add_tensor_info(
-                name, stored, dtype, size, raw_dtype=gguf.GGMLQuantizationType(number) if raw else None
+                name,
+                stored,
+                dtype,
+                size,
+                raw_dtype=gguf.GGMLQuantizationType(number) if raw else None,
             )
             end += size + -size % 32
         writer.write_header_to_file()
@@ -198,7 +204,10 @@ def _mixtral(maker: _Maker) -> None:
 def _deci(maker: _Maker) -> None:
     maker.square()
     maker.layers = maker.chance.choice((6, 9, 14))
-    kinds = [maker.chance.choice(("both", "both", "empty", "wide", "linear")) for _ in range(maker.layers)]
+    kinds = [
+        maker.chance.choice(("both", "both", "empty", "wide", "linear"))
+        for _ in range(maker.layers)
+    ]
     kinds[0] = kinds[-2] = "both"
     heads = [maker.heads if k in ("both", "linear") else 0 for k in kinds]
     kv = [maker.kv_heads if k == "both" else 0 for k in kinds]
@@ -207,7 +216,9 @@ def _deci(maker: _Maker) -> None:
         for k in kinds
     ]
     maker.common()
-    maker.number(attention__head_count=heads, attention__head_count_kv=kv, feed_forward_length=widths)
+    maker.number(
+        attention__head_count=heads, attention__head_count_kv=kv, feed_forward_length=widths
+    )
     maker.outside()
     maker.header.add("rope_freqs.weight", maker.head // 2)
     for i, kind in enumerate(kinds):

@@ -40,7 +40,11 @@ def test_a_name_that_could_be_two_cards_names_both() -> None:
         gpu_table.parse("A100")
 
 
-def test_the_bandwidth_of_a_card_is_found_by_its_whole_name() -> None:
-    assert gpu_table.bandwidth("NVIDIA GeForce RTX 3090") == 936e9
-    assert gpu_table.bandwidth("NVIDIA GeForce RTX 3090 Ti") != 936e9
-    assert gpu_table.bandwidth("127.0.0.1:50052") is None
+def test_a_card_is_found_by_its_whole_name() -> None:
+    found = gpu_table.find("NVIDIA GeForce RTX 3090")
+    assert found is not None
+    assert (found.name, found.bandwidth_bytes_per_s) == ("RTX 3090", 936e9)
+    titanium = gpu_table.find("NVIDIA GeForce RTX 3090 Ti")
+    assert titanium is not None
+    assert titanium.name == "RTX 3090 Ti"
+    assert gpu_table.find("127.0.0.1:50052") is None

@@ -232,10 +232,20 @@ def test_sizes_of_the_bundled_layouts_are_those_of_the_published_files() -> None
 
 
 def test_speed_is_a_range_below_what_bandwidth_allows() -> None:
+    layout = bundled.layout("nemotron-ultra-253b:Q4_K_M")
     plan = ultra("Q4_K_M", [24] * 8, 512)
-    rate = speed.estimate(plan, lambda _device: 936e9)
-    assert rate is not None
+    assert speed.estimate(plan, layout).generation is None, "the bandwidth is not known"
+    fast = tuple(
+        dataclasses.replace(share.device, bandwidth_bytes_per_s=936e9, prompt_flops_per_s=65e12)
+        for share in plan.devices
+    )
+    rate = speed.estimate(make_plan(layout, plan.request, fast, HOST), layout)
+    assert rate.generation is not None
+    assert rate.empty_context is not None
+    assert rate.prompt is not None
     # 149.7 GB of weights on the cards, read once for each token.
-    assert rate.bound == pytest.approx(6.25, rel=0.01)
-    assert rate.likely_low < rate.likely_high < rate.bound
-    assert speed.estimate(plan, lambda _device: None) is None
+    assert rate.generation.bound == pytest.approx(6.25, rel=0.01)
+    assert rate.generation.likely_low < rate.generation.likely_high < rate.generation.bound
+    assert rate.empty_context.bound > rate.generation.bound
+    # 249.2 G weights in layers, two operations each, on one card after the other.
+    assert rate.prompt.likely_low == pytest.approx(0.6 * 65e12 / 498.4e9, rel=0.01)

@@ -1,0 +1,211 @@
+"""Files on the Hugging Face Hub, read in parts: `hf:owner/repo/path/to/file.gguf[@revision]`.
+
+`HF_ENDPOINT`, `HF_TOKEN`, `HF_HUB_OFFLINE` and proxies hold as for huggingface_hub itself.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import re
+import time
+from collections.abc import Generator
+from urllib.parse import urlsplit
+
+import httpx2
+import huggingface_hub
+
+from app import units
+from app.catalog import hub_errors as told
+from app.errors import AppError, ErrorKind
+from app.gguf.header import shard_names
+
+PREFIX = "hf:"
+TIMEOUT_S = 15.0
+"""Longest silence of the server, in seconds."""
+
+ATTEMPTS = 3
+SLOWEST_BYTES_PER_S = 32 * 1024
+MAX_SKIPPED_BYTES = 64 * units.MIB
+"""Most bytes passed over in the reply of a server that always sends the whole file."""
+
+_ADDRESS = re.compile(
+    r"hf:(?P<repo>[\w.-]+/[\w.-]+)/(?P<path>[^@\\]+\.gguf)(?:@(?P<revision>.+))?", re.ASCII
+)
+_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+|\*)")
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Address:
+    """A file in a repository of the Hub.
+
+    Attributes:
+        repo: Owner and name, `owner/repo`.
+        path: The file's path in the repository.
+        revision: A branch, tag or commit; None for the default branch.
+    """
+
+    repo: str
+    path: str
+    revision: str | None = None
+
+    @property
+    def name(self) -> str:
+        """Repository and path, as errors and layouts call the file."""
+        return f"{self.repo}/{self.path}"
+
+
+def is_address(text: str) -> bool:
+    """True if `text` means a file on the Hub."""
+    return text.startswith(PREFIX)
+
+
+def parse(text: str) -> Address:
+    """The address that `hf:owner/repo/file.gguf[@revision]` stands for.
+
+    Raises:
+        AppError: It is not of that form.
+    """
+    match = _ADDRESS.fullmatch(text)
+    if match is None or {"", ".", ".."} & set(match["path"].split("/")):
+        raise AppError(
+            f"“{text}” is not the address of a GGUF file on the Hub.",
+            hint="Write hf:owner/repo/file.gguf, with @revision behind it for one that is not the newest.",
+            kind=ErrorKind.USAGE,
+        )
+    return Address(repo=match["repo"], path=match["path"], revision=match["revision"])
+
+
+def open_files(address: Address, *, timeout_s: float = TIMEOUT_S) -> tuple[RemoteFile, ...]:
+    """The file, or all shards of a split one in their order, whichever is named, of one commit.
+
+    Args:
+        address: The file or any shard.
+        timeout_s: Longest silence of the server, in seconds.
+
+    Raises:
+        AppError: The Hub cannot be reached, or does not have or give the file.
+    """
+    folder, slash, name = address.path.rpartition("/")
+    named = _resolve(address, timeout_s)
+    pinned = dataclasses.replace(address, revision=named.commit)
+    paths = [folder + slash + shard for shard in shard_names(name)]
+    return tuple(
+        named
+        if path == address.path
+        else _resolve(dataclasses.replace(pinned, path=path), timeout_s)
+        for path in paths
+    )
+
+
+def _resolve(address: Address, timeout_s: float) -> RemoteFile:
+    """Ask the Hub where the file is, how large, and of which commit."""
+    with told.as_app_errors(address.name):
+        url = huggingface_hub.hf_hub_url(address.repo, address.path, revision=address.revision)
+        found = huggingface_hub.get_hf_file_metadata(url, timeout=timeout_s)
+        if found.commit_hash is None or found.size is None:
+            raise told.no_hub(address.name)
+        # What the Hub serves itself is at the branch's address; what it redirects to has a fixed one.
+        own = urlsplit(found.location).netloc == urlsplit(url).netloc
+        pinned = huggingface_hub.hf_hub_url(address.repo, address.path, revision=found.commit_hash)
+        # A token must not reach another host.
+        token = huggingface_hub.get_token() if own else None
+        return RemoteFile(
+            name=address.name,
+            size_bytes=found.size,
+            commit=found.commit_hash,
+            url=pinned if own else found.location,
+            token=token,
+            timeout_s=timeout_s,
+        )
+
+
+class RemoteFile:
+    """One file at one commit; a `Source` for `read_layout_from`."""
+
+    def __init__(
+        self,
+        *,
+        name: str,
+        size_bytes: int,
+        commit: str,
+        url: str,
+        token: str | None,
+        timeout_s: float,
+    ) -> None:
+        """A file of `size_bytes` at `url`, asked for with `token`."""
+        self.name = name
+        self.size_bytes = size_bytes
+        self.commit = commit
+        self._url = url
+        self._headers = {"Accept-Encoding": "identity"}
+        if token:
+            self._headers["Authorization"] = f"Bearer {token}"
+        self._timeout_s = timeout_s
+        self._etag: str | None = None
+
+    def read(self, start: int, end: int) -> bytes:
+        """The bytes from `start` to before `end`; a connection that breaks off is taken up again.
+
+        Raises:
+            AppError: They cannot be had.
+        """
+        data = bytearray()
+        deadline = time.monotonic() + 2 * self._timeout_s + (end - start) / SLOWEST_BYTES_PER_S
+        for attempt in range(1, ATTEMPTS + 1):
+            with told.as_app_errors(self.name):
+                try:
+                    with contextlib.closing(self._pieces(start + len(data), end)) as pieces:
+                        for piece in pieces:
+                            data += piece
+                            if time.monotonic() > deadline:
+                                raise told.slow(self.name)
+                except httpx2.TransportError:
+                    if attempt == ATTEMPTS:
+                        raise
+            if len(data) == end - start:
+                return bytes(data)
+        raise told.broken_off(self.name, f"{len(data):,} of {end - start:,} bytes came.")
+
+    def _pieces(self, start: int, end: int) -> Generator[bytes, None, None]:
+        """What one request gives of the range, and nothing beyond it."""
+        headers = {**self._headers, "Range": f"bytes={start}-{end - 1}"}
+        session = huggingface_hub.get_session()
+        reply = session.stream(
+            "GET", self._url, headers=headers, timeout=self._timeout_s, follow_redirects=True
+        )
+        with reply as response:
+            skip = self._check(response, start)
+            left = end - start
+            for piece in response.iter_raw():
+                useful = piece[skip : skip + left]
+                skip -= min(skip, len(piece))
+                left -= len(useful)
+                yield useful
+                if not left:
+                    return
+
+    def _check(self, response: httpx2.Response, start: int) -> int:
+        """Refuse a reply that is not of this file; how many bytes come before `start` in it."""
+        if response.status_code == 416:
+            raise told.changed(self.name, "It has become shorter.")
+        if response.status_code not in (200, 206):
+            raise told.refused(self.name, response)
+        etag = response.headers.get("ETag")
+        if self._etag not in (None, etag):
+            raise told.changed(self.name, "Its ETag is another one.")
+        self._etag = etag
+        if response.status_code == 200:
+            total, begin = response.headers.get("Content-Length", ""), 0
+        else:
+            match = _RANGE.fullmatch(response.headers.get("Content-Range", ""))
+            if match is None or int(match[1]) != start:
+                raise told.no_ranges(self.name)
+            total, begin = match[3], start
+        if total.isdigit() and int(total) != self.size_bytes:
+            there = units.format_file_size(int(total))
+            promised = units.format_file_size(self.size_bytes)
+            raise told.changed(self.name, f"It has {there}, not {promised}.")
+        if start - begin > MAX_SKIPPED_BYTES:
+            raise told.no_ranges(self.name)
+        return start - begin

@@ -1,0 +1,130 @@
+"""What can go wrong between this machine and the Hub, in words."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+
+import httpx2
+from huggingface_hub import errors as hub_errors
+
+from app.errors import AppError, ErrorKind
+
+_LET_IN = (
+    "accept its terms on its page, then set HF_TOKEN to a token of yours or run `hf auth login`."
+)
+_NOT_FOUND = {
+    "RepoNotFound": "There is no such repository.",
+    "RevisionNotFound": "The repository has no such revision.",
+    "EntryNotFound": "The repository has no such file.",
+}
+
+
+@contextlib.contextmanager
+def as_app_errors(name: str) -> Iterator[None]:
+    """Turn what httpx2 and huggingface_hub raise about the file `name` into an `AppError`."""
+    try:
+        yield
+    except hub_errors.HfHubHTTPError as error:
+        raise refused(name, error.response) from error
+    except hub_errors.OfflineModeIsEnabled as error:
+        raise AppError(
+            f"{name} cannot be read offline.",
+            detail="HF_HUB_OFFLINE is set.",
+            hint="Unset HF_HUB_OFFLINE.",
+            kind=ErrorKind.NETWORK,
+        ) from error
+    except hub_errors.FileMetadataError as error:
+        raise no_hub(name) from error
+    except hub_errors.HFValidationError as error:
+        raise AppError(
+            f"{name} cannot be the name of a file on the Hub.",
+            detail=str(error),
+            hint="Copy owner and repository from the model's page.",
+            kind=ErrorKind.USAGE,
+        ) from error
+    except httpx2.TimeoutException as error:
+        raise slow(name) from error
+    except (httpx2.ConnectError, httpx2.ProxyError, httpx2.UnsupportedProtocol) as error:
+        raise AppError(
+            f"{name} cannot be read: the Hub cannot be reached.",
+            detail=str(error),
+            hint="Check the network and proxy, and HF_ENDPOINT if it is set.",
+            kind=ErrorKind.NETWORK,
+        ) from error
+    except (httpx2.HTTPError, httpx2.InvalidURL) as error:
+        raise broken_off(name, str(error)) from error
+
+
+def refused(name: str, response: httpx2.Response) -> AppError:
+    """The error for a reply that is not a success."""
+    status, code = response.status_code, response.headers.get("X-Error-Code", "")
+    detail = _NOT_FOUND.get(code, f"The server answers {status}.")
+    kind = ErrorKind.NETWORK
+    if code == "GatedRepo" or status == 403:
+        title = f"{name} is only for those whom its owner lets in."
+        hint = f"To be let in, {_LET_IN}"
+    elif status == 401:
+        # Also the answer to a repository that is absent, so that private ones cannot be guessed.
+        title = f"{name} does not exist, or needs a token."
+        hint = f"Check the name. If the model is private or gated, {_LET_IN}"
+    elif status in (404, 410):
+        title = f"{name} is not on the Hub."
+        hint = "Check owner, repository, path and revision on the model's page."
+        kind = ErrorKind.MODEL_FILE
+    elif status == 429:
+        title = f"{name} cannot be read now: the Hub has had too many requests from here."
+        wait = response.headers.get("Retry-After", "")
+        when = f"in {wait} seconds" if wait.isdigit() else "in five minutes"
+        hint = f"Try again {when}; with a token in HF_TOKEN more requests are allowed."
+    else:
+        title = f"{name} cannot be read: the server refuses."
+        hint = "Try again in a few minutes."
+    return AppError(title, detail=detail, hint=hint, kind=kind)
+
+
+def no_hub(name: str) -> AppError:
+    """The error for a server that lacks what makes it a Hub."""
+    return AppError(
+        f"{name} cannot be read: what answers is not a Hugging Face Hub.",
+        hint="Check HF_ENDPOINT, and whether the network wants a login first.",
+        kind=ErrorKind.NETWORK,
+    )
+
+
+def slow(name: str) -> AppError:
+    """The error for a server that says nothing for too long, or almost nothing."""
+    return AppError(
+        f"{name} cannot be read: the server is too slow.",
+        hint="Try again, or check the network.",
+        kind=ErrorKind.NETWORK,
+    )
+
+
+def broken_off(name: str, detail: str) -> AppError:
+    """The error for a connection that ends early, again and again."""
+    return AppError(
+        f"{name} cannot be read: the connection breaks off.",
+        detail=detail,
+        hint="Try again, or check the network.",
+        kind=ErrorKind.NETWORK,
+    )
+
+
+def changed(name: str, detail: str) -> AppError:
+    """The error for a file that is not the one it was a moment ago."""
+    return AppError(
+        f"{name} changed while it was read.",
+        detail=detail,
+        hint="Try again.",
+        kind=ErrorKind.NETWORK,
+    )
+
+
+def no_ranges(name: str) -> AppError:
+    """The error for a server that cannot send a part of a file."""
+    return AppError(
+        f"{name} cannot be read: the server sends no parts of files.",
+        hint="Check HF_ENDPOINT and the proxy, or download the file.",
+        kind=ErrorKind.NETWORK,
+    )

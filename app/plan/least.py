@@ -1,0 +1,88 @@
+"""The least hardware that holds a model: of each GPU of the table, how many it takes."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from app.gguf.model import ModelLayout
+from app.hardware import gpu_table
+from app.hardware.gpu_table import Gpu
+from app.plan import speed
+from app.plan.model import LoadPlan, PlanDevice, PlanHost, PlanRequest, Verdict
+from app.plan.planner import make_plan
+from app.units import GIB
+
+MOST_CARDS = 8
+NOTE = (
+    "Machines of one sort of GPU, up to 8, with 64 GiB of main memory, sorted by memory. Only a split "
+    "by layers is planned; check a mixed machine with `plan --gpus`."
+)
+_HOST = PlanHost(total_bytes=64 * GIB, available_bytes=64 * GIB)
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Machine:
+    """Some equal GPUs that hold a model.
+
+    Attributes:
+        memory_bytes: Of all of them together.
+        left_bytes: On the fullest.
+        likely_low: Tokens/s with the context full, None if unknown.
+        likely_high: The same, at the upper end.
+    """
+
+    gpu: str
+    count: int
+    memory_bytes: int
+    left_bytes: int
+    tensor_split: tuple[int, ...]
+    likely_low: float | None
+    likely_high: float | None
+
+
+def machines(layout: ModelLayout, request: PlanRequest) -> tuple[Machine, ...]:
+    """For each GPU the fewest that hold the model with `request`, the least memory first."""
+    found = (_fewest(layout, request, gpu) for gpu in gpu_table.known())
+    rows = [row for row in found if row is not None]
+    return tuple(sorted(rows, key=lambda row: (row.memory_bytes, row.count)))
+
+
+def _fewest(layout: ModelLayout, request: PlanRequest, gpu: Gpu) -> Machine | None:
+    # Fewer than their plain sum cannot hold it.
+    least = max(1, -(-layout.size_bytes * 9 // 10 // gpu.memory_bytes))
+    for count in range(least, MOST_CARDS + 1):
+        plan = make_plan(layout, request, _devices(gpu, count), _HOST, limits=False)
+        if plan.verdict is Verdict.FITS:
+            return _machine(layout, plan, gpu, count)
+    return None
+
+
+def _machine(layout: ModelLayout, plan: LoadPlan, gpu: Gpu, count: int) -> Machine:
+    rate = speed.estimate(plan, layout).generation
+    return Machine(
+        gpu=gpu.name,
+        count=count,
+        memory_bytes=count * gpu.memory_bytes,
+        left_bytes=min(share.left_bytes for share in plan.devices if share.layer_count),
+        tensor_split=plan.tensor_split,
+        likely_low=rate.likely_low if rate else None,
+        likely_high=rate.likely_high if rate else None,
+    )
+
+
+def _devices(gpu: Gpu, count: int) -> tuple[PlanDevice, ...]:
+    backend = "metal" if gpu.name.startswith("Apple") else "cuda"
+    return tuple(
+        PlanDevice(
+            id=f"gpu-{index}",
+            label=f"GPU {index}",
+            name=gpu.name,
+            engine_name=f"GPU{index}",
+            backend=backend,
+            total_bytes=gpu.memory_bytes,
+            free_bytes=gpu.memory_bytes,
+            bandwidth_bytes_per_s=gpu.bandwidth_bytes_per_s,
+            prompt_flops_per_s=gpu.prompt_flops_per_s,
+        )
+        for index in range(count)
+    )

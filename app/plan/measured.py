@@ -1,0 +1,55 @@
+"""What real loads took on this machine, beside what was planned; kept for the next plan."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from app.units import MIB
+
+MOST_RESERVE = 4096 * MIB
+HEADROOM = 1.25
+"""A driver's own memory varies by some ten percent from load to load."""
+
+
+class MeasuredStore:
+    """A JSON file with, for each device, the last planned and actual bytes and the driver's own."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def read(self) -> dict[str, dict[str, int]]:
+        """By device id: `planned`, `actual`, and `unaccounted` where it was measured. Empty if unreadable."""
+        try:
+            found: Any = json.loads(self._path.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return {}
+        if not isinstance(found, dict):
+            return {}
+        return {
+            device: {k: v for k, v in values.items() if isinstance(v, int)}
+            for device, values in found.items()
+            if isinstance(values, dict)
+        }
+
+    def reserves(self) -> dict[str, int]:
+        """What to keep free on each device for the driver, with some headroom, by device id."""
+        return {
+            device: min(MOST_RESERVE, round(values["unaccounted"] * HEADROOM))
+            for device, values in self.read().items()
+            if values.get("unaccounted", -1) >= 0
+        }
+
+    def record(self, measured: Mapping[str, Mapping[str, int]]) -> None:
+        """Keep what a load took; a disk that cannot be written changes nothing else."""
+        values = {**self.read(), **{device: dict(found) for device, found in measured.items()}}
+        waiting = self._path.with_suffix(".new")
+        try:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            waiting.write_text(json.dumps(values, indent=1), encoding="utf-8")
+            os.replace(waiting, self._path)
+        except OSError:
+            waiting.unlink(missing_ok=True)
