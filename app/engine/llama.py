@@ -119,7 +119,7 @@ class Model:
         params.n_gpu_layers = command.gpu_layers
         params.split_mode = lib.LLAMA_SPLIT_MODE_LAYER
         params.tensor_split = split
-        self._overrides = _overrides(command.tensor_overrides, handles)
+        self._overrides = overrides_array(command.tensor_overrides, handles)
         if command.tensor_overrides:
             params.tensor_buft_overrides = ctypes.cast(self._overrides, ctypes.c_void_p)
         params.use_extra_bufts = command.use_extra_buffers
@@ -318,7 +318,7 @@ class Model:
         return len(self._cached)
 
 
-def _overrides(
+def overrides_array(
     overrides: tuple[tuple[str, str], ...], handles: dict[str, int]
 ) -> ctypes.Array[Any]:
     """An array of llama.h's `llama_model_tensor_buft_override`, ended by an empty one.

@@ -54,7 +54,7 @@ class Load(_Line):
     tensor_overrides: tuple[tuple[str, str], ...] = ()
     """Regular expressions of tensor names, each with the device (or `CPU`) that holds them."""
     op_offload: bool = True
-    """Large batches of layers in main memory are computed on the first device, which needs room for their weights."""
+    """Batches of layers in main memory are computed on the first device, which needs room for their weights."""
     threads: int | None = None
     use_mmap: bool = True
     use_extra_buffers: bool = True

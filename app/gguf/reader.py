@@ -230,7 +230,7 @@ def _layers(
 
 
 def _state_bytes(fields: _Fields) -> int:
-    """Convolution and state-space state of one layer and sequence in f32 (`n_embd_r`, `n_embd_s` in llama-hparams.cpp)."""
+    """The state of one layer and sequence in f32 (`n_embd_r`, `n_embd_s` in llama-hparams.cpp)."""
     kernel = fields.integer("ssm.conv_kernel", default=1)
     inner, size = (
         fields.integer("ssm.inner_size", default=0),

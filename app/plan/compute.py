@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import enum
-
 import functools
 from collections.abc import Callable, Sequence
 
 from app.plan.graph import Graph, Tensor
-from app.plan.layers import F32, I64, Builder, Model, Shape, Shapes, Work
+from app.plan.layers import Builder
 from app.plan.placement import SpanMaximum
+from app.plan.shapes import F32, I64, Model, Shape, Shapes, Work
 
 PIPELINE_COPIES = 4
 """Copies of what crosses from one device to the next (GGML_SCHED_MAX_COPIES in ggml-backend.cpp)."""
@@ -202,8 +202,7 @@ class ComputeModel:
     def alone(self, shape: Shape | None, *, first: bool) -> int:
         """Bytes of one layer, or of the output (None), beside the inputs.
 
-        Args:
-            first: Its input is among those; otherwise the layer before has left it there.
+        The input of the `first` one is among those; that of others the layer before has left there.
         """
         graph = Graph(self._alignment)
         builder = Builder(self.model, graph, {})

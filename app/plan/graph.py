@@ -13,6 +13,25 @@ Tensor = int
 """Index of a tensor in its graph."""
 
 
+class _Nodes:
+    """All tensors of a graph, by their index."""
+
+    def __init__(self, alignment: int) -> None:
+        self.alignment = alignment
+        self.sizes: list[int] = []
+        self.sources: list[tuple[Tensor, ...]] = []
+        self.roots: list[Tensor] = []
+        self.in_place: list[bool] = []
+        self.views: list[bool] = []
+        self.done: list[bool] = []
+        self.kept: set[Tensor] = set()
+        self.outside: set[Tensor] = set()
+        self.order: list[Tensor] = []
+
+    def padded(self, size: int) -> int:
+        return -(-size // self.alignment) * self.alignment
+
+
 class Graph:
     """Operations of one device. Each runs when it is first expanded, after what it needs.
 
@@ -20,30 +39,21 @@ class Graph:
     """
 
     def __init__(self, alignment: int) -> None:
-        self._alignment = alignment
-        self._sizes: list[int] = []
-        self._sources: list[tuple[Tensor, ...]] = []
-        self._roots: list[Tensor] = []
-        self._in_place: list[bool] = []
-        self._views: list[bool] = []
-        self._kept: set[Tensor] = set()
-        self._outside: set[Tensor] = set()
+        self._nodes = _Nodes(alignment)
         self._base = 0
-        self._order: list[Tensor] = []
-        self._done: list[bool] = []
 
     def reserve(self, size: int, copies: int = 1) -> None:
         """An input that keeps its place from the start to the end of the graph."""
-        self._base += copies * self._padded(size)
+        self._base += copies * self._nodes.padded(size)
 
     def _add(self, size: int, sources: tuple[Tensor, ...], *, in_place: bool, view: bool) -> Tensor:
-        self._sizes.append(size)
-        self._sources.append(sources)
-        self._in_place.append(in_place)
-        self._views.append(view)
-        self._done.append(False)
-        index = len(self._sizes) - 1
-        self._roots.append(self._roots[sources[0]] if view else index)
+        self._nodes.sizes.append(size)
+        self._nodes.sources.append(sources)
+        self._nodes.in_place.append(in_place)
+        self._nodes.views.append(view)
+        self._nodes.done.append(False)
+        index = len(self._nodes.sizes) - 1
+        self._nodes.roots.append(self._nodes.roots[sources[0]] if view else index)
         return index
 
     def op(self, size: int, *sources: Tensor) -> Tensor:
@@ -53,28 +63,27 @@ class Graph:
     def over(self, *sources: Tensor, size: int | None = None) -> Tensor:
         """A result in the place of an operand of the same size that nobody else needs, if there is one.
 
-        Args:
-            size: Bytes; None for those of the first operand.
+        Without `size`, in bytes, it is as large as the first operand.
         """
         if size is None:
-            size = self._sizes[self._roots[sources[0]]]
+            size = self._nodes.sizes[self._nodes.roots[sources[0]]]
         return self._add(size, sources, in_place=True, view=False)
 
     def expand_operands(self, tensor: Tensor) -> None:
         """Let everything run that an operation needs, and keep it for another device that runs this one."""
-        for source in self._sources[tensor]:
+        for source in self._nodes.sources[tensor]:
             self.keep(self.expand(source))
 
     def outside(self, size: int) -> Tensor:
         """An operand that lies elsewhere, in reserved inputs for example, and must not be overwritten."""
         tensor = self._add(size, (), in_place=False, view=False)
-        self._outside.add(tensor)
+        self._nodes.outside.add(tensor)
         return self.expand(tensor)
 
     def sink(self, *sources: Tensor) -> None:
         """An operation whose result lies elsewhere (a write into the KV cache); it runs at once."""
         tensor = self._add(0, sources, in_place=False, view=False)
-        self._outside.add(tensor)
+        self._nodes.outside.add(tensor)
         self.expand(tensor)
 
     def expand(self, tensor: Tensor) -> Tensor:
@@ -82,14 +91,14 @@ class Graph:
         waiting = [tensor]
         while waiting:
             node = waiting[-1]
-            missing = next((s for s in self._sources[node] if not self._done[s]), None)
+            missing = next((s for s in self._nodes.sources[node] if not self._nodes.done[s]), None)
             if missing is not None:
                 waiting.append(missing)
                 continue
             waiting.pop()
-            if not self._done[node]:
-                self._done[node] = True
-                self._order.append(node)
+            if not self._nodes.done[node]:
+                self._nodes.done[node] = True
+                self._nodes.order.append(node)
         return tensor
 
     def view(self, source: Tensor) -> Tensor:
@@ -98,74 +107,69 @@ class Graph:
 
     def size(self, tensor: Tensor) -> int:
         """Bytes of a tensor; of a view, those of what it looks at."""
-        return self._sizes[self._roots[tensor]]
+        return self._nodes.sizes[self._nodes.roots[tensor]]
 
     def keep(self, tensor: Tensor) -> None:
         """An output of the graph: never freed, never overwritten."""
-        self._kept.add(tensor)
-
-    def _padded(self, size: int) -> int:
-        return -(-size // self._alignment) * self._alignment
+        self._nodes.kept.add(tensor)
 
     def peak(self) -> int:
         """Bytes that the device's compute buffer takes."""
-        return self._base + _Simulation(self).run()
-
-    # The simulation reads the graph's lists directly; they change only while the graph is built.
+        return self._base + _Simulation(self._nodes).run()
 
 
 class _Simulation:
     """One run of the allocator over a graph; offsets are relative to the reserved inputs."""
 
-    def __init__(self, graph: Graph) -> None:
-        self._graph = graph
-        count = len(graph._sizes)
+    def __init__(self, nodes: _Nodes) -> None:
+        self._nodes = nodes
+        count = len(nodes.sizes)
         self._children = [0] * count
         self._view_count = [0] * count
-        for node in graph._order:
-            for source in graph._sources[node]:
+        for node in nodes.order:
+            for source in nodes.sources[node]:
                 self._children[source] += 1
-            if graph._views[node]:
-                self._view_count[graph._roots[node]] += 1
+            if nodes.views[node]:
+                self._view_count[nodes.roots[node]] += 1
         self._places: dict[Tensor, int] = {}
         self._free: list[tuple[int, int]] = [(0, _END)]
         self._peak = 0
 
     def run(self) -> int:
-        graph = self._graph
-        for node in graph._order:
-            sources = graph._sources[node]
-            if not graph._views[node] and node not in graph._outside:
+        nodes = self._nodes
+        for node in nodes.order:
+            sources = nodes.sources[node]
+            if not nodes.views[node] and node not in nodes.outside:
                 self._allocate(node, sources)
             for source in sources:
                 self._release(source)
         return self._peak
 
     def _allocate(self, node: Tensor, sources: tuple[Tensor, ...]) -> None:
-        graph = self._graph
-        if graph._in_place[node]:
+        nodes = self._nodes
+        if nodes.in_place[node]:
             for source in sources:
                 # A view never gives its memory away: gallocr counts only the tensor itself as its own.
-                if graph._views[source] or source in graph._kept or source not in self._places:
+                if nodes.views[source] or source in nodes.kept or source not in self._places:
                     continue
                 alone = self._children[source] == 1 and self._view_count[source] == 0
-                if alone and graph._sizes[source] == graph._sizes[node]:
+                if alone and nodes.sizes[source] == nodes.sizes[node]:
                     self._places[node] = self._places.pop(source)
                     return
-        self._places[node] = self._take(graph._padded(graph._sizes[node]))
+        self._places[node] = self._take(nodes.padded(nodes.sizes[node]))
 
     def _release(self, source: Tensor) -> None:
-        graph = self._graph
+        nodes = self._nodes
         self._children[source] -= 1
         if self._children[source]:
             return
-        root = graph._roots[source]
+        root = nodes.roots[source]
         if source != root:
             self._view_count[root] -= 1
         if self._children[root] or self._view_count[root] or root not in self._places:
             return
-        if root not in graph._kept:
-            self._give(self._places.pop(root), graph._padded(graph._sizes[root]))
+        if root not in nodes.kept:
+            self._give(self._places.pop(root), nodes.padded(nodes.sizes[root]))
 
     def _take(self, size: int) -> int:
         """Offset of the smallest gap that is large enough; the open end comes last."""

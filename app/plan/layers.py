@@ -7,158 +7,10 @@ names and shapes of its tensors, so that most architectures need no code of thei
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping
 
-from app.gguf.model import LayerLayout, MetadataValue, ModelLayout
 from app.plan.graph import Graph, Tensor
-from app.plan.model import KvCacheType
-
-F32, I64 = 4, 8
-_ROTATED = 64
-"""llama.cpp rotates quantized K and V where heads are a multiple of this (llama-kv-cache.cpp)."""
-
-Signature = tuple[object, ...]
-
-
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class Work:
-    """What is computed at once.
-
-    Attributes:
-        tokens: Of one micro-batch.
-        cells: Length of the KV cache, in tokens.
-        local_cells: Length of the KV cache of layers with a sliding window.
-        flash_attention: True if the attention is one operation.
-        kv_type_k: Type of the K cache.
-        kv_type_v: Type of the V cache.
-        unpacks_cache: A quantized cache of one layer is copied to f16 beside the result of flash
-            attention, as CUDA's kernels for many tokens want it (`ggml_cuda_flash_attn_ext_get_alloc_size`).
-    """
-
-    tokens: int
-    cells: int
-    local_cells: int
-    flash_attention: bool
-    kv_type_k: KvCacheType
-    kv_type_v: KvCacheType
-    unpacks_cache: bool = False
-
-
-class Shape:
-    """One layer's tensors by the part of the name between layer and ending, and its heads."""
-
-    def __init__(self, layer: LayerLayout) -> None:
-        self.heads = layer.head_count
-        self.kv_heads = layer.head_count_kv
-        self.key = layer.key_length
-        self.value = layer.value_length
-        self.recurrent = layer.recurrent
-        self.local = bool(layer.sliding_window)
-        self.shapes: Mapping[str, tuple[int, ...]] = {
-            tensor.name.split(".", 2)[2]: tensor.shape for tensor in layer.tensors
-        }
-        self.signature: Signature = (
-            self.heads, self.kv_heads, self.key, self.value, self.recurrent, self.local,
-            *self.shapes.items(),
-        )  # fmt: skip
-
-    def has(self, name: str) -> bool:
-        """True if there is such a matrix."""
-        return f"{name}.weight" in self.shapes
-
-    def bias(self, name: str) -> bool:
-        """True if there is such a bias."""
-        return f"{name}.bias" in self.shapes
-
-    def rows(self, name: str) -> int:
-        """Length of what multiplication with the matrix gives, for each token."""
-        return self.shapes[f"{name}.weight"][1]
-
-    @property
-    def attends(self) -> bool:
-        """True if the layer has attention with a KV cache."""
-        return bool(self.heads and self.kv_heads) and not self.recurrent
-
-    @property
-    def empty(self) -> bool:
-        """True if nothing is computed."""
-        return not self.shapes
-
-
-class Shapes:
-    """The graph of a model, as far as it does not depend on the work: equal ones compare equal."""
-
-    def __init__(self, layout: ModelLayout) -> None:
-        self.architecture = layout.architecture
-        self.layers = tuple(Shape(layer) for layer in layout.layers)
-        self.embedding_length = layout.embedding_length
-        self.vocabulary_size = layout.vocabulary_size
-        self.lengths = layout.key_length, layout.value_length
-        prefix = f"{layout.architecture}."
-        self._numbers = {
-            key.removeprefix(prefix): _number(value)
-            for key, value in layout.metadata.items()
-            if key.startswith(prefix)
-        }
-        self._key: Signature = (
-            self.architecture, self.embedding_length, self.vocabulary_size, self.lengths,
-            tuple(shape.signature for shape in self.layers), *self._numbers.items(),
-        )  # fmt: skip
-        self._hash = hash(self._key)
-
-    def __hash__(self) -> int:
-        return self._hash
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, Shapes) and (self is other or self._key == other._key)
-
-    def number(self, key: str) -> int:
-        """A hyper-parameter, 0 if it is absent; of several, one for each layer, the greatest."""
-        return self._numbers.get(key, 0)
-
-    def has(self, key: str) -> bool:
-        """True if the header has this hyper-parameter."""
-        return key in self._numbers
-
-
-def _number(value: MetadataValue) -> int:
-    if isinstance(value, tuple):
-        return max((v for v in value if isinstance(v, int)), default=0)
-    return value if isinstance(value, int) else 0
-
-
-class Model:
-    """What the graph of a model needs to know of it for certain work."""
-
-    def __init__(self, shapes: Shapes, work: Work) -> None:
-        self.work = work
-        self.architecture = shapes.architecture
-        self.number = shapes.number
-        self.shapes = shapes.layers
-        self.hidden = shapes.embedding_length * work.tokens * F32
-        self.logits = shapes.vocabulary_size * work.tokens * F32
-        self.parallel = self.architecture == "phi2"
-        self.residual_first = self.architecture in ("phi3", "phimoe")
-        self.layer_norm = not shapes.has("attention.layer_norm_rms_epsilon")
-        self.rank = self.number("attention.kv_lora_rank")
-        self.experts_used = max(1, self.number("expert_used_count"))
-        self.weights_normed = self.number("expert_weights_norm") == 1
-        self.latent = bool(self.number("attention.key_length_mla"))
-        self.key_mla = self.number("attention.key_length_mla") or shapes.lengths[0]
-        self.value_mla = self.number("attention.value_length_mla") or shapes.lengths[1]
-        self.rope = self.number("rope.dimension_count")
-        self.scaled_input = self.architecture in ("gemma", "gemma2", "gemma3")
-        self.late_rows = self.architecture in ("gpt-oss", "nemotron_h", "nemotron_h_moe")
-        self.windows = any(shape.local for shape in self.shapes)
-        cached = [shape for shape in self.shapes if shape.attends]
-        self.widest_v = max((s.kv_heads * s.value for s in cached), default=0)
-        one = len({(s.key, s.value) for s in cached}) == 1 and not self.latent
-        self.rotation_k = self.rotation_v = 0
-        if one and work.kv_type_k.quantized and not cached[0].key % _ROTATED:
-            self.rotation_k = cached[0].key & -cached[0].key
-        if one and work.kv_type_v.quantized and not cached[0].value % _ROTATED:
-            self.rotation_v = _ROTATED
+from app.plan.shapes import F32, Model, Shape
 
 
 class Builder:
@@ -240,38 +92,41 @@ class Builder:
     def layer(
         self, shape: Shape, source: Tensor, *, last: bool, normed: Tensor | None = None
     ) -> Tensor:
-        """One layer; the result is the next one's input.
+        """One layer: from what the layer before gave (`source`) to the next one's input.
 
-        Args:
-            source: What the layer before gave.
-            normed: The norm of it, if the device before computed that.
+        `normed` is the norm of `source`, if the device before computed that; after attention the
+        `last` layer keeps only the tokens that are wanted.
         """
-        if normed is None and not shape.empty:
-            normed = self.norm(source)
         if shape.empty:
             return source
-        assert normed is not None  # noqa: S101 - the layer is not empty
-        start = self.graph.over(normed)
+        start = self.graph.over(self.norm(source) if normed is None else normed)
         if self.model.parallel:
             return self._parallel(shape, source, start, last=last)
-        current, residual = source, source
-        alone = shape.recurrent or not any(
-            shape.has(n) for n in ("ffn_norm", "post_attention_norm")
-        )
-        if shape.recurrent:
-            current = self._state_space(shape, start)
-        elif shape.attends:
-            current = self._attention(shape, start)
-        elif shape.heads and shape.has("attn_output"):
-            current = self.graph.op(self.model.hidden, start)
+        current, residual = self._first_half(shape, source, start), source
         if last and not self.model.late_rows:
             current, residual = self.rows(current), self.rows(residual)
-        if alone and self.model.architecture.startswith("nemotron_h"):
+        if self.model.single:
             if current == source:
                 current = self._mixer(shape, start)
             return self.graph.over(current, residual)
         if not (shape.has("ffn_down") or shape.has("ffn_down_exps")):
-            return residual if last else source
+            return residual
+        return self._second_half(shape, current, residual, start)
+
+    def _first_half(self, shape: Shape, source: Tensor, start: Tensor) -> Tensor:
+        """Attention, or what stands in its place; `source` itself where there is nothing."""
+        if shape.recurrent:
+            return self._state_space(shape, start)
+        if shape.attends:
+            return self._attention(shape, start)
+        if shape.heads and shape.has("attn_output"):
+            return self.graph.op(self.model.hidden, start)
+        return source
+
+    def _second_half(
+        self, shape: Shape, current: Tensor, residual: Tensor, start: Tensor
+    ) -> Tensor:
+        """The feed-forward network with both residuals; a layer without attention goes on from `start`."""
         if current != residual:
             if shape.has("post_ffw_norm"):
                 current = self._normed(current)
@@ -303,10 +158,8 @@ class Builder:
         value = self.model.value_mla if self.model.latent else shape.value
         mixed = self.graph.expand(self._mixed(shape, q, k, v))
         if self.model.rotation_v:
-            size, matrix = (
-                self._values(shape.heads * value),
-                self._input(f"rotation v{self._scope}"),
-            )
+            matrix = self._input(f"rotation v{self._scope}")
+            size = self._values(shape.heads * value)
             mixed = self.graph.op(size, *matrix, self.graph.view(mixed))
         return self.graph.op(self.model.hidden, mixed)
 

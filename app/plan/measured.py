@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -50,6 +49,6 @@ class MeasuredStore:
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
             waiting.write_text(json.dumps(values, indent=1), encoding="utf-8")
-            os.replace(waiting, self._path)
+            waiting.replace(self._path)
         except OSError:
             waiting.unlink(missing_ok=True)

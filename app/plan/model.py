@@ -22,7 +22,6 @@ class KvCacheType(enum.StrEnum):
     Q5_0 = "q5_0"
     Q4_1 = "q4_1"
     Q4_0 = "q4_0"
-    IQ4_NL = "iq4_nl"
 
     @property
     def quantized(self) -> bool:
@@ -163,6 +162,11 @@ class DevicePlan:
     kv_cache_bytes: int
     compute_bytes: int
     reserve_bytes: int
+
+    @property
+    def used(self) -> bool:
+        """True if it holds anything: layers, or a tensor of another device's layer."""
+        return self.layer_count > 0 or self.weights_bytes > 0
 
     @property
     def model_bytes(self) -> int:

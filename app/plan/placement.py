@@ -156,11 +156,8 @@ def fastest(
 ) -> tuple[int, ...] | None:
     """Layers for each device so that one token takes least time: the sum over devices, in their order.
 
-    Exact by dynamic programming over devices and layers. None if the layers do not fit.
-
-    Args:
-        seconds: As `cost`, the time that the layers take on the device; it must grow with each layer
-            by what does not depend on the others.
+    Exact by dynamic programming over devices and layers. None if the layers do not fit. `seconds` is,
+    as `cost`, what the layers take on the device: a sum over them.
     """
     best: dict[int, tuple[float, tuple[int, ...]]] = {first: (0.0, ())}
     for device, budget in enumerate(budgets):

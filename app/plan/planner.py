@@ -11,7 +11,6 @@ from app.hardware import gpu_table
 from app.hardware.model import HardwareReport
 from app.plan import memory, placement, verdicts
 from app.plan.compute import ComputeModel, ComputeTable, Source, compute_table
-from app.plan.layers import Shapes, Work
 from app.plan.model import (
     DevicePlan,
     FlashAttention,
@@ -25,6 +24,7 @@ from app.plan.model import (
     Verdict,
 )
 from app.plan.rules import CPU, rules
+from app.plan.shapes import Shapes, Work
 
 AUTOMATIC_CONTEXT = 32_768
 MIN_CONTEXT = 512
@@ -49,8 +49,7 @@ def plan_devices(
 ) -> tuple[PlanDevice, ...]:
     """The devices that the engine can use, those of `order` first, without `disabled` (ids).
 
-    Args:
-        learned: Bytes beyond llama.cpp's account that loads took on this machine, by id.
+    `learned` are bytes beyond llama.cpp's account that loads took on this machine, by id.
     """
     usable = {d.id: d for d in report.usable_devices if d.id not in disabled}
     ordered = [*(i for i in order if i in usable), *(i for i in usable if i not in order)]
@@ -91,12 +90,9 @@ def make_plan(
 
     A context of None becomes the trained context, at most 32,768 tokens, halved until all layers
     fit where they fit at all. Layers that do not fit on devices stay in main memory, the first
-    ones, as llama.cpp keeps them.
-
-    Args:
-        limits: Without, the most context and the remedies stay unknown, and compute buffers are
-            the quick figures, never too small: for many plans at once.
-        shapes: Of the layout, if they are at hand.
+    ones, as llama.cpp keeps them. Without `limits` the most context stays unknown, and compute
+    buffers are the quick figures, hardly ever too small: for many plans at once, whose layouts
+    may share their `shapes`.
 
     Raises:
         AppError: What was fixed by hand contradicts the model.
@@ -274,7 +270,7 @@ class Planner:
         def held(first: int, end: int) -> int:
             total = weights[end] - weights[first] + cache[end] - cache[first]
             inner = min(end, blocks)
-            return total + (shared if inner > first and weights[inner] > weights[first] else 0)
+            return total + (shared if inner > first else 0)
 
         return held
 
@@ -286,11 +282,7 @@ class Planner:
         exact: bool,
         overrides: Sequence[tuple[TensorOverride, int, int]] = (),
     ) -> LoadPlan:
-        """The plan for a given split.
-
-        Args:
-            overrides: Each with its layer and the index of its device, -1 for main memory.
-        """
+        """The plan for a given split; each override with its layer and device (index, -1 for the host)."""
         order, counts = split
         offloaded = sum(counts)
         start = first_offloaded = self.total_layers - offloaded
@@ -364,8 +356,7 @@ class Planner:
             # The output is the token embedding itself; a copy is made on other devices only.
             weights -= self._weights[CPU][-1] - memory.tensors_bytes(self.layout.output, CPU)
         blocks = min(layers, self.layout.block_count)
-        if any(self._weights[CPU][:blocks]):
-            weights += self._shared[CPU]
+        weights += self._shared[CPU] if blocks else 0
         cache = memory.layer_kv_cache(self.layout, self.request, context, CPU)
         if exact or not used:
             model = ComputeModel(

@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from app import units
 from app.gguf.model import ModelLayout
 from app.plan import memory
-from app.plan.layers import Shapes
 from app.plan.model import KvCacheType, LoadPlan, PlanDevice, PlanHost, PlanRequest, Verdict
 from app.plan.planner import make_plan
+from app.plan.shapes import Shapes
 
 CONTEXTS = (4_096, 8_192, 16_384, 32_768, 65_536, 131_072)
 USEFUL_CONTEXT = 16_384

@@ -23,8 +23,7 @@ def with_remedies(
 ) -> LoadPlan:
     """The plan with what would help, if not everything lies on devices; each was tried.
 
-    Args:
-        alternatives: Other quantizations of the model, and relatives, the nearest first.
+    `alternatives` are other quantizations of the model, and relatives, the nearest first.
     """
     good = plan.verdict is Verdict.FITS or (not devices and plan.fits)
     if good or plan.request.force:
@@ -38,25 +37,18 @@ def with_remedies(
 def _found(
     plan: LoadPlan, planner: Planner, wanted: Verdict, alternatives: Sequence[ModelLayout]
 ) -> Iterator[str]:
-    def fits(**changes: object) -> bool:
-        changed = planner.changed(**changes)
-        try:
-            changed.check()
-        except AppError:
-            return False
-        return changed.place(plan.context, exact=False).verdict is wanted
-
     if planner.request.layer_counts is not None or planner.request.gpu_layers is not None:
         planner = planner.changed(layer_counts=None, gpu_layers=None)
-        if fits():
+        if _fits(planner, plan, wanted):
             yield "Reset the split to automatic: then it fits."
             return
     for kind in (KvCacheType.Q8_0, KvCacheType.Q4_0):
-        if kind is not planner.request.kv_type_k and fits(kv_type_k=kind, kv_type_v=kind):
+        if _fits(planner, plan, wanted, kv_type_k=kind, kv_type_v=kind):
             yield f"With a KV cache of {kind} it fits."
             break
     for batch in SMALLER_BATCHES:
-        if batch < planner.request.micro_batch and fits(micro_batch=batch):
+        smaller_batch = batch < planner.request.micro_batch
+        if smaller_batch and _fits(planner, plan, wanted, micro_batch=batch):
             yield f"With a micro-batch of {batch} tokens it fits; long prompts take longer."
             break
     context = _fitting_context(planner, plan, wanted)
@@ -68,6 +60,16 @@ def _found(
     elif not context:
         yield "Choose a smaller quantization or a smaller model."
     yield from _missing(plan)
+
+
+def _fits(planner: Planner, plan: LoadPlan, wanted: Verdict, **changes: object) -> bool:
+    """True if these changes alone are enough."""
+    changed = planner.changed(**changes)
+    try:
+        changed.check()
+    except AppError:
+        return False
+    return changed.place(plan.context, exact=False).verdict is wanted
 
 
 def _fitting_context(planner: Planner, plan: LoadPlan, wanted: Verdict) -> int:

@@ -11,9 +11,9 @@ from collections.abc import Iterator, Sequence
 
 from app.gguf.model import TensorInfo
 from app.plan import memory, placement, planner
-from app.plan.layers import F32
 from app.plan.model import DevicePlan, HostPlan, LoadPlan, TensorOverride, Verdict
 from app.plan.rules import CPU, rules
+from app.plan.shapes import F32
 
 LARGEST_LAYERS = 4
 MOST_MOVED = 4
@@ -172,6 +172,9 @@ def moved(
             if target == index:
                 weights += memory.tensor_bytes(info, kind)
                 here.setdefault(layer, []).append(_Tensor(layer=layer, info=info))
+        # What is handed from device to device and back lies there beside the rest.
+        if compute:
+            compute += 3 * made.layout.embedding_length * made.work(context).tokens * F32
         inputs = sum(made.table(context, pipelined=False).exact.shared().values())
         for tensors in here.values():
             compute = max(compute, inputs + _working_bytes(made, context, tensors))

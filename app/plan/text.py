@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-
 from collections.abc import Sequence
 
 from app import units
@@ -127,7 +126,7 @@ def command_line(plan: LoadPlan, model_path: str) -> str:
     ]
     request = plan.request
     parts += ["-ctk", request.kv_type_k, "-ctv", request.kv_type_v, "-ub", str(request.micro_batch)]
-    used = [share for share in plan.devices if share.layer_count]
+    used = [share for share in plan.devices if share.used]
     if used:
         parts += ["-dev", ",".join(share.device.engine_name for share in used)]
         parts += ["-ts", ",".join(str(share.layer_count) for share in used)]

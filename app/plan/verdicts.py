@@ -36,7 +36,7 @@ def judged(
     overrides: tuple[TensorOverride, ...] = (),
 ) -> LoadPlan:
     """The plan for shares that are already computed; `sizes` are the layers' bytes."""
-    left = {s.device.id: s.left_bytes for s in shares if s.layer_count}
+    left = {s.device.id: s.left_bytes for s in shares if s.used}
     left_host = _left_on_host(shares, host)
     shortfall = max(0, -min([*left.values(), left_host]))
     counts = tuple(share.layer_count for share in shares)
@@ -96,7 +96,7 @@ def confirmed(plan: LoadPlan, found: Mapping[str, tuple[int, int, int]]) -> Load
         dataclasses.replace(share, **figures(share.device.engine_name)) for share in plan.devices
     )
     host = dataclasses.replace(plan.host, **figures("CPU"))
-    left = {share.device.id: share.left_bytes for share in shares if share.layer_count}
+    left = {share.device.id: share.left_bytes for share in shares if share.used}
     left["host"] = _left_on_host(shares, host)
     shortfall = max(0, -min(left.values()))
     made = dataclasses.replace(
@@ -126,7 +126,7 @@ def _sentence(layout: ModelLayout, plan: LoadPlan) -> str:
         return _lacking(plan)
     head = f"{layout.quantization}, " if layout.quantization else ""
     head += f"{plan.context:,} tokens, "
-    used = [share.device.label for share in plan.devices if share.layer_count]
+    used = [share.device.label for share in plan.devices if share.used]
     where = used[0] if len(used) == 1 else f"{len(used)} devices"
     blocks = layout.block_count
     if plan.verdict is Verdict.CPU_ONLY:

@@ -43,7 +43,7 @@ def load_command(
     plan: LoadPlan, layout: ModelLayout, settings: Settings, report: HardwareReport | None
 ) -> protocol.Load:
     """What to tell the worker so that it loads the model as planned."""
-    used = [share for share in plan.devices if share.layer_count]
+    used = [share for share in plan.devices if share.used]
     servers = settings.rpc_servers if any(s.device.backend == "rpc" for s in used) else ()
     answering = {device.endpoint for device in report.devices} if report else set()
     return protocol.Load(
