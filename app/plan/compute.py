@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from app.plan.graph import Graph, Tensor
 from app.plan.layers import Builder
 from app.plan.placement import SpanMaximum
-from app.plan.shapes import F32, I64, Model, Shape, Shapes, Work
+from app.plan.shapes import F32, I64, Model, Shape, Shapes, Work, row_bytes
 
 PIPELINE_COPIES = 4
 """Copies of what crosses from one device to the next (GGML_SCHED_MAX_COPIES in ggml-backend.cpp)."""
@@ -121,7 +121,7 @@ class ComputeModel:
         crossing |= self.inputs(shapes, last=rows and (late or bool(shapes)))
         for name, size in crossing.items():
             if self._copies == 1:
-                inputs[name] = graph.expand(graph.op(size))
+                inputs[name] = graph.input(size)
             else:
                 graph.reserve(size, self._copies)
                 if name in names:
@@ -136,6 +136,31 @@ class ComputeModel:
         if self._before(first) is None and self.model.scaled_input:
             current = graph.over(current)
         self._layers(builder, shapes, current, normed, end=end, output=output)
+        drawn = self._drawn_over(first) if source is Source.HOST else None
+        return graph.peak() if drawn is None else max(graph.peak(), self._attention_alone(drawn))
+
+    def _drawn_over(self, boundary: int) -> Shape | None:
+        """The attention layer on the host whose attention the first device computes, if there is one.
+
+        It does where its own first layer fetches a recurrent state: that comes before the end of the
+        attention, and what has no weights in between follows the device (see `Builder.crossing`).
+        """
+        shapes = self.model.shapes
+        if not 0 < boundary < self._blocks or not shapes[boundary].recurrent:
+            return None
+        return shapes[boundary - 1] if shapes[boundary - 1].attends else None
+
+    def _attention_alone(self, shape: Shape) -> int:
+        """Bytes to compute one layer's attention on copies of what the host holds, its cache too."""
+        work, graph = self.model.work, Graph(self._alignment)
+        cells = work.local_cells if shape.local else work.cells
+        for count, kind in ((shape.key, work.kv_type_k), (shape.value, work.kv_type_v)):
+            graph.reserve(shape.kv_heads * cells * row_bytes(count, kind))
+        graph.reserve(shape.heads * shape.key * work.tokens * F32)
+        for size in self.inputs((shape,), last=False).values():
+            graph.reserve(size)
+        wide = 0 if work.flash_attention else shape.heads * cells * work.tokens * F32
+        graph.reserve(wide + 2 * shape.heads * shape.value * work.tokens * F32)
         return graph.peak()
 
     def _shapes(self, first: int, end: int) -> tuple[Shape, ...]:
@@ -166,6 +191,10 @@ class ComputeModel:
         elif handed_over:
             graph.expand_operands(current)
         else:
+            if any(not shape.empty for shape in self.model.shapes[end:]):
+                graph.keep(current)
+            else:
+                current = builder.wanted(current)
             graph.expand(builder.norm(current))
 
     def host(self, layers: int, *, output: bool) -> int:
@@ -193,6 +222,7 @@ class ComputeModel:
             if model.scaled_input:
                 current = graph.over(current)
             builder = Builder(model, graph, inputs)
+            builder.elsewhere = None if output else self._drawn_over(layers)
             end = layers + 1 if output else layers
             self._layers(
                 builder, shapes, current, None, end=end, output=output, handed_over=not output

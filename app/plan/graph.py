@@ -27,6 +27,8 @@ class _Nodes:
         self.kept: set[Tensor] = set()
         self.outside: set[Tensor] = set()
         self.order: list[Tensor] = []
+        self.inputs: set[Tensor] = set()
+        self.first_uses: list[Tensor] = []
 
     def padded(self, size: int) -> int:
         return -(-size // self.alignment) * self.alignment
@@ -69,10 +71,27 @@ class Graph:
             size = self._nodes.sizes[self._nodes.roots[sources[0]]]
         return self._add(size, sources, in_place=True, view=False)
 
+    def _use(self, source: Tensor) -> None:
+        nodes = self._nodes
+        if source in nodes.inputs:
+            nodes.inputs.discard(source)
+            nodes.first_uses.append(source)
+
     def expand_operands(self, tensor: Tensor) -> None:
         """Let everything run that an operation needs, and keep it for another device that runs this one."""
         for source in self._nodes.sources[tensor]:
             self.keep(self.expand(source))
+
+    def input(self, size: int) -> Tensor:
+        """A copy of what another device or the host computed.
+
+        All copies are made before the first operation, in the order of their first use, and freed
+        after their last (`ggml_backend_sched_split_graph`).
+        """
+        tensor = self._add(size, (), in_place=False, view=False)
+        self._nodes.inputs.add(tensor)
+        self._nodes.done[tensor] = True
+        return tensor
 
     def outside(self, size: int) -> Tensor:
         """An operand that lies elsewhere, in reserved inputs for example, and must not be overwritten."""
@@ -99,6 +118,8 @@ class Graph:
             if not self._nodes.done[node]:
                 self._nodes.done[node] = True
                 self._nodes.order.append(node)
+                for source in self._nodes.sources[node]:
+                    self._use(source)
         return tensor
 
     def view(self, source: Tensor) -> Tensor:
@@ -115,7 +136,10 @@ class Graph:
 
     def peak(self) -> int:
         """Bytes that the device's compute buffer takes."""
-        return self._base + _Simulation(self._nodes).run()
+        nodes = self._nodes
+        nodes.order[:0] = nodes.first_uses
+        nodes.first_uses = []
+        return self._base + _Simulation(nodes).run()
 
 
 class _Simulation:

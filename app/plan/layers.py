@@ -26,6 +26,8 @@ class Builder:
         self._tokens = model.work.tokens
         self._inputs = inputs
         self._scope = ""
+        self.elsewhere: Shape | None = None
+        """The last layer, if a device computes its attention."""
 
     def _input(self, name: str) -> tuple[Tensor, ...]:
         return (self._inputs[name],) if name in self._inputs else ()
@@ -50,13 +52,17 @@ class Builder:
 
     def head(self, source: Tensor, normed: Tensor | None) -> Tensor:
         """The last norm; what is wanted of it are the logits. Arguments as for `layer`."""
-        graph, name = self.graph, self.model.architecture
-        if normed is None and name == "gpt-oss":
-            graph.keep(source)
-            source = self.rows(source)
-        result = graph.over(self.norm(source) if normed is None else normed)
+        graph = self.graph
+        result = graph.over(self.norm(self.wanted(source)) if normed is None else normed)
         graph.keep(result)
-        return self.rows(result) if name.startswith("nemotron_h") else result
+        return self.rows(result) if self.model.single else result
+
+    def wanted(self, source: Tensor) -> Tensor:
+        """Of the last layer's result only the tokens whose logits are wanted, if the layer did not see to it."""
+        if not self.model.late_rows or self.model.single:
+            return source
+        self.graph.keep(source)
+        return self.rows(source)
 
     def crossing(self, shape: Shape) -> dict[str, int]:
         """What is handed over, in bytes by name, where a layer on the host precedes.
@@ -251,6 +257,8 @@ class Builder:
         value = model.rank if model.latent else shape.value
         out = self._values(shape.heads * value)
         q = graph.view(graph.view(q))
+        if shape is self.elsewhere:
+            return graph.op(out, q, *mask)
         if work.flash_attention:
             if work.unpacks_cache:
                 cells = work.local_cells if shape.local else work.cells

@@ -134,8 +134,8 @@ def _targets(
 def _working_bytes(made: planner.Planner, context: int, tensors: Sequence[_Tensor]) -> int:
     """What a place needs to compute with tensors of one layer that lie there, at most.
 
-    Of the feed-forward network it holds the input, and as many wide activations as it computes
-    or is handed: one for `ffn_down`, two where it has a half of the gate, three for both halves.
+    Of the feed-forward network it holds input and result, and as many wide activations as it
+    computes, is handed and hands on.
     """
     work = made.work(context)
     used = max(1, made.shapes.number("expert_used_count"))
@@ -144,9 +144,28 @@ def _working_bytes(made: planner.Planner, context: int, tensors: Sequence[_Tenso
         for t in tensors
     ]
     halves = sum(1 for t in tensors if not t.sort.startswith("ffn_down"))
-    wide = 1 if not halves else 1 + halves
+    wide = 2 if not halves else 2 + halves
     narrow = 2 * made.layout.embedding_length * used
     return (wide * max(widths, default=0) + narrow) * work.tokens * F32
+
+
+def _handed_bytes(
+    made: planner.Planner,
+    context: int,
+    share: DevicePlan,
+    overrides: Sequence[tuple[TensorOverride, int, int]],
+) -> int:
+    """Copies of activations that go out to moved tensors and come back."""
+    first, last = share.first_layer, share.last_layer
+    tokens = made.work(context).tokens
+    used = max(1, made.shapes.number("expert_used_count"))
+    by_name = {t.name: t for layer in made.layout.layers for t in layer.tensors}
+    widest = 0
+    for override, layer, _ in overrides:
+        if first is not None and last is not None and first <= layer <= last:
+            info = by_name[override.tensor]
+            widest = max(widest, info.shape[1] * (used if "exps" in info.name else 1))
+    return (3 * made.layout.embedding_length * used + widest) * tokens * F32
 
 
 def moved(
@@ -174,7 +193,7 @@ def moved(
                 here.setdefault(layer, []).append(_Tensor(layer=layer, info=info))
         # What is handed from device to device and back lies there beside the rest.
         if compute:
-            compute += 3 * made.layout.embedding_length * made.work(context).tokens * F32
+            compute += _handed_bytes(made, context, share, overrides)
         inputs = sum(made.table(context, pipelined=False).exact.shared().values())
         for tensors in here.values():
             compute = max(compute, inputs + _working_bytes(made, context, tensors))

@@ -6,9 +6,11 @@ import dataclasses
 from collections.abc import Mapping
 
 from app.gguf.model import LayerLayout, MetadataValue, ModelLayout
+from app.gguf.types import TENSOR_TYPES
 from app.plan.model import KvCacheType
 
 F32, I64 = 4, 8
+_BLOCKS = {name: (block, size) for name, block, size in TENSOR_TYPES.values()}
 _ROTATED = 64
 """llama.cpp rotates quantized K and V where heads are a multiple of this (llama-kv-cache.cpp)."""
 
@@ -116,6 +118,12 @@ class Shapes:
     def has(self, key: str) -> bool:
         """True if the header has this hyper-parameter."""
         return key in self._numbers
+
+
+def row_bytes(count: int, kind: KvCacheType) -> int:
+    """Bytes of `count` numbers in a cache of this type."""
+    block, size = _BLOCKS[kind.upper()]
+    return -(-count // block) * size
 
 
 def _number(value: MetadataValue) -> int:

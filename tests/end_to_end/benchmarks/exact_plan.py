@@ -66,7 +66,7 @@ class Result:
     false_fits: list[str] = dataclasses.field(default_factory=list)
     fitting: int = 0
     worst_over: float = 0.0
-    worst_under: int = 0
+    worst_under: float = 0
     families: collections.Counter[str] = dataclasses.field(default_factory=collections.Counter)
 
 
