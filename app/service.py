@@ -17,6 +17,7 @@ from app.chat.message import Message
 from app.chat.session import ChatSession
 from app.engine import protocol
 from app.engine.model import EngineEvent, EngineState, ModelLoaded, TurnEnded, TurnProgressed
+from app.engine.once import dry_run
 from app.engine.safety import SafetyStore, engine_version
 from app.engine.supervisor import EngineSupervisor
 from app.errors import Action, AppError, Cancelled, ErrorKind
@@ -34,8 +35,11 @@ from app.gguf.reader import read_layout
 from app.hardware.detect import detect
 from app.hardware.meters import Meters
 from app.hardware.model import HardwareReport
+from app.plan.measured import MeasuredStore, measured
 from app.plan.model import LoadPlan, PlanHost
 from app.plan.planner import make_plan, plan_devices
+from app.plan.remedies import with_remedies
+from app.plan.verdicts import confirmed
 from app.settings.model import Settings
 from app.settings.requests import load_command, make_request
 from app.settings.store import SettingsStore
@@ -67,6 +71,7 @@ class AppService:
         self._loaded_at_report: ModelLoaded | None = None
         self._wants_meters = False
         self._meters: Meters | None = None
+        self._measured = MeasuredStore(self.folders.data / "measured.json")
         self._jobs = concurrent.futures.ThreadPoolExecutor(1, thread_name_prefix="service")
         self._engine = EngineSupervisor(
             self._engine_said,
@@ -150,7 +155,10 @@ class AppService:
             return None
         memory = self.report.memory
         devices = plan_devices(
-            self.report, order=settings.device_order, disabled=settings.disabled_devices
+            self.report,
+            order=settings.device_order,
+            disabled=settings.disabled_devices,
+            learned=self._measured.reserves(),
         )
         own = self._own_memory()
         devices = tuple(
@@ -163,7 +171,8 @@ class AppService:
         available = min(memory.total_bytes, memory.available_bytes + own.get("CPU", 0) + lent)
         host = PlanHost(total_bytes=memory.total_bytes, available_bytes=available)
         request = make_request(settings, self.layout, devices)
-        return make_plan(self.layout, request, devices, host, limits=limits)
+        plan = make_plan(self.layout, request, devices, host, limits=limits)
+        return with_remedies(plan, self.layout, devices, host) if limits else plan
 
     def _own_memory(self) -> dict[str, int]:
         """What the engine held when the report was made; 0 before a load."""
@@ -208,6 +217,27 @@ class AppService:
         if plan is not None:
             self.plan = plan
             self._emit(PlanChanged(plan=plan))
+
+    def confirm(self) -> None:
+        """Let llama.cpp say what the plan would take on these devices; nothing is loaded."""
+
+        def job() -> None:
+            plan, layout = self.plan, self.layout
+            if plan is None or layout is None:
+                return
+            if self.loaded is not None and any(
+                s.used and s.device.backend == "rpc" for s in plan.devices
+            ):
+                raise AppError(
+                    "RPC servers serve one engine at a time.",
+                    hint="Unload the model, then confirm the plan.",
+                    kind=ErrorKind.USAGE,
+                )
+            command = load_command(plan, layout, self.settings, self.report)
+            self.plan = confirmed(plan, dry_run(command, layout, self.folders.data))
+            self._emit(PlanChanged(plan=self.plan))
+
+        self._submit(job)
 
     # --- the engine ---------------------------------------------------------
 
@@ -256,6 +286,20 @@ class AppService:
             )
         self.loaded_plan = plan
         self._engine.load(load_command(plan, layout, self.settings, self.report))
+
+    def _measure(self) -> None:
+        """Remember what the load took, beside what was planned; only drivers with NVML tell the rest."""
+        loaded, plan = self.loaded, self.loaded_plan
+        if loaded is None or plan is None:
+            return
+        telling = any(share.used and share.device.backend == "cuda" for share in plan.devices)
+        if telling:
+            self._detect()
+        actual = {
+            m.device: m.weights_bytes + m.kv_cache_bytes + m.compute_bytes
+            for m in loaded.loaded.memory
+        }
+        self._measured.record(measured(plan, actual, self.report if telling else None))
 
     # --- the chat -----------------------------------------------------------
 
@@ -312,6 +356,7 @@ class AppService:
             return
         if isinstance(event, ModelLoaded):
             self.loaded = event
+            self._submit(self._measure)
         elif self._engine.state in (EngineState.STOPPED, EngineState.STARTING, EngineState.CRASHED):
             self.loaded = None
         self._emit(event)

@@ -87,6 +87,7 @@ class MainWindow(QMainWindow):
         self.launcher.choose_clicked.connect(self._choose_file)
         self.launcher.file_dropped.connect(self._choose)
         self.launcher.split_clicked.connect(self.open_split)
+        self.launcher.confirm_clicked.connect(self._service.confirm)
         self.launcher.refresh_clicked.connect(self._service.refresh_hardware)
         self.launcher.diagnostics_clicked.connect(self._copy_diagnostics)
         self.launcher.context_chosen.connect(lambda tokens: self._change(context=tokens))

@@ -91,7 +91,7 @@ def parser() -> argparse.ArgumentParser:
         command.add_argument("--kv-type-k", choices=[str(k) for k in KvCacheType])
         command.add_argument("--kv-type-v", choices=[str(k) for k in KvCacheType])
     talk.add_argument("--layers", metavar="N,N", help="layers per device, by hand")
-    plan.add_argument("--layers", metavar="N,N", help="the same as --tensor-split")
+    plan.add_argument("--layers", metavar="N,N", help="number of layers for each device, by hand")
     return top
 
 

@@ -12,7 +12,7 @@ from app.cli import machine
 from app.engine.once import dry_run
 from app.errors import AppError, ErrorKind
 from app.gguf.model import ModelLayout
-from app.plan import speed
+from app.plan import placement, speed
 from app.plan import text as plan_text
 from app.plan.model import FlashAttention, LoadPlan, Objective, PlanDevice, PlanRequest
 from app.plan.planner import make_plan
@@ -35,7 +35,9 @@ def add_options(command: argparse.ArgumentParser) -> None:
     command.add_argument("--flash-attention", choices=[str(f) for f in FlashAttention])
     command.add_argument("--gpu-layers", type=int, help="layers on devices, the output included")
     command.add_argument(
-        "--tensor-split", metavar="N,N", dest="layers", help="layers per device, by hand"
+        "--tensor-split",
+        metavar="N,N",
+        help="share of the layers for each device, as llama.cpp cuts them; layer counts are exact",
     )
     command.add_argument(
         "--objective",
@@ -57,6 +59,8 @@ def plan(options: argparse.Namespace, settings: Settings) -> int:
     """Print the plan; the exit code says whether it fits."""
     layout = machine.layout(options.model)
     devices, host = machine.machine(options, settings)
+    if options.tensor_split:
+        options.layers = _cut(options, layout, len(devices))
     if options.layers:
         ids = [device.id for device in devices]
         total = layout.block_count + 1
@@ -79,6 +83,33 @@ def plan(options: argparse.Namespace, settings: Settings) -> int:
         if note:
             print(f"\n{note}")
     return 0 if made.fits or request.force else 4
+
+
+def _cut(options: argparse.Namespace, layout: ModelLayout, devices: int) -> str:
+    """`--tensor-split` as numbers of layers, of those that are on devices."""
+    total = layout.block_count + 1
+    wanted = total if options.gpu_layers is None or options.gpu_layers < 0 else options.gpu_layers
+    try:
+        shares = [float(part) for part in options.tensor_split.split(",")]
+    except ValueError:
+        shares = []
+    usable = (
+        len(shares) == devices and all(0 <= share < 1e9 for share in shares) and sum(shares) > 0
+    )
+    if not usable:
+        raise AppError(
+            f"The split {options.tensor_split} is not a share for each of {devices} devices.",
+            hint="Name as many numbers as there are devices, in their order, 3,1 for example.",
+            kind=ErrorKind.USAGE,
+        )
+    if options.layers:
+        raise AppError(
+            "--layers and --tensor-split say the same in two ways.",
+            hint="Leave one of them out.",
+            kind=ErrorKind.USAGE,
+        )
+    options.gpu_layers = None
+    return ",".join(str(n) for n in placement.by_proportions(min(wanted, total), shares))
 
 
 def _confirm(

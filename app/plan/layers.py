@@ -78,7 +78,7 @@ class Builder:
             sizes = {"experts": used * hidden, "weights": self._values(used)}
             return sizes | {"source": hidden}
         if shape.has("ffn_gate_inp_shexp"):
-            return dict.fromkeys(("second", "mixed", "source"), hidden)
+            return {"gate": self._values(1), "second": hidden, "mixed": hidden, "source": hidden}
         if shape.has("ffn_down_shexp"):
             return dict.fromkeys(("mixed", "second", "source"), hidden)
         return dict.fromkeys(("mixed", "source"), hidden)
@@ -91,6 +91,8 @@ class Builder:
             mixed = self._combined(inputs.pop("experts"), inputs.pop("weights"), used)
         else:
             mixed = inputs.pop("mixed")
+        if "gate" in inputs:
+            inputs["second"] = graph.over(inputs["second"], inputs.pop("gate"))
         if "second" in inputs:
             mixed = graph.over(mixed, inputs.pop("second"))
         return graph.over(mixed, residual)

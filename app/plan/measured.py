@@ -7,11 +7,38 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from app.hardware.model import HardwareReport
+from app.plan.model import LoadPlan
 from app.units import MIB
 
 MOST_RESERVE = 4096 * MIB
 HEADROOM = 1.25
 """A driver's own memory varies by some ten percent from load to load."""
+
+
+def measured(
+    plan: LoadPlan, actual: Mapping[str, int], report: HardwareReport | None
+) -> dict[str, dict[str, int]]:
+    """What a load took, by device id.
+
+    Args:
+        plan: As it was loaded.
+        actual: llama.cpp's own account in bytes, by engine name.
+        report: Made while the model is loaded, or None; where the driver tells what the engine holds,
+            the rest of it is the driver's own.
+    """
+    result: dict[str, dict[str, int]] = {}
+    for share in plan.devices:
+        if share.used and share.device.engine_name in actual:
+            found = actual[share.device.engine_name]
+            result[share.device.id] = {"planned": share.model_bytes, "actual": found}
+    for device in report.devices if report else ():
+        total, free = device.memory_total_bytes, device.memory_free_bytes
+        others = device.used_by_others_bytes
+        if device.id in result and total and free is not None and others is not None:
+            own = total - free - others
+            result[device.id]["unaccounted"] = max(0, own - result[device.id]["actual"])
+    return result
 
 
 class MeasuredStore:

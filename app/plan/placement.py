@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import bisect
 import functools
 import itertools
+import struct
 from collections.abc import Callable, Sequence
 
 Cost = Callable[[int, int, int], int]
@@ -179,6 +181,29 @@ def even(total: int, devices: int) -> tuple[int, ...]:
         return ()
     share, rest = divmod(total, devices)
     return tuple(share + (1 if index < rest else 0) for index in range(devices))
+
+
+def by_proportions(layers: int, proportions: Sequence[float]) -> tuple[int, ...]:
+    """Layers for each device as llama.cpp cuts them for `--tensor-split`, in its 32-bit arithmetic.
+
+    Source: `load_tensors` in llama-model.cpp, `get_layer_buft_list`.
+    """
+    ends: list[float] = []
+    total = 0.0
+    for value in proportions:
+        total = _single(total + _single(value))
+        ends.append(total)
+    ends = [_single(end / total) for end in ends]
+    counts = [0] * len(ends)
+    for layer in range(layers):
+        # All layers that round to the end go to the last device.
+        place = bisect.bisect_right(ends, _single(_single(layer) / _single(layers)))
+        counts[min(place, len(ends) - 1)] += 1
+    return tuple(counts)
+
+
+def _single(value: float) -> float:
+    return float(struct.unpack("f", struct.pack("f", value))[0])
 
 
 def by_memory(total: int, free: Sequence[int]) -> tuple[int, ...]:

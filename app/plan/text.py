@@ -17,7 +17,7 @@ VERDICT_WORDS = {
 }
 
 
-_BASES = {
+BASES = {
     Basis.COMPUTED: "Computed by llama.cpp's own rules, layer by layer.",
     Basis.ESTIMATED: "This architecture is not known here: the numbers are estimates.",
     Basis.CONFIRMED: "Confirmed: the numbers are llama.cpp's own, from a dry run.",
@@ -91,7 +91,7 @@ def describe(
         for o in plan.tensor_overrides
     ]
     lines += speed_lines(rate) if rate else []
-    lines += [_BASES[plan.basis], ""]
+    lines += [BASES[plan.basis], ""]
     return "\n".join(
         [*lines, "The same with llama.cpp's own server:", f"  {command_line(plan, model_path)}"]
     )

@@ -149,7 +149,9 @@ def test_plan_of_the_flagship_on_cards_that_nobody_has_yet() -> None:
     assert (done.returncode, plan["fits"], plan["gpu_layers"]) == (0, True, 163)
     assert plan["tensor_split"] == [32, 27, 21, 27, 27, 9, 9, 11]
     assert plan["devices"][5]["first_layer"] == 134
-    assert 0 < plan["speed"]["likely_low"] < plan["speed"]["bound"]
+    generation = plan["speed"]["generation"]
+    assert 0 < generation["likely_low"] < generation["likely_high"] < generation["bound"]
+    assert plan["speed"]["prompt"]["bound"] > plan["speed"]["prompt"]["likely_low"] > 0
     small = run(*arguments[:2], "--gpus", "2x 24", "--ram", "32", "--json")
     assert small.returncode == 4
     assert json.loads(small.stdout)["shortfall"] > 0

@@ -22,14 +22,16 @@ from app.engine.protocol import Loaded
 from app.errors import AppError
 from app.gguf.model import ModelLayout
 from app.hardware.model import HardwareReport, HardwareSampled
+from app.plan import speed
 from app.plan.model import LoadPlan, Verdict
-from app.plan.text import VERDICT_WORDS
+from app.plan.text import VERDICT_WORDS, speed_lines
 from ui import theme
 from ui.launcher.machine_strip import MachineStrip
 from ui.launcher.options_column import OptionsColumn
 from ui.launcher.plan_card import PlanCard
 from ui.widgets.labels import button, frame, label, set_state
 
+MOST_REMEDIES = 3
 STAGES = {
     "reading": "Reading the model",
     "allocating": "Allocating memory",
@@ -53,6 +55,7 @@ class LauncherView(QWidget):
     primary_clicked = Signal()
     choose_clicked = Signal()
     split_clicked = Signal()
+    confirm_clicked = Signal()
     refresh_clicked = Signal()
     diagnostics_clicked = Signal()
     file_dropped = Signal(str)
@@ -64,6 +67,7 @@ class LauncherView(QWidget):
         self.setAcceptDrops(True)
         self._loaded: Loaded | None = None
         self._plan: LoadPlan | None = None
+        self._layout: ModelLayout | None = None
         self._state = EngineState.STOPPED
         self._current = True
         outer = QVBoxLayout(self)
@@ -138,6 +142,7 @@ class LauncherView(QWidget):
         self._columns.setSpacing(32)
         self._card = PlanCard()
         self._card.split_clicked.connect(self.split_clicked)
+        self._card.confirm_clicked.connect(self.confirm_clicked)
         card = QVBoxLayout()
         card.addWidget(self._card)
         card.addStretch(1)
@@ -207,6 +212,7 @@ class LauncherView(QWidget):
 
     def set_layout_of(self, layout: ModelLayout) -> None:
         """Show the model."""
+        self._layout = layout
         self._title.setText(layout.name)
         count = layout.parameter_count
         size = f"{count / 1e9:,.1f} billion" if count >= 1e9 else f"{count / 1e6:,.0f} million"
@@ -225,8 +231,11 @@ class LauncherView(QWidget):
         state = _STATES[plan.verdict][0]
         set_state(self._verdict, "" if state == "ok" else state)
         self._show_icon()
-        self._hint.setText(plan.hint)
-        self._hint.setVisible(bool(plan.hint))
+        lines = list(plan.remedies[:MOST_REMEDIES])
+        if self._layout is not None and plan.fits:
+            lines += speed_lines(speed.estimate(plan, self._layout))[:1]
+        self._hint.setText("\n".join(lines))
+        self._hint.setVisible(bool(lines))
         self._options.set_plan(plan)
         self._draw()
         self._update_primary()
@@ -284,6 +293,7 @@ class LauncherView(QWidget):
 
     def show_error(self, error: AppError) -> None:
         """One sentence and the way out, where the eye is."""
+        self._card.show_failure()
         self._status.setText(str(error))
         set_state(self._status, "error")
         self._update_primary()

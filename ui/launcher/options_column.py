@@ -13,6 +13,8 @@ from ui.widgets.labels import frame, label, set_state
 from ui.widgets.segments import Segments
 
 SMALLEST = 1024
+_KV_TYPES = (KvCacheType.F16, KvCacheType.Q8_0, KvCacheType.Q4_0)
+"""The others are in the split dialog."""
 SETTLE_MS = 120
 
 
@@ -40,7 +42,7 @@ class OptionsColumn(QWidget):
         column.addWidget(self._limit)
         column.addSpacing(12)
         self._kv = _fact(column, "KV cache")
-        self._types = Segments([kind.value for kind in KvCacheType])
+        self._types = Segments([kind.value for kind in _KV_TYPES])
         self._types.setEnabled(False)
         self._types.chosen.connect(self.kv_type_chosen)
         column.addWidget(self._types)

@@ -9,8 +9,8 @@ from PySide6.QtWidgets import QFrame, QGridLayout, QHBoxLayout, QVBoxLayout, QWi
 
 from app import units
 from app.engine.protocol import DeviceMemory, Loaded
-from app.plan.model import DevicePlan, HostPlan, LoadPlan
-from app.plan.text import layer_range
+from app.plan.model import Basis, DevicePlan, HostPlan, LoadPlan
+from app.plan.text import BASES, layer_range
 from ui.widgets.labels import button, clear, frame, label, set_state
 from ui.widgets.legend import Legend
 from ui.widgets.memory_bar import MemoryAxis, MemoryBar, MemoryBarValues
@@ -20,13 +20,15 @@ _HEADS = ("Device", "Layers", "", "Planned", "Actual", "Free")
 
 
 class PlanCard(QFrame):
-    """Signals: split_clicked."""
+    """Signals: split_clicked, confirm_clicked."""
 
     split_clicked = Signal()
+    confirm_clicked = Signal()
 
     def __init__(self, parent: QWidget | None = None) -> None:
         super().__init__(parent)
         self.setProperty("kind", "card")
+        self._plan: LoadPlan | None = None
         column = QVBoxLayout(self)
         column.setContentsMargins(20, 16, 20, 14)
         column.setSpacing(8)
@@ -44,13 +46,31 @@ class PlanCard(QFrame):
         foot = QHBoxLayout()
         self._footnote = label("", "muted", wrap=True)
         foot.addWidget(self._footnote, 1)
+        self._confirm = button("Confirm", "link")
+        self._confirm.setToolTip("Ask llama.cpp what each device would hold; nothing is loaded.")
+        self._confirm.clicked.connect(self._ask)
+        foot.addWidget(self._confirm)
         split = button("Adjust split", "link")
         split.clicked.connect(self.split_clicked)
         foot.addWidget(split)
         column.addLayout(foot)
 
+    def _ask(self) -> None:
+        self._confirm.setEnabled(False)
+        self._footnote.setText("llama.cpp is asked what each device would hold.")
+        self.confirm_clicked.emit()
+
+    def show_failure(self) -> None:
+        """The question could not be answered; it may be asked again."""
+        self._confirm.setEnabled(True)
+        if self._plan is not None:
+            self._footnote.setText(_footnote(self._plan))
+
     def set_plan(self, plan: LoadPlan, loaded: Loaded | None) -> None:
         """Show the plan, and beside it what the loaded model really takes."""
+        self._plan = plan
+        self._confirm.setEnabled(True)
+        self._confirm.setVisible(plan.basis is not Basis.CONFIRMED)
         clear(self._grid)
         for column, text in enumerate(_HEADS):
             head = label(text, "muted")
@@ -134,7 +154,8 @@ def _footnote(plan: LoadPlan) -> str:
     notes = [f"Layers differ up to {ratio:.0f} times in size"] if ratio >= UNEVEN else []
     notes += [f"{empty} of {plan.block_count} hold no weights"] if empty else []
     sentence = f"{' and '.join(notes)}, so devices get unequal counts." if notes else ""
-    return sentence or "Every layer is placed by its own size."
+    sentence = sentence or "Every layer is placed by its own size."
+    return f"{BASES[plan.basis]} {sentence}"
 
 
 def _bar(share: DevicePlan | HostPlan, total: int, others: int, scale: int) -> MemoryBarValues:

@@ -15,6 +15,7 @@ from app.gguf.reader import read_layout
 from app.plan import placement, speed, text
 from app.plan.model import KvCacheType, LoadPlan, PlanDevice, PlanHost, PlanRequest, Verdict
 from app.plan.planner import make_plan
+from app.plan.remedies import with_remedies
 from app.units import GIB, MIB
 
 HOST = PlanHost(total_bytes=24 * GIB, available_bytes=20 * GIB)
@@ -69,6 +70,7 @@ def test_what_is_fixed_by_hand_is_respected_or_refused(layout: ModelLayout) -> N
 def test_a_way_out_is_named_and_true(layout: ModelLayout) -> None:
     tight = PlanHost(total_bytes=GIB, available_bytes=800 * MIB)
     plan = make_plan(layout, PlanRequest(context=8192), (), tight)
+    plan = with_remedies(plan, layout, (), tight)
     assert plan.verdict is Verdict.TOO_LARGE
     assert plan.sentence.startswith("Main memory lacks")
     kind = KvCacheType.Q8_0 if "q8_0" in plan.hint else KvCacheType.Q4_0
@@ -205,6 +207,9 @@ def test_the_flagship_on_eight_cards_of_24_gib() -> None:
     even = ultra("Q4_K_M", [24] * 8, 32_768, layer_counts=placement.even(163, 8))
     assert max(s.model_bytes for s in even.devices) / GIB == pytest.approx(35.2, rel=0.02)
     assert "lacks" in even.sentence
+    even = with_remedies(
+        even, bundled.layout("nemotron-ultra-253b:Q4_K_M"), [s.device for s in even.devices], HOST
+    )
     assert even.hint == "Reset the split to automatic: then it fits."
 
 

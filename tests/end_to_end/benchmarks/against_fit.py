@@ -190,7 +190,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
             given = ours(case, any_order=False)
             any_order = ours(case, any_order=True)
             ratios.append(fit.seconds / any_order[1])
-            name = f"{case.model} on {','.join(f'{c:g}' for c in case.cards)}, {case.context}, ub {case.micro_batch}"
+            cards = ",".join(f"{card:g}" for card in case.cards)
+            name = f"{case.model} on {cards}, {case.context}, ub {case.micro_batch}"
             if whole and not given[2]:
                 worse.append(name)
             if any_order[2] and not whole:

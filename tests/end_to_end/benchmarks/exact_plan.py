@@ -196,8 +196,8 @@ def compare(result: Result, name: str, plan: LoadPlan, found: Figures) -> None:
     for share in used:
         total = sum(found.get(share.device.engine_name, (0, 0, 0)))
         if total > share.device.free_bytes:
-            more = (total - share.device.free_bytes) / units.MIB
-            result.false_fits.append(f"{words}: {share.device.engine_name} lacks {more:.1f} MiB")
+            lacking = (total - share.device.free_bytes) / units.MIB
+            result.false_fits.append(f"{words}: {share.device.engine_name} lacks {lacking:.1f} MiB")
 
 
 def run(cases: int, seed: int, gemma: Path | None) -> Result:
