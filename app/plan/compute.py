@@ -281,12 +281,13 @@ class ComputeTable:
         self._first = [0 if s.empty else peaks[True][s.signature] for s in shapes]
         self._inner = SpanMaximum([0 if s.empty else peaks[False][s.signature] for s in shapes])
         self._output = exact.alone(None, first=False)
-        self._shared = exact.shared()
-        self._counts = {
+        counts = {
             "attention": _running(shapes, lambda s: s.attends and not s.local),
             "local": _running(shapes, lambda s: s.attends and s.local),
             "recurrent": _running(shapes, lambda s: s.recurrent),
         }
+        self._inputs = [(counts[name], size) for name, size in exact.shared().items() if size]
+        self._crossing = exact.crossing
         self._filled = _running(shapes, lambda s: not s.empty)
         following = self._blocks
         self._next = [0] * self._blocks
@@ -300,15 +301,13 @@ class ComputeTable:
         start = self._next[first] if first < self._blocks else inner
         output = self._output if end > self._blocks else 0
         if start >= inner:
-            return output + self.exact.crossing if output else 0
-        base = sum(
-            size
-            for name, size in self._shared.items()
-            if size and self._counts[name][inner] > self._counts[name][start]
-        )
-        crossings = 2 if self._filled[start] else 1
+            return output + self._crossing if output else 0
+        base = self._crossing if self._filled[start] else 0
+        for counts, size in self._inputs:
+            if counts[inner] > counts[start]:
+                base += size
         peak = max(self._first[start], self._inner(start + 1, inner), output)
-        return base + crossings * self.exact.crossing + peak
+        return base + self._crossing + peak
 
 
 def _running(shapes: Sequence[Shape], wanted: Callable[[Shape], bool]) -> list[int]:

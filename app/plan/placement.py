@@ -7,7 +7,11 @@ import functools
 import itertools
 import struct
 from collections.abc import Callable, Sequence
+from typing import TypeVar
 
+_CLOSE_BITS = 16
+"""Bounds are close once they differ by less than a 65,536th."""
+Found = TypeVar("Found")
 Cost = Callable[[int, int, int], int]
 """`cost(device, first, end)`: bytes that layers first to end - 1 take on the device."""
 
@@ -41,17 +45,48 @@ def balanced(count: int, first: int, budgets: Sequence[int], cost: Cost) -> tupl
     best that each device takes as many layers as it can, and the greatest `floor` that works is found
     by bisection, to the byte. None if the layers do not fit.
     """
-    best = _fill(count, first, budgets, cost, floor=0)
+
+    def fill(floor: int) -> tuple[int, ...] | None:
+        return _fill(count, first, budgets, cost, floor=floor)
+
+    def least(counts: tuple[int, ...]) -> int:
+        start, lowest = first, max(budgets, default=0)
+        for device, number in enumerate(counts):
+            if number:
+                lowest = min(lowest, budgets[device] - cost(device, start, start + number))
+            start += number
+        return lowest
+
+    return _highest(fill, least, max(budgets, default=0) + 1)
+
+
+def fits(count: int, first: int, budgets: Sequence[int], cost: Cost) -> bool:
+    """True if the layers fit on the devices in this order."""
+    return _fill(count, first, budgets, cost, floor=0) is not None
+
+
+def _highest(
+    at: Callable[[int], Found | None], least: Callable[[Found], int], limit: int
+) -> Found | None:
+    """What `at` finds for the greatest floor below `limit` for which it finds anything.
+
+    Each find may reach a higher floor than was asked for (`least`); once the bounds are close, one
+    question more tells whether that was the highest, which spares most of the bisection.
+    """
+    best = at(0)
     if best is None:
         return None
-    low, high = 0, max(budgets, default=0) + 1
+    low, high = least(best), limit
     while high - low > 1:
-        middle = (low + high) // 2
-        found = _fill(count, first, budgets, cost, floor=middle)
-        if found is None:
-            high = middle
+        close = high - low <= max(1, high >> _CLOSE_BITS)
+        middle = low + 1 if close else (low + high) // 2
+        found = at(middle)
+        if found is not None:
+            low, best = max(middle, least(found)), found
+        elif close:
+            break
         else:
-            low, best = middle, found
+            high = middle
     return best
 
 
@@ -65,17 +100,21 @@ def balanced_any_order(
     """
     kinds = sorted(set(budgets), reverse=True)
     amounts = tuple(budgets.count(kind) for kind in kinds)
-    best = _reach(count, first, kinds, amounts, cost, floor=0)
+
+    def reach(floor: int) -> list[tuple[int, int]] | None:
+        return _reach(count, first, kinds, amounts, cost, floor=floor)
+
+    def least(found: list[tuple[int, int]]) -> int:
+        start, lowest = first, max(budgets, default=0)
+        for kind, number in found:
+            if number:
+                lowest = min(lowest, kinds[kind] - cost(0, start, start + number))
+            start += number
+        return lowest
+
+    best = _highest(reach, least, max(budgets, default=0) + 1)
     if best is None:
         return None
-    low, high = 0, max(budgets, default=0) + 1
-    while high - low > 1:
-        middle = (low + high) // 2
-        found = _reach(count, first, kinds, amounts, cost, floor=middle)
-        if found is None:
-            high = middle
-        else:
-            low, best = middle, found
     waiting = {kind: [i for i, b in enumerate(budgets) if b == kind] for kind in kinds}
     order = tuple(waiting[kinds[kind]].pop(0) for kind, _ in best)
     return order, tuple(layers for _, layers in best)

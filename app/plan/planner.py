@@ -23,7 +23,7 @@ from app.plan.model import (
     TensorOverride,
     Verdict,
 )
-from app.plan.rules import CPU, rules
+from app.plan.rules import CPU, BackendRules, rules
 from app.plan.shapes import Shapes, Work
 
 AUTOMATIC_CONTEXT = 32_768
@@ -131,6 +131,7 @@ class Planner:
         self._weights = {r: memory.layer_weights(layout, r) for r in {CPU, *self._rules}}
         self._shared = {r: memory.shared_weights(layout, r) for r in {CPU, *self._rules}}
         self.reserves = tuple(self._reserve(device) for device in devices)
+        self._caches: dict[tuple[int, BackendRules], tuple[int, ...]] = {}
 
     def _reserve(self, device: PlanDevice) -> int:
         default = rules(device.backend).reserve_bytes
@@ -208,11 +209,24 @@ class Planner:
         low, high = 0, self.layout.context_length // step + 1
         while high - low > 1:
             middle = (low + high) // 2
-            if ordered.place(middle * step, exact=False).verdict in good:
+            if plan.verdict is Verdict.FITS and not plan.tensor_overrides:
+                fits = ordered.fits(middle * step)
+            else:
+                fits = ordered.place(middle * step, exact=False).verdict in good
+            if fits:
                 low = middle
             else:
                 high = middle
         return low * step
+
+    def fits(self, context: int) -> bool:
+        """True if all layers fit on the devices, in their order or as they were fixed by hand."""
+        if self.request.layer_counts is not None or self.request.gpu_layers is not None:
+            return self.place(context, exact=False).verdict is Verdict.FITS
+        if not _Attempt(self, context, 0).fits():
+            return False
+        host = self._host_plan(context, 0, len(self.devices), True, exact=False)
+        return host.left_bytes >= 0 or any(d.shares_host_memory for d in self.devices)
 
     # --- placing ------------------------------------------------------------
 
@@ -260,12 +274,20 @@ class Planner:
         work = self.work(context)
         return compute_table(self.shapes, work, pipelined=pipelined, alignment=alignment)
 
+    def _cache(self, context: int, kind: BackendRules) -> tuple[int, ...]:
+        """KV cache of each layer."""
+        found = self._caches.get((context, kind))
+        if found is None:
+            found = memory.layer_kv_cache(self.layout, self.request, context, kind)
+            self._caches[context, kind] = found
+        return found
+
     def held(self, device: int, context: int) -> Callable[[int, int], int]:
         """`held(first, end)`: weights and cache of those layers on the device (index), in bytes."""
         kind = self._rules[device]
         shared, blocks = self._shared[kind], self.layout.block_count
         weights = _sums(self._weights[kind])
-        cache = _sums(memory.layer_kv_cache(self.layout, self.request, context, kind))
+        cache = _sums(self._cache(context, kind))
 
         def held(first: int, end: int) -> int:
             total = weights[end] - weights[first] + cache[end] - cache[first]
@@ -331,7 +353,7 @@ class Planner:
     def _share(self, index: int, context: int, span: tuple[int, int], compute: int) -> DevicePlan:
         first, end = span
         kind = self._rules[index]
-        cache = memory.layer_kv_cache(self.layout, self.request, context, kind)
+        cache = self._cache(context, kind)
         kv_cache = sum(cache[first:end])
         return DevicePlan(
             device=self.devices[index],
@@ -357,7 +379,7 @@ class Planner:
             weights -= self._weights[CPU][-1] - memory.tensors_bytes(self.layout.output, CPU)
         blocks = min(layers, self.layout.block_count)
         weights += self._shared[CPU] if blocks else 0
-        cache = memory.layer_kv_cache(self.layout, self.request, context, CPU)
+        cache = self._cache(context, CPU)
         if exact or not used:
             model = ComputeModel(
                 self.shapes, self.work(context, ()), pipelined=pipelined, alignment=CPU.alignment
@@ -414,6 +436,10 @@ class _Attempt:
             else:
                 low, best = middle, found
         return best
+
+    def fits(self) -> bool:
+        """True if all layers do."""
+        return placement.fits(self.total, 0, self.budgets, self._cost(self.total))
 
     def _cost(self, layers: int) -> placement.Cost:
         pipelined = layers == self.total and len(self.budgets) > 1
