@@ -26,7 +26,10 @@ def recommend(options: argparse.Namespace, settings: Settings) -> int:
     else:
         layouts = [machine.layout(options.model)]
     devices, host = machine.machine(options, settings)
-    request = PlanRequest(any_order=not settings.device_order)
+    request = PlanRequest(
+        any_order=options.devices is None
+        and (options.gpus is not None or not settings.device_order)
+    )
     choices = recommendation.matrix(layouts, request, devices, host)
     best = choices[0]
     fits = best.plan.verdict is not Verdict.TOO_LARGE

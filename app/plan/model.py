@@ -22,6 +22,7 @@ class KvCacheType(enum.StrEnum):
     Q5_0 = "q5_0"
     Q4_1 = "q4_1"
     Q4_0 = "q4_0"
+    IQ4_NL = "iq4_nl"
 
     @property
     def quantized(self) -> bool:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+import itertools
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from app.errors import AppError, ErrorKind
-from app.gguf.model import ModelLayout
+from app.gguf.model import ModelLayout, TensorInfo
 from app.hardware import gpu_table
 from app.hardware.model import HardwareReport
 from app.plan import memory, placement, verdicts
-from app.plan.compute import ComputeModel, ComputeTable, Source, compute_table
+from app.plan.compute import ComputeTable, buffers, compute_table
 from app.plan.model import (
     DevicePlan,
     FlashAttention,
@@ -33,9 +35,15 @@ MOST_DEVICES = 15
 """ggml's scheduler takes 16 backends, the CPU among them (GGML_SCHED_MAX_BACKENDS)."""
 DIFFERENT = 0.05
 """Cards whose free memory differs by more than this share of the largest are worth another order."""
+MOST_TRIED = 8
+"""With more devices than these not every set of them is tried for the fewest."""
+FEW = 4
+"""All orders of so many devices are looked at where tensors move apart."""
 CORRECTIONS = 3
 """How often a split is sought again after the exact figures were larger than the quick ones."""
 
+HOST = -1
+"""Main memory, among indices of devices."""
 Split = tuple[Sequence[int], tuple[int, ...]]
 """The order of devices (indices), and layers for each in that order."""
 
@@ -113,6 +121,32 @@ def make_plan(
     return planner.plan(context)
 
 
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Moved:
+    """A tensor apart from its layer: at `target`, the device (index), or HOST."""
+
+    layer: int
+    tensor: TensorInfo
+    target: int
+    override: TensorOverride
+
+    def applied(
+        self, order: Sequence[int], shares: Sequence[DevicePlan], host: HostPlan
+    ) -> tuple[list[DevicePlan], HostPlan]:
+        """Shares (of the devices in `order`) with the tensor taken from its layer's and put at its place."""
+        result = []
+        for index, share in zip(order, shares, strict=True):
+            size = memory.tensor_bytes(self.tensor, rules(share.device.backend))
+            first, last = share.first_layer, share.last_layer
+            leaves = first is not None and last is not None and first <= self.layer <= last
+            weights = share.weights_bytes + size * ((index == self.target) - leaves)
+            result.append(dataclasses.replace(share, weights_bytes=weights))
+        if self.target == HOST:
+            size = memory.tensor_bytes(self.tensor, CPU)
+            host = dataclasses.replace(host, weights_bytes=host.weights_bytes + size)
+        return result, host
+
+
 class Planner:
     """One request on one machine."""
 
@@ -138,6 +172,38 @@ class Planner:
         if device.learned_reserve_bytes is not None:
             default = device.learned_reserve_bytes
         return self.request.reserves.get(device.id, default)
+
+    @property
+    def budgets(self) -> list[int]:
+        """Bytes that the model may take on each device."""
+        pairs = zip(self.devices, self.reserves, strict=True)
+        return [device.free_bytes - reserve for device, reserve in pairs]
+
+    def orders(self) -> list[tuple[int, ...]]:
+        """Orders of devices to look at where all are too many: as given, and by room where that may be."""
+        given = tuple(range(len(self.devices)))
+        if not self.free_order:
+            return [given]
+        if len(given) <= FEW:
+            budgets = self.budgets
+            unlike = {
+                tuple(budgets[i] for i in order): order for order in itertools.permutations(given)
+            }
+            return list(unlike.values())
+        by_room = sorted(given, key=lambda index: self.budgets[index])
+        return list(dict.fromkeys((given, tuple(by_room), tuple(reversed(by_room)))))
+
+    @property
+    def free_order(self) -> bool:
+        """True if devices may change places and it makes a difference."""
+        alike = len({device.backend for device in self.devices}) == 1
+        return self.request.any_order and alike and len(set(self.budgets)) > 1
+
+    def on_host(self, context: int, layers: int) -> int:
+        """Bytes of weights and cache of the first `layers` in main memory."""
+        cache = self._cache(context, CPU)
+        shared = self._shared[CPU] if min(layers, self.layout.block_count) else 0
+        return sum(self._weights[CPU][:layers]) + sum(cache[:layers]) + shared
 
     def changed(self, **changes: object) -> Planner:
         """The same machine and model with another request."""
@@ -209,7 +275,9 @@ class Planner:
         low, high = 0, self.layout.context_length // step + 1
         while high - low > 1:
             middle = (low + high) // 2
-            if plan.verdict is Verdict.FITS and not plan.tensor_overrides:
+            if plan.tensor_overrides:
+                fits = middle * step <= plan.context
+            elif plan.verdict is Verdict.FITS:
                 fits = ordered.fits(middle * step)
             else:
                 fits = ordered.place(middle * step, exact=False).verdict in good
@@ -225,7 +293,7 @@ class Planner:
             return self.place(context, exact=False).verdict is Verdict.FITS
         if not _Attempt(self, context, 0).fits():
             return False
-        host = self._host_plan(context, 0, len(self.devices), True, exact=False)
+        host = self._host_plan(context, 0, self.table(context, pipelined=True).host)
         return host.left_bytes >= 0 or any(d.shares_host_memory for d in self.devices)
 
     # --- placing ------------------------------------------------------------
@@ -251,13 +319,13 @@ class Planner:
             return plan
         from app.plan import rescue
 
-        return rescue.rescued(self, context) or plan
+        if not self.devices:
+            return plan
+        return rescue.rescued(self, context) or rescue.best_partial(self, context, plan)
 
-    def work(self, context: int, device_rules: Sequence[object] | None = None) -> Work:
+    def work(self, context: int) -> Work:
         """What is computed at once with this context."""
         request = self.request
-        quantized = request.kv_type_k.quantized or request.kv_type_v.quantized
-        found = self._rules if device_rules is None else device_rules
         return Work(
             tokens=min(request.micro_batch, context),
             cells=memory.padded_context(context),
@@ -265,14 +333,17 @@ class Planner:
             flash_attention=request.flash_attention is not FlashAttention.OFF,
             kv_type_k=request.kv_type_k,
             kv_type_v=request.kv_type_v,
-            unpacks_cache=quantized and any(getattr(r, "unpacks_cache", False) for r in found),
         )
 
     def table(self, context: int, *, pipelined: bool) -> ComputeTable:
         """Quick compute buffers, by the rules of the device that takes most."""
-        alignment = max((r.alignment for r in self._rules), default=CPU.alignment)
-        work = self.work(context)
-        return compute_table(self.shapes, work, pipelined=pipelined, alignment=alignment)
+        return compute_table(
+            self.shapes,
+            self.work(context),
+            pipelined=pipelined,
+            alignment=max((r.alignment for r in self._rules), default=CPU.alignment),
+            unpacks=any(rule.unpacks_cache for rule in self._rules),
+        )
 
     def _cache(self, context: int, kind: BackendRules) -> tuple[int, ...]:
         """KV cache of each layer."""
@@ -302,53 +373,60 @@ class Planner:
         split: Split,
         *,
         exact: bool,
-        overrides: Sequence[tuple[TensorOverride, int, int]] = (),
+        overrides: Sequence[Moved] = (),
     ) -> LoadPlan:
-        """The plan for a given split; each override with its layer and device (index, -1 for the host)."""
+        """The plan for a given split, with these tensors apart from their layers."""
         order, counts = split
-        offloaded = sum(counts)
-        start = first_offloaded = self.total_layers - offloaded
+        first_offloaded = self.total_layers - sum(counts)
+        edges = list(itertools.accumulate(counts, initial=first_offloaded))
+        spans = list(itertools.pairwise(edges))
         used = sum(1 for count in counts if count)
-        pipelined = used > 1 and not first_offloaded and not overrides
-        source = Source.HOST if first_offloaded else Source.EMBEDDING
-        shares = []
-        for index, count in zip(order, counts, strict=True):
-            end = start + count
-            compute = self._compute(index, context, (start, end), source, pipelined, exact=exact)
-            source = Source.DEVICE if compute else source
-            shares.append(self._share(index, context, (start, end), compute))
-            start = end
-        host = self._host_plan(context, first_offloaded, used, pipelined, exact=exact)
-        if overrides:
-            from app.plan import rescue
-
-            shares, host = rescue.moved(self, context, order, shares, host, overrides)
+        compute = self._compute(context, order, spans, overrides, exact=exact or not used)
+        places = zip(order, spans, compute[:-1], strict=True)
+        shares = [self._share(index, context, span, size) for index, span, size in places]
+        host = self._host_plan(context, first_offloaded, compute[-1])
+        for moved in overrides:
+            shares, host = moved.applied(order, shares, host)
         return verdicts.judged(
             self.layout, self.request, tuple(shares), host,
             context=context,
             sizes=self._weights[CPU],
-            overrides=tuple(override for override, _, _ in overrides),
+            overrides=tuple(moved.override for moved in overrides),
         )  # fmt: skip
 
     def _compute(
         self,
-        index: int,
         context: int,
-        span: tuple[int, int],
-        source: Source,
-        pipelined: bool,
+        order: Sequence[int],
+        spans: Sequence[tuple[int, int]],
+        overrides: Sequence[Moved],
         *,
         exact: bool,
-    ) -> int:
-        if span[0] == span[1]:
-            return 0
+    ) -> tuple[int, ...]:
+        """Compute buffers of the devices in `order` with these spans of layers, and of the host."""
+        used = sum(1 for first, end in spans if end > first)
+        start = spans[0][0] if spans else self.total_layers
+        pipelined = used > 1 and not start and not overrides
         if not exact:
-            return self.table(context, pipelined=pipelined)(*span)
-        kind = self._rules[index]
-        model = ComputeModel(
-            self.shapes, self.work(context, (kind,)), pipelined=pipelined, alignment=kind.alignment
+            table = self.table(context, pipelined=pipelined)
+            on_host = table(0, min(start, self.layout.block_count)) + table.host
+            return (*(table(*span) for span in spans), on_host)
+        places = [len(order)] * self.total_layers
+        for place, (first, end) in enumerate(spans):
+            places[first:end] = [place] * (end - first)
+        return buffers(
+            self.shapes,
+            self.work(context),
+            places,
+            [self._rules[index] for index in order],
+            pipelined=pipelined,
+            overrides={
+                moved.tensor.name: order.index(moved.target)
+                if moved.target in order
+                else len(order)
+                for moved in overrides
+            },
         )
-        return model.device(*span, source=source)
 
     def _share(self, index: int, context: int, span: tuple[int, int], compute: int) -> DevicePlan:
         first, end = span
@@ -367,32 +445,19 @@ class Planner:
             reserve_bytes=self.reserves[index],
         )
 
-    def _host_plan(
-        self, context: int, layers: int, used: int, pipelined: bool, *, exact: bool
-    ) -> HostPlan:
+    def _host_plan(self, context: int, layers: int, compute: int) -> HostPlan:
         """Main memory: the token embedding and the first `layers`, the output only if all stay there."""
         weights = memory.tensors_bytes(self.layout.token_embedding, CPU)
         weights += sum(self._weights[CPU][:layers])
-        output = layers == self.total_layers
-        if output and self.layout.tied:
+        if layers == self.total_layers and self.layout.tied:
             # The output is the token embedding itself; a copy is made on other devices only.
             weights -= self._weights[CPU][-1] - memory.tensors_bytes(self.layout.output, CPU)
-        blocks = min(layers, self.layout.block_count)
-        weights += self._shared[CPU] if blocks else 0
-        cache = self._cache(context, CPU)
-        if exact or not used:
-            model = ComputeModel(
-                self.shapes, self.work(context, ()), pipelined=pipelined, alignment=CPU.alignment
-            )
-            compute = model.host(blocks, output=output)
-        else:
-            table = self.table(context, pipelined=pipelined)
-            compute = table(0, blocks) + table.exact.host(0, output=False)
+        weights += self._shared[CPU] if min(layers, self.layout.block_count) else 0
         return HostPlan(
             host=self.host,
             layer_count=layers,
             weights_bytes=weights,
-            kv_cache_bytes=sum(cache[:layers]),
+            kv_cache_bytes=sum(self._cache(context, CPU)[:layers]),
             compute_bytes=compute,
             reserve_bytes=CPU.reserve_bytes,
         )
@@ -405,10 +470,8 @@ class _Attempt:
         self._planner, self._context = planner, context
         self.margin = margin
         self.total = planner.total_layers
-        free = [device.free_bytes for device in planner.devices]
-        budgets = zip(free, planner.reserves, strict=True)
-        self.budgets = [free - reserve - margin for free, reserve in budgets]
-        self._held = [planner.held(index, context) for index in range(len(free))]
+        self.budgets = [budget - margin for budget in planner.budgets]
+        self._held = [planner.held(index, context) for index in range(len(self.budgets))]
         self.forced = False
         """True if the number of layers was given and they do not fit."""
 
@@ -458,42 +521,94 @@ class _Attempt:
         as_given = range(len(self.budgets))
         found = placement.balanced(self.total, first, self.budgets, cost)
         split: Split | None = None if found is None else (as_given, found)
-        alike = len({device.backend for device in planner.devices}) == 1
         differ = max(self.budgets) - min(self.budgets) > DIFFERENT * max(self.budgets)
-        if request.any_order and alike and (differ or found is None) and len(set(self.budgets)) > 1:
+        free_order = planner.free_order
+        if free_order and (differ or found is None):
             split = placement.balanced_any_order(self.total, first, self.budgets, cost)
         if split is None:
             return None
         if request.objective is Objective.FEWEST:
-            return self._fewest(first, cost, split)
+            return self._fewest(first, cost, split, free_order=free_order)
         if request.objective is Objective.FASTEST:
-            return self._fastest(first, cost, split)
+            return self._fastest(first, cost, split, free_order=free_order)
         return split
 
-    def _fewest(self, first: int, cost: placement.Cost, split: Split) -> Split:
-        """Only the devices with most room, as few as will do, in the order of `split`."""
-        by_room = sorted(split[0], key=lambda index: self.budgets[index], reverse=True)
+    def _fewest(self, first: int, cost: placement.Cost, split: Split, *, free_order: bool) -> Split:
+        """As few devices as will do, and of those that are enough the ones with most room left.
+
+        Where devices may change places those with most room are the best; in a given order each
+        set of so many is tried.
+        """
+        order, devices = split[0], range(len(self.budgets))
+        by_room = sorted(devices, key=lambda index: self.budgets[index], reverse=True)
         for count in range(1, len(by_room)):
-            chosen = set(by_room[:count])
-            budgets = [self.budgets[i] if i in chosen else -1 for i in split[0]]
-            ordered: placement.Cost = lambda d, a, b: cost(split[0][d], a, b) if b > a else 0  # noqa: E731
-            found = placement.balanced(self.total, first, budgets, ordered)
-            if found is not None:
-                return split[0], found
+            if free_order or len(by_room) > MOST_TRIED:
+                sets: Iterable[tuple[int, ...]] = [tuple(by_room[:count])]
+            else:
+                sets = itertools.combinations(order, count)
+            best: tuple[int, Split] | None = None
+            for chosen in sets:
+                found = self._only(first, cost, chosen, free_order=free_order)
+                if found is not None and (best is None or found[0] > best[0]):
+                    best = found
+            if best is not None:
+                return best[1]
         return split
 
-    def _fastest(self, first: int, cost: placement.Cost, split: Split) -> Split:
+    def _only(
+        self, first: int, cost: placement.Cost, chosen: Sequence[int], *, free_order: bool
+    ) -> tuple[int, Split] | None:
+        """What is left on the fullest, and the split, if only these devices hold layers."""
+        budgets = [self.budgets[index] for index in chosen]
+        own = self._in_order(cost, chosen)
+        counts = placement.balanced(self.total, first, budgets, own)
+        order: Sequence[int] = chosen
+        if free_order:
+            found = placement.balanced_any_order(self.total, first, budgets, own)
+            if found is not None:
+                order, counts = [chosen[index] for index in found[0]], found[1]
+        if counts is None:
+            return None
+        start, least = first, max(budgets)
+        for index, number in zip(order, counts, strict=True):
+            if number:
+                least = min(least, self.budgets[index] - cost(index, start, start + number))
+            start += number
+        layers = dict(zip(order, counts, strict=True))
+        rest = [index for index in range(len(self.budgets)) if index not in layers]
+        whole = (*order, *rest) if free_order else tuple(range(len(self.budgets)))
+        return least, (whole, tuple(layers.get(index, 0) for index in whole))
+
+    @staticmethod
+    def _in_order(cost: placement.Cost, order: Sequence[int]) -> placement.Cost:
+        """The cost by place in an order of devices (indices)."""
+
+        def own(place: int, start: int, end: int) -> int:
+            return cost(order[place], start, end)
+
+        return own
+
+    def _fastest(
+        self, first: int, cost: placement.Cost, split: Split, *, free_order: bool
+    ) -> Split:
         """Least time for one token; unknown bandwidths count as equal ones."""
-        order = split[0]
-        rates = [self._planner.devices[i].bandwidth_bytes_per_s or 1e12 for i in order]
-        found = placement.fastest(
-            self.total,
-            first,
-            [self.budgets[i] for i in order],
-            lambda d, a, b: cost(order[d], a, b),
-            lambda d, a, b: self._held[order[d]](a, b) / rates[d],
-        )
-        return split if found is None else (order, found)
+        rates = [device.bandwidth_bytes_per_s or 1e12 for device in self._planner.devices]
+        by_rate = sorted(range(len(rates)), key=lambda index: rates[index])
+        orders = {tuple(split[0])}
+        if free_order:
+            orders |= {tuple(by_rate), tuple(reversed(by_rate))}
+        held, best = self._held, (math.inf, split)
+        for order in sorted(orders):
+            own = self._in_order(cost, order)
+
+            def seconds(device: int, start: int, end: int, order: tuple[int, ...] = order) -> float:
+                return held[order[device]](start, end) / rates[order[device]]
+
+            budgets = [self.budgets[index] for index in order]
+            found = placement.fastest(self.total, first, budgets, own, seconds)
+            if found is not None and found[0] < best[0]:
+                best = found[0], (order, found[1])
+        return best[1]
 
 
 def _is_here(endpoint: str | None) -> bool:

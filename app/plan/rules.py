@@ -17,7 +17,7 @@ class BackendRules:
             multiple of it is larger by what its last row lacks; 1 for none.
         reserve_bytes: Kept free for the driver's context and scratch, which no figure of llama.cpp
             contains.
-        unpacks_cache: See `layers.Work`.
+        unpacks_cache: See `layers.Builder`.
     """
 
     alignment: int
