@@ -23,7 +23,11 @@ MOST_TRIED = 2_000
 """Placements that are looked at before the search gives up."""
 MOST_CHECKED = 12
 """Candidates whose exact figures are worked out."""
-_MOVABLE = ("ffn_down", "ffn_up", "ffn_gate")
+_MOVABLE = tuple(
+    f"ffn_{part}{ending}.weight"
+    for part in ("down", "up", "gate")
+    for ending in ("", "_exps", "_shexp")
+)
 
 Target = tuple[int, TensorInfo, int]
 """A layer, its tensor, and the device (index) that it goes to, or HOST."""
@@ -83,7 +87,7 @@ def _movable(made: Planner) -> list[list[tuple[int, TensorInfo]]]:
         [
             (layer.index, tensor)
             for tensor in layer.tensors
-            if tensor.name.split(".")[2].startswith(_MOVABLE) and len(tensor.shape) > 1
+            if tensor.name.split(".", 2)[2] in _MOVABLE
         ]
         for layer in layers[:LARGEST_LAYERS]
     ]
