@@ -14,9 +14,9 @@ from app.gguf.model import ModelLayout
 from app.gguf.reader import read_layout, read_layout_from
 from app.hardware import gpu_table
 from app.hardware.detect import detect
+from app.plan.devices import plan_devices
 from app.plan.measured import MeasuredStore
 from app.plan.model import PlanDevice, PlanHost
-from app.plan.planner import plan_devices
 from app.settings.model import Settings
 
 BACKENDS = ("cuda", "vulkan", "metal", "rpc", "cpu")

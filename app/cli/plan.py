@@ -91,7 +91,7 @@ def plan(options: argparse.Namespace, settings: Settings) -> int:
         print(f"{layout.name}\n{text}")
         if note:
             print(f"\n{note}")
-    return 0 if made.fits or request.force else 4
+    return 0 if made.runs or request.force else 4
 
 
 def _cut(options: argparse.Namespace, layout: ModelLayout, devices: int) -> str:

@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 
 from app.errors import AppError, ErrorKind
 from app.gguf.model import ModelLayout, TensorInfo
-from app.hardware import gpu_table
-from app.hardware.model import HardwareReport
-from app.plan import memory, placement, verdicts
+from app.plan import memory, verdicts
 from app.plan.compute import ComputeTable, buffers, compute_table
 from app.plan.model import (
     DevicePlan,
@@ -26,6 +23,7 @@ from app.plan.model import (
     Verdict,
 )
 from app.plan.rules import CPU, BackendRules, rules
+from app.plan.search import Search, Split
 from app.plan.shapes import Shapes, Work
 
 AUTOMATIC_CONTEXT = 32_768
@@ -33,56 +31,14 @@ MIN_CONTEXT = 512
 MOST_CONTEXT = 2**24
 MOST_DEVICES = 15
 """ggml's scheduler takes 16 backends, the CPU among them (GGML_SCHED_MAX_BACKENDS)."""
-DIFFERENT = 0.05
-"""Cards whose free memory differs by more than this share of the largest are worth another order."""
-MOST_TRIED = 8
-"""With more devices than these not every set of them is tried for the fewest."""
 FEW = 4
 """All orders of so many devices are looked at where tensors move apart."""
 CORRECTIONS = 3
 """How often a split is sought again after the exact figures were larger than the quick ones."""
 
+TOO_LONG = "Vulkan computes with no tensor over 4 GiB."
 HOST = -1
 """Main memory, among indices of devices."""
-Split = tuple[Sequence[int], tuple[int, ...]]
-"""The order of devices (indices), and layers for each in that order."""
-
-
-def plan_devices(
-    report: HardwareReport,
-    *,
-    order: Sequence[str] = (),
-    disabled: Sequence[str] = (),
-    learned: Mapping[str, int] | None = None,
-) -> tuple[PlanDevice, ...]:
-    """The devices that the engine can use, those of `order` first, without `disabled` (ids).
-
-    `learned` are bytes beyond llama.cpp's account that loads took on this machine, by id.
-    """
-    usable = {d.id: d for d in report.usable_devices if d.id not in disabled}
-    ordered = [*(i for i in order if i in usable), *(i for i in usable if i not in order)]
-    result = []
-    for device in (usable[i] for i in ordered):
-        total, free = device.memory_total_bytes or 0, device.memory_free_bytes or 0
-        others = device.used_by_others_bytes
-        known = gpu_table.find(device.name)
-        result.append(
-            PlanDevice(
-                id=device.id,
-                label=device.label,
-                name=device.name,
-                engine_name=device.support.engine_name or "",
-                backend=device.support.backend or "",
-                total_bytes=total,
-                free_bytes=total - others if others is not None else free,
-                others_bytes=others if others is not None else total - free,
-                shares_host_memory=_is_here(device.endpoint),
-                bandwidth_bytes_per_s=known.bandwidth_bytes_per_s if known else None,
-                prompt_flops_per_s=known.prompt_flops_per_s if known else None,
-                learned_reserve_bytes=(learned or {}).get(device.id),
-            )
-        )
-    return tuple(result)
 
 
 def make_plan(
@@ -162,6 +118,15 @@ class Planner:
         self.shapes = shapes or Shapes(layout)
         self.total_layers = layout.block_count + 1
         self._rules = tuple(rules(device.backend) for device in devices)
+        self._barred = {
+            r: [
+                (layer.index, tensor)
+                for layer in layout.layers
+                for tensor in layer.tensors
+                if r.most_tensor_bytes is not None and tensor.size_bytes > r.most_tensor_bytes
+            ]
+            for r in {CPU, *self._rules}
+        }
         self._weights = {r: memory.layer_weights(layout, r) for r in {CPU, *self._rules}}
         self._shared = {r: memory.shared_weights(layout, r) for r in {CPU, *self._rules}}
         self.reserves = tuple(self._reserve(device) for device in devices)
@@ -252,7 +217,7 @@ class Planner:
         first = context
         while context > 2 * MIN_CONTEXT:
             plan = self.place(context, exact=False)
-            if plan.verdict is Verdict.FITS or (not self.devices and plan.fits):
+            if plan.verdict is Verdict.FITS or (not self.devices and plan.runs):
                 break
             context //= 2
         else:
@@ -271,12 +236,14 @@ class Planner:
         order = tuple(share.device for share in plan.devices)
         request = dataclasses.replace(self.request, any_order=False, objective=Objective.BALANCED)
         ordered = Planner(self.layout, request, order, self.host, self.shapes)
+        split = tuple(range(len(order))), plan.tensor_split
+        apart = ordered.moved(plan.tensor_overrides)
         step = memory.CONTEXT_STEP
         low, high = 0, self.layout.context_length // step + 1
         while high - low > 1:
             middle = (low + high) // 2
             if plan.tensor_overrides:
-                fits = middle * step <= plan.context
+                fits = ordered.build(middle * step, split, exact=True, overrides=apart).runs
             elif plan.verdict is Verdict.FITS:
                 fits = ordered.fits(middle * step)
             else:
@@ -287,11 +254,26 @@ class Planner:
                 high = middle
         return low * step
 
+    def moved(self, overrides: Sequence[TensorOverride]) -> tuple[Moved, ...]:
+        """The same tensors apart on this planner's devices, but for those that their backend bars."""
+        tensors = {t.name: (layer.index, t) for layer in self.layout.layers for t in layer.tensors}
+        names = [device.engine_name for device in self.devices]
+        return tuple(
+            Moved(
+                layer=tensors[override.tensor][0],
+                tensor=tensors[override.tensor][1],
+                target=HOST if override.device == "CPU" else names.index(override.device),
+                override=override,
+            )
+            for override in overrides
+            if not override.reason
+        )
+
     def fits(self, context: int) -> bool:
         """True if all layers fit on the devices, in their order or as they were fixed by hand."""
         if self.request.layer_counts is not None or self.request.gpu_layers is not None:
             return self.place(context, exact=False).verdict is Verdict.FITS
-        if not _Attempt(self, context, 0).fits():
+        if not Search(self, context, 0).fits():
             return False
         host = self._host_plan(context, 0, self.table(context, pipelined=True).host)
         return host.left_bytes >= 0 or any(d.shares_host_memory for d in self.devices)
@@ -301,26 +283,34 @@ class Planner:
     def plan(self, context: int) -> LoadPlan:
         """The plan, with the most context that fits."""
         plan = self.place(context, exact=True)
-        return dataclasses.replace(plan, max_context=self.max_context(plan))
+        plan = dataclasses.replace(plan, max_context=self.max_context(plan))
+        return plan if plan.fits or not self.devices else self._with_missing(plan, context)
+
+    def _with_missing(self, plan: LoadPlan, context: int) -> LoadPlan:
+        """The plan with what the devices lack to hold all layers."""
+        found = Search(self, context, 0).missing()
+        if self.request.layer_counts is not None or self.request.gpu_layers is not None:
+            return plan
+        size, index = found
+        return dataclasses.replace(plan, missing_bytes=size, missing_on=self.devices[index].id)
 
     def place(self, context: int, *, exact: bool) -> LoadPlan:
         """Layers to devices for one context; `exact` with compute buffers to the byte."""
         if self.request.layer_counts is not None:
             split: Split = range(len(self.devices)), self.request.layer_counts
             return self.build(context, split, exact=exact)
-        attempt = _Attempt(self, context, 0)
+        attempt = Search(self, context, 0)
         plan = self.build(context, attempt.split(), exact=exact)
         for _ in range(CORRECTIONS if exact else 0):
-            if plan.fits or attempt.forced:
+            if plan.runs or attempt.forced:
                 break
-            attempt = _Attempt(self, context, attempt.margin + plan.shortfall_bytes)
+            attempt = Search(self, context, attempt.margin + plan.shortfall_bytes)
             plan = self.build(context, attempt.split(), exact=exact)
-        if plan.verdict is Verdict.FITS or not exact or self.request.gpu_layers is not None:
+        whole = plan.runs and plan.gpu_layers == self.total_layers
+        if whole or not exact or not self.devices or self.request.gpu_layers is not None:
             return plan
         from app.plan import rescue
 
-        if not self.devices:
-            return plan
         return rescue.rescued(self, context) or rescue.best_partial(self, context, plan)
 
     def work(self, context: int) -> Work:
@@ -357,7 +347,10 @@ class Planner:
         """`held(first, end)`: weights and cache of those layers on the device (index), in bytes."""
         kind = self._rules[device]
         shared, blocks = self._shared[kind], self.layout.block_count
-        weights = _sums(self._weights[kind])
+        sizes = list(self._weights[kind])
+        for layer, tensor in self._barred[kind]:
+            sizes[layer] -= memory.tensor_bytes(tensor, kind)
+        weights = _sums(sizes)
         cache = _sums(self._cache(context, kind))
 
         def held(first: int, end: int) -> int:
@@ -381,18 +374,40 @@ class Planner:
         edges = list(itertools.accumulate(counts, initial=first_offloaded))
         spans = list(itertools.pairwise(edges))
         used = sum(1 for count in counts if count)
-        compute = self._compute(context, order, spans, overrides, exact=exact or not used)
+        stranded = self._stranded(order, spans)
+        apart = (*overrides, *stranded)
+        compute = self._compute(context, order, spans, apart, exact=exact or not used)
         places = zip(order, spans, compute[:-1], strict=True)
         shares = [self._share(index, context, span, size) for index, span, size in places]
         host = self._host_plan(context, first_offloaded, compute[-1])
+        on_host = sum(memory.tensor_bytes(moved.tensor, CPU) for moved in stranded)
+        host = dataclasses.replace(host, weights_bytes=host.weights_bytes + on_host)
         for moved in overrides:
             shares, host = moved.applied(order, shares, host)
         return verdicts.judged(
             self.layout, self.request, tuple(shares), host,
             context=context,
             sizes=self._weights[CPU],
-            overrides=tuple(moved.override for moved in overrides),
+            overrides=tuple(moved.override for moved in apart),
         )  # fmt: skip
+
+    def _stranded(
+        self, order: Sequence[int], spans: Sequence[tuple[int, int]]
+    ) -> tuple[Moved, ...]:
+        """Tensors that are too large for the backend of their layer's device."""
+        return tuple(
+            Moved(
+                layer=layer,
+                tensor=tensor,
+                target=HOST,
+                override=TensorOverride(
+                    tensor=tensor.name, device="CPU", size_bytes=tensor.size_bytes, reason=TOO_LONG
+                ),
+            )
+            for index, (first, end) in zip(order, spans, strict=True)
+            for layer, tensor in self._barred[self._rules[index]]
+            if first <= layer < end
+        )
 
     def _compute(
         self,
@@ -461,160 +476,6 @@ class Planner:
             compute_bytes=compute,
             reserve_bytes=CPU.reserve_bytes,
         )
-
-
-class _Attempt:
-    """One search for a split."""
-
-    def __init__(self, planner: Planner, context: int, margin: int) -> None:
-        self._planner, self._context = planner, context
-        self.margin = margin
-        self.total = planner.total_layers
-        self.budgets = [budget - margin for budget in planner.budgets]
-        self._held = [planner.held(index, context) for index in range(len(self.budgets))]
-        self.forced = False
-        """True if the number of layers was given and they do not fit."""
-
-    def split(self) -> Split:
-        """The best split that fits, with as many layers on devices as can be."""
-        planner = self._planner
-        as_given = range(len(planner.devices))
-        fixed = planner.request.gpu_layers
-        nothing: Split = as_given, (0,) * len(planner.devices)
-        if not planner.devices or fixed == 0:
-            return nothing
-        wanted = self.total if fixed is None else max(0, min(fixed, self.total))
-        placed = self._placed(wanted)
-        if placed is not None:
-            return placed
-        if fixed is not None:
-            self.forced = True
-            return as_given, placement.by_memory(wanted, [max(0, b) for b in self.budgets])
-        low, high, best = 0, wanted, nothing  # `low` layers fit, `high` do not
-        while high - low > 1:
-            middle = (low + high) // 2
-            found = self._placed(middle)
-            if found is None:
-                high = middle
-            else:
-                low, best = middle, found
-        return best
-
-    def fits(self) -> bool:
-        """True if all layers do."""
-        return placement.fits(self.total, 0, self.budgets, self._cost(self.total))
-
-    def _cost(self, layers: int) -> placement.Cost:
-        pipelined = layers == self.total and len(self.budgets) > 1
-        table = self._planner.table(self._context, pipelined=pipelined)
-        held = self._held
-
-        def cost(device: int, first: int, end: int) -> int:
-            return held[device](first, end) + table(first, end)
-
-        return cost
-
-    def _placed(self, layers: int) -> Split | None:
-        """As the objective wants it, or None if so many layers do not fit."""
-        planner, request = self._planner, self._planner.request
-        first, cost = self.total - layers, self._cost(layers)
-        as_given = range(len(self.budgets))
-        found = placement.balanced(self.total, first, self.budgets, cost)
-        split: Split | None = None if found is None else (as_given, found)
-        differ = max(self.budgets) - min(self.budgets) > DIFFERENT * max(self.budgets)
-        free_order = planner.free_order
-        if free_order and (differ or found is None):
-            split = placement.balanced_any_order(self.total, first, self.budgets, cost)
-        if split is None:
-            return None
-        if request.objective is Objective.FEWEST:
-            return self._fewest(first, cost, split, free_order=free_order)
-        if request.objective is Objective.FASTEST:
-            return self._fastest(first, cost, split, free_order=free_order)
-        return split
-
-    def _fewest(self, first: int, cost: placement.Cost, split: Split, *, free_order: bool) -> Split:
-        """As few devices as will do, and of those that are enough the ones with most room left.
-
-        Where devices may change places those with most room are the best; in a given order each
-        set of so many is tried.
-        """
-        order, devices = split[0], range(len(self.budgets))
-        by_room = sorted(devices, key=lambda index: self.budgets[index], reverse=True)
-        for count in range(1, len(by_room)):
-            if free_order or len(by_room) > MOST_TRIED:
-                sets: Iterable[tuple[int, ...]] = [tuple(by_room[:count])]
-            else:
-                sets = itertools.combinations(order, count)
-            best: tuple[int, Split] | None = None
-            for chosen in sets:
-                found = self._only(first, cost, chosen, free_order=free_order)
-                if found is not None and (best is None or found[0] > best[0]):
-                    best = found
-            if best is not None:
-                return best[1]
-        return split
-
-    def _only(
-        self, first: int, cost: placement.Cost, chosen: Sequence[int], *, free_order: bool
-    ) -> tuple[int, Split] | None:
-        """What is left on the fullest, and the split, if only these devices hold layers."""
-        budgets = [self.budgets[index] for index in chosen]
-        own = self._in_order(cost, chosen)
-        counts = placement.balanced(self.total, first, budgets, own)
-        order: Sequence[int] = chosen
-        if free_order:
-            found = placement.balanced_any_order(self.total, first, budgets, own)
-            if found is not None:
-                order, counts = [chosen[index] for index in found[0]], found[1]
-        if counts is None:
-            return None
-        start, least = first, max(budgets)
-        for index, number in zip(order, counts, strict=True):
-            if number:
-                least = min(least, self.budgets[index] - cost(index, start, start + number))
-            start += number
-        layers = dict(zip(order, counts, strict=True))
-        rest = [index for index in range(len(self.budgets)) if index not in layers]
-        whole = (*order, *rest) if free_order else tuple(range(len(self.budgets)))
-        return least, (whole, tuple(layers.get(index, 0) for index in whole))
-
-    @staticmethod
-    def _in_order(cost: placement.Cost, order: Sequence[int]) -> placement.Cost:
-        """The cost by place in an order of devices (indices)."""
-
-        def own(place: int, start: int, end: int) -> int:
-            return cost(order[place], start, end)
-
-        return own
-
-    def _fastest(
-        self, first: int, cost: placement.Cost, split: Split, *, free_order: bool
-    ) -> Split:
-        """Least time for one token; unknown bandwidths count as equal ones."""
-        rates = [device.bandwidth_bytes_per_s or 1e12 for device in self._planner.devices]
-        by_rate = sorted(range(len(rates)), key=lambda index: rates[index])
-        orders = {tuple(split[0])}
-        if free_order:
-            orders |= {tuple(by_rate), tuple(reversed(by_rate))}
-        held, best = self._held, (math.inf, split)
-        for order in sorted(orders):
-            own = self._in_order(cost, order)
-
-            def seconds(device: int, start: int, end: int, order: tuple[int, ...] = order) -> float:
-                return held[order[device]](start, end) / rates[order[device]]
-
-            budgets = [self.budgets[index] for index in order]
-            found = placement.fastest(self.total, first, budgets, own, seconds)
-            if found is not None and found[0] < best[0]:
-                best = found[0], (order, found[1])
-        return best[1]
-
-
-def _is_here(endpoint: str | None) -> bool:
-    """True for an RPC server on this machine, whose devices are its main memory."""
-    host = (endpoint or "").rpartition(":")[0].strip("[]")
-    return host in ("localhost", "::1") or host.startswith("127.")
 
 
 def _sums(values: Sequence[int]) -> list[int]:

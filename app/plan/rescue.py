@@ -12,8 +12,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from app.gguf.model import TensorInfo
 from app.plan import memory, placement
 from app.plan.model import LoadPlan, TensorOverride
-from app.plan.planner import HOST, Moved, Planner, Split
+from app.plan.planner import HOST, Moved, Planner
 from app.plan.rules import CPU, rules
+from app.plan.search import Split
 from app.plan.shapes import F32
 
 LARGEST_LAYERS = 4
@@ -47,7 +48,7 @@ def rescued(made: Planner, context: int) -> LoadPlan | None:
         if split is None:
             continue
         plan = made.build(context, split, exact=True, overrides=search.moved())
-        if plan.fits:
+        if plan.runs:
             return plan
         checked += 1
         if checked == MOST_CHECKED:
@@ -57,7 +58,7 @@ def rescued(made: Planner, context: int) -> LoadPlan | None:
 
 def best_partial(made: Planner, context: int, plain: LoadPlan) -> LoadPlan:
     """The plan that leaves least in main memory: `plain`, or one with tensors of large layers there."""
-    least = plain.host.weights_bytes + plain.host.kv_cache_bytes if plain.fits else None
+    least = plain.host.weights_bytes + plain.host.kv_cache_bytes if plain.runs else None
     base = memory.tensors_bytes(made.layout.token_embedding, CPU)
     found: list[tuple[int, _Search, Split]] = []
     for targets in _to_host(made):
@@ -75,7 +76,7 @@ def best_partial(made: Planner, context: int, plain: LoadPlan) -> LoadPlan:
             least = left
     for _, search, split in sorted(found, key=lambda each: each[0])[:MOST_CHECKED]:
         plan = made.build(context, split, exact=True, overrides=search.moved(split))
-        if plan.fits:
+        if plan.runs:
             return plan
     return plain
 
