@@ -78,10 +78,10 @@ def buffers(
         overrides=overrides,
         unpacks=[rules.unpacks_cache for rules in places],
     )
-    current = graph.op(model.hidden, tokens, at=graph.host)
+    current = graph.expand(graph.op(model.hidden, tokens, at=graph.host))
     if model.scaled_input:
         current = graph.over(current)
-    final = max((i for i, shape in enumerate(model.shapes) if not shape.empty), default=-1)
+    final = len(model.shapes) - 1
     for index, place in enumerate(layers[:-1]):
         current = builder.layer(index, current, place, last=index == final)
     builder.head(current, layers[-1])

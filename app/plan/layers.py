@@ -95,45 +95,41 @@ class Builder:
         if shape.empty:
             return source
         self._layer, self._at = index, at
+        if not shape.heads and not shape.recurrent and not self.model.single:
+            residual = self.rows(source) if last else source
+            return self._added(shape, self._mixer(shape, self._normed(residual)), residual)
         start = self._normed(source)
         if self.model.parallel:
             return self._parallel(shape, source, start, last=last)
-        current, residual = self._first_half(shape, source, start), source
+        current, residual = self._first_half(shape, start), source
+        if self.model.single:
+            return self.graph.over(current, residual)
         if last and not self.model.late_rows:
             current, residual = self.rows(current), self.rows(residual)
-        if self.model.single:
-            if current == source:
-                current = self._mixer(shape, start)
-            return self.graph.over(current, residual)
         if not (shape.has("ffn_down") or shape.has("ffn_down_exps")):
-            return residual
-        return self._second_half(shape, current, residual, start)
+            return source
+        if shape.has("post_ffw_norm"):
+            current = self._normed(current)
+        current = self.graph.over(current, residual)
+        return self._added(shape, self._mixer(shape, self._normed(current)), current)
 
-    def _first_half(self, shape: Shape, source: Tensor, start: Tensor) -> Tensor:
-        """Attention, or what stands in its place; `source` itself where there is nothing."""
+    def _added(self, shape: Shape, output: Tensor, residual: Tensor) -> Tensor:
+        """The feed-forward network's result and what went around it."""
+        if shape.has("post_ffw_norm"):
+            output = self._normed(output)
+        if self.model.residual_first:
+            return self.graph.over(residual, output)
+        return self.graph.over(output, residual)
+
+    def _first_half(self, shape: Shape, start: Tensor) -> Tensor:
+        """Attention, or what stands in its place."""
         if shape.recurrent:
             return self._state_space(shape, start)
         if shape.attends:
             return self._attention(shape, start)
         if shape.heads and shape.has("attn_output"):
             return self._times(self.model.hidden, "attn_output", start)
-        return source
-
-    def _second_half(
-        self, shape: Shape, current: Tensor, residual: Tensor, start: Tensor
-    ) -> Tensor:
-        """The feed-forward network with both residuals; a layer without attention goes on from `start`."""
-        if current != residual:
-            if shape.has("post_ffw_norm"):
-                current = self._normed(current)
-            current = self.graph.over(current, residual)
-            start = self._normed(current)
-        output = self._mixer(shape, start)
-        if shape.has("post_ffw_norm"):
-            output = self._normed(output)
-        if self.model.residual_first:
-            return self.graph.over(current, output)
-        return self.graph.over(output, current)
+        return self._mixer(shape, start)
 
     def _parallel(self, shape: Shape, source: Tensor, normed: Tensor, *, last: bool) -> Tensor:
         """Attention and feed-forward of the same input (phi2)."""
@@ -375,6 +371,7 @@ class Builder:
         kernel, ranks = number("ssm.conv_kernel"), number("ssm.time_step_rank")
         mixed, values = inner + 2 * number("ssm.group_count") * state, self._values(inner)
         at, kept = self._at, (kernel - 1) * mixed * F32
+        graph.sink(at=at)  # clears a state, and so draws what follows to its place
         before = graph.expand(graph.op(kept, graph.held(kept, at), *self._input("states")))
         graph.sink(graph.op(0, *self._input("more states")), at=at)
         size = self._values(shape.rows("ssm_in"))
@@ -387,8 +384,8 @@ class Builder:
         x, b, c = (graph.view(convolved) for _ in range(3))
         steps = graph.over(graph.op(self._values(ranks), dt), at=at)
         states = inner * state * F32
-        scanned = graph.op(values + states, graph.held(states, at), x, steps, b, c, at=at)
-        graph.expand(scanned)
+        sources = graph.held(states, at), x, steps, b, c, *self._input("states")
+        scanned = graph.expand(graph.op(values + states, *sources, at=at))
         graph.sink(graph.op(0, *self._input("more states")), at=at)
         graph.sink(graph.view(scanned), at=at)
         gate = graph.op(values, z)
