@@ -65,8 +65,8 @@ class Search:
         Of all splits of whole layers the one that needs least.
         """
         cost = self._cost(self.total)
-        plenty = cost(0, 0, self.total)
         budgets, order = self.budgets, tuple(range(len(self.budgets)))
+        plenty = max(cost(index, 0, self.total) for index in order) - min(0, *budgets)
         roomy = [budget + plenty for budget in budgets]
         counts = placement.balanced(self.total, 0, roomy, cost)
         if self._planner.free_order:
