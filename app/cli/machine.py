@@ -201,3 +201,17 @@ def alternatives(name: str) -> tuple[ModelLayout, ...]:
     others = [bundled.layout(other) for other in bundled.names() if other != model]
     smaller = [other for other in others if other.parameter_count < same[0].parameter_count]
     return (*same, *sorted(smaller, key=lambda other: -other.parameter_count))
+
+
+def relatives(layout: ModelLayout) -> list[tuple[ModelLayout, ...]]:
+    """Smaller models in all their quantizations, the nearest first, the starter model last."""
+    found = [
+        tuple(bundled.layout(f"{name}:{kind}") for kind in bundled.quantizations(name))
+        for name in bundled.names()
+    ]
+    smaller = [o for o in found if o[0].parameter_count < layout.parameter_count]
+    smaller.sort(key=lambda others: -others[0].parameter_count)
+    path = starter.bundled_model()
+    if path is not None:
+        smaller.append((starter.named(read_layout(path)),))
+    return [others for others in smaller if others[0].name != layout.name]
