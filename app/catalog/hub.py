@@ -1,4 +1,4 @@
-"""Files on the Hugging Face Hub, read in parts: `hf:owner/repo/path/to/file.gguf[@revision]`.
+"""Addresses on the Hugging Face Hub, `hf:owner/repo[:QUANT|/path/file.gguf][@revision]`, and files read in parts.
 
 `HF_ENDPOINT`, `HF_TOKEN`, `HF_HUB_OFFLINE` and proxies hold as for huggingface_hub itself.
 """
@@ -30,50 +30,60 @@ MAX_SKIPPED_BYTES = 64 * units.MIB
 """Most bytes passed over in the reply of a server that always sends the whole file."""
 
 _ADDRESS = re.compile(
-    r"hf:(?P<repo>[\w.-]+/[\w.-]+)/(?P<path>[^@\\]+\.gguf)(?:@(?P<revision>.+))?", re.ASCII
+    r"hf:(?P<repo>[\w.-]+/[\w.-]+)(?:/(?P<path>[^@\\]+\.gguf)|:(?P<kind>[\w.-]+))?(?:@(?P<revision>.+))?",
+    re.ASCII,
 )
 _RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+|\*)")
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Address:
-    """A file in a repository of the Hub.
+    """A repository of the Hub, or one quantization or file in it.
 
     Attributes:
         repo: Owner and name, `owner/repo`.
-        path: The file's path in the repository.
+        path: The file's path in the repository; empty if no file is named.
+        quantization: As it was written, `q4_k_m` for example; empty if none is named.
         revision: A branch, tag or commit; None for the default branch.
     """
 
     repo: str
-    path: str
+    path: str = ""
+    quantization: str = ""
     revision: str | None = None
 
     @property
     def name(self) -> str:
         """Repository and path, as errors and layouts call the file."""
-        return f"{self.repo}/{self.path}"
+        return f"{self.repo}/{self.path}" if self.path else self.repo
 
 
 def is_address(text: str) -> bool:
-    """True if `text` means a file on the Hub."""
+    """True if `text` means something on the Hub."""
     return text.startswith(PREFIX)
 
 
 def parse(text: str) -> Address:
-    """The address that `hf:owner/repo/file.gguf[@revision]` stands for.
+    """The address that `hf:owner/repo[:QUANT|/path/file.gguf][@revision]` stands for.
 
     Raises:
         AppError: It is not of that form.
     """
     match = _ADDRESS.fullmatch(text)
-    if match is None or {"", ".", ".."} & set(match["path"].split("/")):
+    path = (match["path"] or "") if match else ""
+    if match is None or not text.isprintable() or (path and {"", ".", ".."} & set(path.split("/"))):
         raise AppError(
-            f"“{text}” is not the address of a GGUF file on the Hub.",
-            hint="Write hf:owner/repo/file.gguf, with @revision behind it for one that is not the newest.",
+            f"“{text}” is not the address of a model on the Hub.",
+            hint="Write hf:owner/repo:Q4_K_M or hf:owner/repo/file.gguf, "
+            "with @revision behind it for one that is not the newest.",
             kind=ErrorKind.USAGE,
         )
-    return Address(repo=match["repo"], path=match["path"], revision=match["revision"])
+    return Address(
+        repo=match["repo"],
+        path=path,
+        quantization=match["kind"] or "",
+        revision=match["revision"],
+    )
 
 
 def open_files(address: Address, *, timeout_s: float = TIMEOUT_S) -> tuple[RemoteFile, ...]:

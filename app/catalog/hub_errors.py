@@ -83,10 +83,11 @@ def refused(name: str, response: httpx2.Response) -> AppError:
     return AppError(title, detail=detail, hint=hint, kind=kind)
 
 
-def no_hub(name: str) -> AppError:
+def no_hub(name: str, detail: str = "") -> AppError:
     """The error for a server that lacks what makes it a Hub."""
     return AppError(
         f"{name} cannot be read: what answers is not a Hugging Face Hub.",
+        detail=detail,
         hint="Check HF_ENDPOINT, and whether the network wants a login first.",
         kind=ErrorKind.NETWORK,
     )

@@ -56,7 +56,19 @@ def test_addresses() -> None:
     plain = hub.parse("hf:org/repo/sub/m.gguf")
     assert (plain.repo, plain.path, plain.revision) == ("org/repo", "sub/m.gguf", None)
     assert hub.parse("hf:org/repo/m.gguf@refs/pr/1").revision == "refs/pr/1"
-    for text in ("hf:org/repo", "hf:m.gguf", "hf:o/r/../m.gguf", "hf:o/r/m.bin", "hf:o/r//m.gguf"):
+    whole = hub.parse("hf:org/repo@v1")
+    assert (whole.repo, whole.path, whole.revision, whole.name) == (
+        "org/repo",
+        "",
+        "v1",
+        "org/repo",
+    )
+    kind = hub.parse("hf:org/repo-GGUF:ud-q4_k_xl@refs/pr/1")
+    assert (kind.quantization, kind.revision) == ("ud-q4_k_xl", "refs/pr/1")
+    for text in (
+        "hf:m.gguf", "hf:o/r/../m.gguf", "hf:o/r/m.bin", "hf:o/r//m.gguf", "hf:o/r:", "hf:o/r@",
+        "hf:o/r:Q4/m.gguf", "hf:o/r/a\x1bb.gguf", "hf:o/r/a\\b.gguf", "hf:o/r@a\nb",
+    ):  # fmt: skip
         with pytest.raises(AppError) as caught:
             hub.parse(text)
         assert caught.value.kind is ErrorKind.USAGE

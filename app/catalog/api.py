@@ -1,0 +1,162 @@
+"""Questions to the Hub's API: bounded in time, bytes and pages, and never with a token to another host.
+
+`HfApi` pages without a timeout, sleeps through any `Retry-After`, and sends the token to whatever
+host the next page is said to be on; so only its client, headers and errors are used.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator, Mapping
+
+import httpx2
+from huggingface_hub import constants
+from huggingface_hub.utils import (
+    build_hf_headers,
+    get_session,
+    hf_raise_for_status,
+    parse_ratelimit_headers,
+)
+
+from app import units
+from app.catalog import hub_errors as told
+from app.catalog import tokens
+
+TIMEOUT_S = 15.0
+"""Longest silence of the server, in seconds."""
+
+ATTEMPTS = 3
+BACK_OFF_S = 0.5
+"""Before the second attempt, in seconds; twice as long before the third."""
+LONGEST_WAIT_S = 10.0
+"""A `Retry-After` up to this is waited for, a longer one is told."""
+MAX_REPLY_BYTES = 32 * units.MIB
+MAX_PAGES = 500
+MAX_REDIRECTS = 4
+_PASSING = (408, 429, 500, 502, 503, 504)
+
+Params = Mapping[str, str | int | bool | list[str]]
+
+
+def get(path: str, params: Params, *, name: str) -> object:
+    """The JSON at `path` (`/api/models/...`).
+
+    Args:
+        path: Begins with a slash; quoted.
+        params: The query.
+        name: What is asked about, for errors.
+
+    Raises:
+        AppError: There is no such thing, no access to it, no Hub, or no sense in the answer.
+    """
+    return _get(constants.ENDPOINT + path, params, name)[0]
+
+
+def pages(path: str, params: Params, *, name: str) -> Iterator[object]:
+    """The JSON of every page of the list at `path`, as it is needed.
+
+    Raises:
+        AppError: As `get`; the list never ends, or goes on at another host.
+    """
+    url: str | None = constants.ENDPOINT + path
+    for _ in range(MAX_PAGES):
+        if url is None:
+            return
+        page, url = _get(url, params, name)
+        params = {}  # the link to the next page holds them
+        yield page
+    if url is not None:
+        raise told.no_hub(name, f"Its list goes on after {MAX_PAGES} pages.")
+
+
+def _get(url: str, params: Params, name: str) -> tuple[object, str | None]:
+    """One page, and where the next one is."""
+    for attempt in range(1, ATTEMPTS + 1):
+        with told.as_app_errors(name):
+            try:
+                response = _send(url, params, name)
+            except httpx2.TransportError:
+                if attempt == ATTEMPTS:
+                    raise
+                wait_s: float | None = None
+            else:
+                if response.status_code not in _PASSING or attempt == ATTEMPTS:
+                    return _answer(response, name)
+                wait_s = retry_after_s(response.headers)
+                if (wait_s or 0) > LONGEST_WAIT_S or (
+                    wait_s is None and response.status_code == 429
+                ):
+                    return _answer(response, name)
+        time.sleep(wait_s if wait_s is not None else BACK_OFF_S * 2 ** (attempt - 1))
+    raise AssertionError
+
+
+def _answer(response: httpx2.Response, name: str) -> tuple[object, str | None]:
+    hf_raise_for_status(response)
+    if not response.is_success:
+        raise told.refused(name, response)
+    try:
+        return json.loads(response.content), response.links.get("next", {}).get("url")
+    except (ValueError, RecursionError):
+        raise told.no_hub(name, "Its answer is no JSON.") from None
+
+
+def _send(url: str, params: Params, name: str) -> httpx2.Response:
+    """One request, and those that redirects on the same host lead to."""
+    headers = build_hf_headers(token=tokens.get() or False)
+    target = httpx2.URL(url)
+    if params:
+        target = target.copy_merge_params(params)
+    for _ in range(MAX_REDIRECTS + 1):
+        if not _at_home(target):
+            raise told.no_hub(name, f"It leads to another host, {target.host}.")
+        reply = get_session().stream(
+            "GET", target, headers=headers, timeout=TIMEOUT_S, follow_redirects=False
+        )
+        with reply as response:
+            if not response.has_redirect_location:
+                return httpx2.Response(
+                    response.status_code,
+                    headers=_kept(response.headers),
+                    content=_body(response, name),
+                    request=response.request,
+                )
+            target = target.join(response.headers["Location"])
+    raise told.no_hub(name, "Its redirects lead nowhere.")
+
+
+def _kept(headers: httpx2.Headers) -> list[tuple[str, str]]:
+    """The headers without those about a body that is already unpacked."""
+    gone = ("content-encoding", "content-length", "transfer-encoding")
+    return [(key, value) for key, value in headers.multi_items() if key.lower() not in gone]
+
+
+def _body(response: httpx2.Response, name: str) -> bytes:
+    """All of the body, unpacked, if it is not absurdly long."""
+    body = bytearray()
+    deadline = time.monotonic() + 4 * TIMEOUT_S
+    for piece in response.iter_bytes(chunk_size=64 * units.KIB):
+        body += piece
+        if len(body) > MAX_REPLY_BYTES:
+            raise told.no_hub(name, f"Its answer has more than {MAX_REPLY_BYTES // units.MIB} MiB.")
+        if time.monotonic() > deadline:
+            raise told.slow(name)
+    return bytes(body)
+
+
+def _at_home(url: httpx2.URL) -> bool:
+    """True if `url` is on the Hub's own host, as safe as HF_ENDPOINT at least."""
+    home = httpx2.URL(constants.ENDPOINT)
+    same = (url.scheme, url.port) == (home.scheme, home.port)
+    safer = (home.scheme, url.scheme) == ("http", "https")
+    return url.host == home.host and (same or safer)
+
+
+def retry_after_s(headers: Mapping[str, str]) -> float | None:
+    """How many seconds a server wants to be left alone, None if it does not say."""
+    limit = parse_ratelimit_headers(headers)
+    if limit is not None and limit.remaining == 0:
+        return float(limit.reset_in_seconds)
+    text = headers.get("Retry-After", "")
+    return float(text) if text.isascii() and text.isdigit() else None
