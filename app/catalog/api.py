@@ -16,7 +16,6 @@ from huggingface_hub.utils import (
     build_hf_headers,
     get_session,
     hf_raise_for_status,
-    parse_ratelimit_headers,
 )
 
 from app import units
@@ -83,7 +82,7 @@ def _get(url: str, params: Params, name: str) -> tuple[object, str | None]:
             else:
                 if response.status_code not in _PASSING or attempt == ATTEMPTS:
                     return _answer(response, name)
-                wait_s = retry_after_s(response.headers)
+                wait_s = told.retry_after_s(response.headers)
                 if (wait_s or 0) > LONGEST_WAIT_S or (
                     wait_s is None and response.status_code == 429
                 ):
@@ -151,12 +150,3 @@ def _at_home(url: httpx2.URL) -> bool:
     same = (url.scheme, url.port) == (home.scheme, home.port)
     safer = (home.scheme, url.scheme) == ("http", "https")
     return url.host == home.host and (same or safer)
-
-
-def retry_after_s(headers: Mapping[str, str]) -> float | None:
-    """How many seconds a server wants to be left alone, None if it does not say."""
-    limit = parse_ratelimit_headers(headers)
-    if limit is not None and limit.remaining == 0:
-        return float(limit.reset_in_seconds)
-    text = headers.get("Retry-After", "")
-    return float(text) if text.isascii() and text.isdigit() else None

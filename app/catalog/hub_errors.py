@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import httpx2
 from huggingface_hub import errors as hub_errors
+from huggingface_hub.utils import parse_ratelimit_headers
 
 from app.errors import AppError, ErrorKind
 
@@ -74,8 +75,8 @@ def refused(name: str, response: httpx2.Response) -> AppError:
         kind = ErrorKind.MODEL_FILE
     elif status == 429:
         title = f"{name} cannot be read now: the Hub has had too many requests from here."
-        wait = response.headers.get("Retry-After", "")
-        when = f"in {wait} seconds" if wait.isdigit() else "in five minutes"
+        wait_s = retry_after_s(response.headers)
+        when = "in five minutes" if wait_s is None else f"in {wait_s:.0f} seconds"
         hint = f"Try again {when}; with a token in HF_TOKEN more requests are allowed."
     else:
         title = f"{name} cannot be read: the server refuses."
@@ -129,3 +130,12 @@ def no_ranges(name: str) -> AppError:
         hint="Check HF_ENDPOINT and the proxy, or download the file.",
         kind=ErrorKind.NETWORK,
     )
+
+
+def retry_after_s(headers: Mapping[str, str]) -> float | None:
+    """How many seconds a server wants to be left alone, None if it does not say."""
+    limit = parse_ratelimit_headers(headers)
+    if limit is not None and limit.remaining == 0:
+        return float(limit.reset_in_seconds)
+    text = headers.get("Retry-After", "")
+    return float(text) if text.isascii() and text.isdigit() else None

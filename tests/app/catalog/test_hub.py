@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import hypothesis
@@ -14,30 +14,11 @@ from app.catalog import hub
 from app.errors import AppError, ErrorKind
 from app.gguf.model import ModelLayout
 from app.gguf.reader import read_layout, read_layout_from
+from tests.app.catalog.conftest import point_at
 from tests.helpers import headers
 from tests.helpers.hub import COMMIT, Faults, Hub
-from tests.helpers.hub import hub as hub_server
 
 TIMEOUT_S = 5.0
-
-
-def point_at(patch: pytest.MonkeyPatch, endpoint: str) -> None:
-    patch.setattr(constants, "ENDPOINT", endpoint)
-    template = endpoint + "/{repo_id}/resolve/{revision}/{filename}"
-    patch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
-
-
-@pytest.fixture
-def server(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, starter_model: Path) -> Iterator[Hub]:
-    """The Hub with the starter model in `org/repo/sub/starter.gguf`; nobody is logged in."""
-    for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HF_HUB_OFFLINE"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "token"))
-    monkeypatch.setattr(constants, "AGENT_HARNESSES_PATH", str(tmp_path / "harnesses.json"))
-    with hub_server() as running:
-        running.files["org/repo/sub/starter.gguf"] = starter_model
-        point_at(monkeypatch, running.endpoint)
-        yield running
 
 
 def read(text: str = "hf:org/repo/sub/starter.gguf", timeout_s: float = TIMEOUT_S) -> ModelLayout:
