@@ -10,6 +10,7 @@ import dataclasses
 import re
 import time
 from collections.abc import Generator
+from concurrent.futures import ThreadPoolExecutor
 from urllib.parse import urlsplit
 
 import httpx2
@@ -17,6 +18,7 @@ import huggingface_hub
 
 from app import units
 from app.catalog import hub_errors as told
+from app.catalog import tokens
 from app.errors import AppError, ErrorKind
 from app.gguf.header import shard_names
 
@@ -26,6 +28,14 @@ TIMEOUT_S = 15.0
 
 ATTEMPTS = 3
 SLOWEST_BYTES_PER_S = 32 * 1024
+CONNECTIONS = 8
+"""Shards whose headers are fetched at the same time."""
+LARGE_BYTES = 4 * units.GIB
+"""A file from this size on has a large vocabulary, most likely."""
+_HEAD_BYTES = 13 * units.MIB
+_LATER_SHARD_BYTES = 128 * units.KIB
+"""No vocabulary is in shards after the first."""
+
 MAX_SKIPPED_BYTES = 64 * units.MIB
 """Most bytes passed over in the reply of a server that always sends the whole file."""
 
@@ -33,6 +43,7 @@ _ADDRESS = re.compile(
     r"hf:(?P<repo>[\w.-]+/[\w.-]+)(?:/(?P<path>[^@\\]+\.gguf)|:(?P<kind>[\w.-]+))?(?:@(?P<revision>.+))?",
     re.ASCII,
 )
+_COMMIT = re.compile(r"[0-9a-f]{40}", re.ASCII)
 _RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+|\*)")
 
 
@@ -89,6 +100,8 @@ def parse(text: str) -> Address:
 def open_files(address: Address, *, timeout_s: float = TIMEOUT_S) -> tuple[RemoteFile, ...]:
     """The file, or all shards of a split one in their order, whichever is named, of one commit.
 
+    Of a large model the headers come along, all shards at once.
+
     Args:
         address: The file or any shard.
         timeout_s: Longest silence of the server, in seconds.
@@ -96,36 +109,44 @@ def open_files(address: Address, *, timeout_s: float = TIMEOUT_S) -> tuple[Remot
     Raises:
         AppError: The Hub cannot be reached, or does not have or give the file.
     """
-    folder, slash, name = address.path.rpartition("/")
-    named = _resolve(address, timeout_s)
-    pinned = dataclasses.replace(address, revision=named.commit)
-    paths = [folder + slash + shard for shard in shard_names(name)]
-    return tuple(
-        named
-        if path == address.path
-        else _resolve(dataclasses.replace(pinned, path=path), timeout_s)
-        for path in paths
-    )
+    folder, _, name = address.path.rpartition("/")
+    paths = [f"{folder}/{shard}".lstrip("/") for shard in shard_names(name)]
+    if not _COMMIT.fullmatch(address.revision or ""):
+        # A branch may move between two requests; a commit cannot.
+        first = _resolve(address, timeout_s)
+        address = dataclasses.replace(address, revision=first.commit)
+        known = {address.path: first}
+    else:
+        known = {}
+
+    def opened(index: int) -> RemoteFile:
+        path = paths[index]
+        file = known.get(path) or _resolve(dataclasses.replace(address, path=path), timeout_s)
+        if len(paths) > 1 or file.size_bytes > LARGE_BYTES:
+            file.fetch_head(_LATER_SHARD_BYTES if index else _HEAD_BYTES)
+        return file
+
+    with ThreadPoolExecutor(CONNECTIONS, thread_name_prefix="headers") as pool:
+        return tuple(pool.map(opened, range(len(paths))))
 
 
 def _resolve(address: Address, timeout_s: float) -> RemoteFile:
     """Ask the Hub where the file is, how large, and of which commit."""
     with told.as_app_errors(address.name):
+        token = tokens.get()
         url = huggingface_hub.hf_hub_url(address.repo, address.path, revision=address.revision)
-        found = huggingface_hub.get_hf_file_metadata(url, timeout=timeout_s)
+        found = huggingface_hub.get_hf_file_metadata(url, token=token or False, timeout=timeout_s)
         if found.commit_hash is None or found.size is None:
             raise told.no_hub(address.name)
         # What the Hub serves itself is at the branch's address; what it redirects to has a fixed one.
         own = urlsplit(found.location).netloc == urlsplit(url).netloc
         pinned = huggingface_hub.hf_hub_url(address.repo, address.path, revision=found.commit_hash)
-        # A token must not reach another host.
-        token = huggingface_hub.get_token() if own else None
         return RemoteFile(
             name=address.name,
             size_bytes=found.size,
             commit=found.commit_hash,
             url=pinned if own else found.location,
-            token=token,
+            token=token if own else None,  # it must not reach another host
             timeout_s=timeout_s,
         )
 
@@ -153,6 +174,15 @@ class RemoteFile:
             self._headers["Authorization"] = f"Bearer {token}"
         self._timeout_s = timeout_s
         self._etag: str | None = None
+        self._head = b""
+
+    def fetch_head(self, size: int) -> None:
+        """Have the first `size` bytes ready, in one request.
+
+        Raises:
+            AppError: They cannot be had.
+        """
+        self._head = self._fetch(0, min(size, self.size_bytes))
 
     def read(self, start: int, end: int) -> bytes:
         """The bytes from `start` to before `end`; a connection that breaks off is taken up again.
@@ -160,6 +190,11 @@ class RemoteFile:
         Raises:
             AppError: They cannot be had.
         """
+        ready = self._head[start:end]
+        start += len(ready)
+        return ready + self._fetch(start, end) if start < end else ready
+
+    def _fetch(self, start: int, end: int) -> bytes:
         data = bytearray()
         deadline = time.monotonic() + 2 * self._timeout_s + (end - start) / SLOWEST_BYTES_PER_S
         for attempt in range(1, ATTEMPTS + 1):
