@@ -32,9 +32,12 @@ CONNECTIONS = 8
 """Shards whose headers are fetched at the same time."""
 LARGE_BYTES = 4 * units.GIB
 """A file from this size on has a large vocabulary, most likely."""
-_HEAD_BYTES = 13 * units.MIB
+_HEAD_BYTES = 14 * units.MIB
+"""What the header's reader asks for in its first three steps, and what it skips between them."""
 _LATER_SHARD_BYTES = 128 * units.KIB
 """No vocabulary is in shards after the first."""
+_LATER_SHARDS_BYTES = 16 * units.MIB
+"""Of all of them together at most."""
 
 MAX_SKIPPED_BYTES = 64 * units.MIB
 """Most bytes passed over in the reply of a server that always sends the whole file."""
@@ -111,6 +114,7 @@ def open_files(address: Address, *, timeout_s: float = TIMEOUT_S) -> tuple[Remot
     """
     folder, _, name = address.path.rpartition("/")
     paths = [f"{folder}/{shard}".lstrip("/") for shard in shard_names(name)]
+    later = min(_LATER_SHARD_BYTES, _LATER_SHARDS_BYTES // len(paths))
     if not _COMMIT.fullmatch(address.revision or ""):
         # A branch may move between two requests; a commit cannot.
         first = _resolve(address, timeout_s)
@@ -123,7 +127,7 @@ def open_files(address: Address, *, timeout_s: float = TIMEOUT_S) -> tuple[Remot
         path = paths[index]
         file = known.get(path) or _resolve(dataclasses.replace(address, path=path), timeout_s)
         if len(paths) > 1 or file.size_bytes > LARGE_BYTES:
-            file.fetch_head(_LATER_SHARD_BYTES if index else _HEAD_BYTES)
+            file.fetch_head(later if index else _HEAD_BYTES)
         return file
 
     with ThreadPoolExecutor(CONNECTIONS, thread_name_prefix="headers") as pool:

@@ -290,6 +290,15 @@ def choose(sets: Sequence[FileSet], address: Address) -> FileSet:
     raise _undecided(address, models, whole or found)
 
 
+def find(address: Address) -> FileSet:
+    """The set that an address means, asked of the Hub now.
+
+    Raises:
+        AppError: As `read_snapshot` and `choose`.
+    """
+    return choose(file_sets(read_snapshot(address.repo, address.revision)), address)
+
+
 def _undecided(address: Address, models: list[FileSet], found: list[FileSet]) -> AppError:
     """Why no set, or no single one, is meant by an address."""
     kinds = list(dict.fromkeys(s.quantization or s.name for s in models if s.complete))

@@ -10,7 +10,9 @@ from huggingface_hub import constants
 from app.catalog import api, hub, repository
 from app.catalog.repository import FileSet, HubFile, Role, Snapshot, file_sets, read_snapshot
 from app.errors import AppError, ErrorKind
+from app.gguf import bundled
 from app.gguf.reader import read_layout_from
+from tests.helpers import shards
 from tests.helpers.hub import COMMIT, Faults, Hub, Repo
 
 
@@ -308,3 +310,16 @@ def test_what_cannot_be_chosen_says_what_can(
         choose(address, *paths)
     assert title in caught.value.title
     assert more in str(caught.value)
+
+
+def test_a_split_model_is_read_in_ten_requests(server: Hub, tmp_path: Path) -> None:
+    layout = bundled.layout("nemotron-ultra-253b:Q2_K")
+    vocabulary = shards.llama3_vocabulary()
+    for file in shards.write(layout, tmp_path, "Ultra-Q2_K", 4, vocabulary=vocabulary):
+        server.files[f"org/ultra/Q2_K/{file.name}"] = file
+    found = repository.find(hub.parse("hf:org/ultra:q2_k"))
+    there = read_layout_from(hub.open_files(found.address))
+    assert [layer.size_bytes for layer in there.layers] == [x.size_bytes for x in layout.layers]
+    assert there.vocabulary_size == 128_256
+    assert len([r for r in server.requests if "harness" not in r.path]) <= 10
+    assert server.sent_bytes < 16_000_000
