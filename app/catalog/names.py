@@ -25,6 +25,7 @@ _OTHER_SPLITS = re.compile(
     r"|\.(?:part|split)[-_]?[0-9]+(?:of[0-9]+)?\.gguf$|-split-[a-z]{1,2}(?:\.gguf)?$",
     re.IGNORECASE | re.ASCII,
 )
+_REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9_][\w.-]{0,95}", re.ASCII)
 _RESERVED = re.compile(r"(?:con|prn|aux|nul|com[0-9]|lpt[0-9])(?:\..*)?", re.IGNORECASE | re.ASCII)
 _FORBIDDEN = frozenset('\\:*?"<>|')
 
@@ -71,3 +72,13 @@ def joined_name(path: str) -> str | None:
     """What a part that must be joined before use (`.gguf.part1of2`, `-split-a`) is a part of; else None."""
     match = _OTHER_SPLITS.search(path)
     return path[: match.start()] if match else None
+
+
+def is_repository(text: str) -> bool:
+    """True for `owner/repo` as the Hub allows it, so that it can be shown and put into an address."""
+    return _REPOSITORY.fullmatch(text) is not None and ".." not in text
+
+
+def printable(text: str, length: int = 200) -> str:
+    """`text` from elsewhere, fit for a terminal or a window."""
+    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text[:length])
