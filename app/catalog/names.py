@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Set
 from pathlib import PurePosixPath
+
+from app.gguf.header import MAX_SHARDS
 
 MAX_PATH = 1_000
 MAX_PART_BYTES = 240
@@ -72,6 +75,21 @@ def joined_name(path: str) -> str | None:
     """What a part that must be joined before use (`.gguf.part1of2`, `-split-a`) is a part of; else None."""
     match = _OTHER_SPLITS.search(path)
     return path[: match.start()] if match else None
+
+
+def missing_shards(stem: str, count: int, numbers: Set[int]) -> str:
+    """Why shards of these numbers are not all `count` of a model, as a sentence; empty if they are."""
+    if not 1 <= count <= MAX_SHARDS:
+        return f"Its name claims {count:,} shards."
+    wanted = set(range(1, count + 1))
+    if strange := sorted(numbers - wanted):
+        return f"It has a shard {strange[0]} of {count}."
+    missing = sorted(wanted - numbers)
+    if not missing:
+        return ""
+    listed = ", ".join(f"{printable(stem)}-{n:05d}-of-{count:05d}.gguf" for n in missing[:3])
+    more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
+    return f"{listed}{more} {'is' if len(missing) == 1 else 'are'} missing."
 
 
 def is_repository(text: str) -> bool:
