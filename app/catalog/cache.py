@@ -21,10 +21,11 @@ MAX_ANSWERS = 300
 MAX_ANSWER_BYTES = 16 * 1024 * 1024
 
 T = TypeVar("T")
+T_co = TypeVar("T_co", covariant=True)
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class Answer(Generic[T]):
+class Answer(Generic[T_co]):
     """What the Hub said, and when.
 
     Attributes:
@@ -32,7 +33,7 @@ class Answer(Generic[T]):
         notice: Why it is an old one although a new one was wanted; empty otherwise.
     """
 
-    value: T
+    value: T_co
     age_s: float = 0.0
     notice: str = ""
 

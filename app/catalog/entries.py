@@ -100,11 +100,15 @@ def layout(entry: ModelEntry, quantization: str = "") -> ModelLayout:
         DEFAULT_QUANTIZATION if DEFAULT_QUANTIZATION in known else next(iter(known), "")
     )
     if kind not in known:
-        hint = f"Choose one of {', '.join(known)}." if known else ""
-        repository = f"hf:{entry.repositories[0].repo}" if entry.repositories else ""
+        if known:
+            hint = f"Choose one of {', '.join(known)}."
+        elif entry.repositories:
+            hint = f"See `show hf:{entry.repositories[0].repo}`."
+        else:
+            hint = f"Look for a repository with `models search {entry.id}`."
         raise AppError(
             f"The layers of {entry.name}{f' in {kind}' if kind else ''} are not known here.",
-            hint=hint or (f"Look at {repository}, on the Hub." if repository else ""),
+            hint=hint,
             kind=ErrorKind.USAGE,
         )
     return _layout(entry, kind)

@@ -6,11 +6,9 @@ import argparse
 import dataclasses
 import json
 from collections.abc import Sequence
-from pathlib import Path
 
 from app import units
 from app.cli import machine
-from app.gguf import bundled
 from app.plan import least, speed
 from app.plan import recommend as recommendation
 from app.plan import text as plan_text
@@ -20,11 +18,7 @@ from app.settings.model import Settings
 
 def recommend(options: argparse.Namespace, settings: Settings) -> int:
     """Print the best choice and the matrix behind it; the exit code says whether anything fits."""
-    if bundled.is_name(options.model) and not Path(options.model).exists():
-        name = options.model.partition(":")[0].lower()
-        layouts = [bundled.layout(f"{name}:{kind}") for kind in bundled.quantizations(name)]
-    else:
-        layouts = [machine.layout(options.model)]
+    layouts = machine.layouts(options.model)
     devices, host = machine.machine(options, settings)
     request = PlanRequest(any_order=not settings.device_order)
     choices = recommendation.matrix(layouts, request, devices, host)
