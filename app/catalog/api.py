@@ -20,7 +20,8 @@ from huggingface_hub.utils import (
 
 from app import units
 from app.catalog import hub_errors as told
-from app.catalog import tokens
+from app.catalog import names, tokens
+from app.errors import AppError, ErrorKind
 
 TIMEOUT_S = 15.0
 """Longest silence of the server, in seconds."""
@@ -122,9 +123,31 @@ def _answer(response: httpx2.Response, name: str) -> tuple[object, str | None]:
         raise told.no_hub(name, "Its answer is no JSON.") from None
 
 
-def _send(url: str, params: Params, name: str) -> httpx2.Response:
-    """One request, and those that redirects on the same host lead to."""
-    headers = build_hf_headers(token=tokens.get() or False)
+def owner(token: str) -> str:
+    """The name of the account that `token` is of.
+
+    Raises:
+        AppError: The Hub does not know the token, or cannot be asked.
+    """
+    name = "The token's account"
+    with told.as_app_errors(name):
+        response = _send(f"{constants.ENDPOINT}/api/whoami-v2", {}, name, token)
+        if response.status_code == 401:
+            raise AppError(
+                "The Hub does not know this token.",
+                hint="Copy it again from your settings on the Hub; it begins with hf_.",
+                kind=ErrorKind.USAGE,
+            )
+        found, _ = _answer(response, name)
+    known = found.get("name") if isinstance(found, dict) else None
+    if not isinstance(known, str):
+        raise told.no_hub(name)
+    return names.printable(known)
+
+
+def _send(url: str, params: Params, name: str, token: str | None = None) -> httpx2.Response:
+    """One request, and those that redirects on the same host lead to; with the usual token or `token`."""
+    headers = build_hf_headers(token=token or tokens.get() or False)
     target = httpx2.URL(url)
     if params:
         target = target.copy_merge_params(params)

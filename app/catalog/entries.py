@@ -15,6 +15,7 @@ import pydantic
 
 from app import paths
 from app.catalog import starter
+from app.catalog.hub import Address
 from app.catalog.model import ModelEntry
 from app.errors import AppError, ErrorKind
 from app.gguf import bundled
@@ -87,6 +88,13 @@ def quantizations(entry: ModelEntry) -> tuple[str, ...]:
     if bundled.is_name(name):
         return bundled.quantizations(name)
     return tuple(_table(name)["quantizations"])
+
+
+def addresses(entry: ModelEntry, quantization: str = "") -> tuple[Address, ...]:
+    """Where on the Hub a quantization may be, the most usual repository first."""
+    return tuple(
+        Address(repo=known.repo, quantization=quantization) for known in entry.repositories
+    )
 
 
 def layout(entry: ModelEntry, quantization: str = "") -> ModelLayout:

@@ -102,6 +102,15 @@ def no_hub(name: str, detail: str = "") -> AppError:
     )
 
 
+def insecure(name: str) -> AppError:
+    """The error for a server that leads from an encrypted connection to one that is not."""
+    return AppError(
+        f"{name} cannot be read: the server leads to an address without encryption.",
+        hint="Check HF_ENDPOINT and the proxy.",
+        kind=ErrorKind.NETWORK,
+    )
+
+
 def slow(name: str) -> AppError:
     """The error for a server that says nothing for too long, or almost nothing."""
     return AppError(

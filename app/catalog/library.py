@@ -23,7 +23,6 @@ MAX_ENTRIES = 200_000
 """Files and folders looked at in one place."""
 MAX_DEPTH = 12
 MAX_MODELS = 2_000
-_FOREVER_S = 10 * 365 * 86_400.0
 
 _UNFINISHED = re.compile(
     r"(?P<name>.+\.gguf)\.(?:part|partial|incomplete|tmp|download|downloading|crdownload|aria2"
@@ -130,7 +129,7 @@ class _Scan:
         self._notices: list[str] = []
         self._seen: set[tuple[int, int]] = set()
         self._checks = (
-            AnswerCache(cache / "library", Checked, max_age_s=_FOREVER_S) if cache else None
+            AnswerCache(cache / "library", Checked, max_age_s=float("inf")) if cache else None
         )
 
     def run(self, places: Iterable[Place]) -> Library:

@@ -12,10 +12,12 @@ from typing import Any
 import pydantic
 from huggingface_hub import constants
 
-from app.catalog import api, names, repository, tokens
+from app.catalog import api, hub, names, repository, tokens
 from app.catalog import hub_errors as told
 from app.catalog.cache import Answer, AnswerCache
-from app.catalog.repository import Snapshot
+from app.catalog.repository import FileSet, Snapshot
+from app.gguf.model import ModelLayout
+from app.gguf.reader import read_layout_from
 
 LIMIT = 50
 SEARCH_AGE_S = 3600.0
@@ -77,6 +79,10 @@ class HubLookUps:
         self._snapshots: AnswerCache[Snapshot] = AnswerCache(
             folder / "hub" / "snapshots", Snapshot, max_age_s=SNAPSHOT_AGE_S
         )
+        # A commit never changes.
+        self._layouts: AnswerCache[ModelLayout] = AnswerCache(
+            folder / "hub" / "layouts", ModelLayout, max_age_s=float("inf")
+        )
 
     def search(
         self, words: str, *, limit: int = LIMIT, refresh: bool = False
@@ -106,6 +112,17 @@ class HubLookUps:
             lambda: repository.read_snapshot(repo, revision),
             refresh=refresh,
         )
+
+    def layout(self, found: FileSet) -> ModelLayout:
+        """The layers of a set, of which only the headers are read, and only once.
+
+        Raises:
+            AppError: They cannot be read, or are no whole GGUF model.
+        """
+        return self._layouts.get(
+            _question("layout", found.repo, found.commit, found.files[0].path),
+            lambda: read_layout_from(hub.open_files(found.address)),
+        ).value
 
 
 def _question(*parts: str) -> str:

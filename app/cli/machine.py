@@ -9,6 +9,7 @@ from pathlib import Path
 from app import paths, units
 from app.catalog import entries, hub, names, repository, starter
 from app.catalog.model import ModelEntry
+from app.catalog.search import HubLookUps
 from app.errors import AppError, ErrorKind
 from app.gguf.model import ModelLayout
 from app.gguf.reader import read_layout, read_layout_from
@@ -88,9 +89,13 @@ def catalog_entry(name: str) -> ModelEntry | None:
 
 def _on_hub(address: hub.Address) -> ModelLayout:
     """The layout of a file or quantization on the Hub, of which only headers are read."""
-    if not address.path:
-        address = repository.find(address).address
-    return read_layout_from(hub.open_files(address))
+    if address.path:
+        return read_layout_from(hub.open_files(address))
+    look_ups = HubLookUps(paths.folders().cache)
+    answer = look_ups.snapshot(address.repo, address.revision)
+    if answer.notice:
+        print(f"{answer.notice} Its list of files is old.", file=sys.stderr)
+    return look_ups.layout(repository.choose(repository.file_sets(answer.value), address))
 
 
 def _known(entry: ModelEntry, quantization: str) -> ModelLayout:
@@ -101,9 +106,9 @@ def _known(entry: ModelEntry, quantization: str) -> ModelLayout:
     if here or not entry.repositories or (quantization and not kind):
         return entries.layout(entry, quantization)
     errors = []
-    for place in entry.repositories:
+    for address in entries.addresses(entry, kind):
         try:
-            return _on_hub(hub.Address(repo=place.repo, quantization=kind))
+            return _on_hub(address)
         except AppError as error:
             errors.append(error)
     raise errors[0]

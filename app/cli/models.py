@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import getpass
 import json
+import sys
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 
 from app import paths, units
-from app.catalog import entries, hub, library, names, repository
+from app.catalog import api, entries, hub, library, names, repository, tokens
 from app.catalog.cache import Answer
 from app.catalog.model import ModelEntry
 from app.catalog.places import places
@@ -24,7 +26,10 @@ from app.settings.model import Settings
 def add_options(command: argparse.ArgumentParser) -> None:
     """The options of `models`."""
     command.add_argument(
-        "words", nargs="*", metavar="search WORDS", help="look for GGUF repositories on the Hub"
+        "words",
+        nargs="*",
+        metavar="search WORDS | login | logout",
+        help="look for GGUF repositories on the Hub; keep a token for it in the system's keyring",
     )
     command.add_argument("--limit", type=int, default=20, help="repositories shown (default 20)")
     command.add_argument(
@@ -48,14 +53,37 @@ def _add_refresh(command: argparse.ArgumentParser) -> None:
 
 def models(options: argparse.Namespace, _settings: Settings) -> int:
     """Print the catalog and what is on this machine, or what a search on the Hub finds."""
-    if options.words:
-        if options.words[0] != "search" or not options.words[1:]:
+    match options.words:
+        case []:
+            return _list(options)
+        case ["search", _, *_]:
+            return _search(" ".join(options.words[1:]), options)
+        case ["login"]:
+            return _login(options)
+        case ["logout"]:
+            tokens.forget()
+            return 0
+        case words:
             raise AppError(
-                f"“{' '.join(options.words)}” is nothing that `models` can do.",
-                hint="Write `models`, or `models search WORDS`.",
+                f"“{' '.join(words)}” is nothing that `models` can do.",
+                hint="Write `models`, `models search WORDS`, `models login` or `models logout`.",
                 kind=ErrorKind.USAGE,
             )
-        return _search(" ".join(options.words[1:]), options)
+
+
+def _login(options: argparse.Namespace) -> int:
+    """Let the keyring keep a token, once the Hub has said that it knows it."""
+    token = (getpass.getpass("Token: ") if sys.stdin.isatty() else sys.stdin.readline()).strip()
+    tokens.check(token)
+    name = api.owner(token)
+    tokens.keep(token)
+    print(
+        json.dumps({"name": name}) if options.json else f"Kept in the system's keyring, for {name}."
+    )
+    return 0
+
+
+def _list(options: argparse.Namespace) -> int:
     found = library.scan(
         places(paths.folders().models, extra=map(Path, options.folder)), paths.folders().cache
     )

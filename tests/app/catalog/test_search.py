@@ -5,11 +5,13 @@ from pathlib import Path
 
 import pytest
 
-from app.catalog import search
+from app.catalog import repository, search
 from app.catalog.cache import Answer, AnswerCache
 from app.catalog.search import FoundRepository, HubLookUps
 from app.errors import AppError, ErrorKind
+from app.gguf import bundled
 from tests.app.catalog.conftest import point_at
+from tests.helpers import shards
 from tests.helpers.hub import Faults, Hub, Repo
 from tests.helpers.hub import hub as hub_server
 
@@ -151,3 +153,21 @@ def test_old_answers_make_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     assert len(list(tmp_path.iterdir())) == 5
     now[0] += 11
     assert cache.get("8", lambda: ()).age_s == 0, "older than it may be"
+
+
+def test_a_layout_is_read_once_for_good(
+    server: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    layout = bundled.layout("nemotron-super-49b:Q4_K_M")
+    (file,) = shards.write(layout, tmp_path, "S-Q4_K_M", 1)
+    server.files["org/super/S-Q4_K_M.gguf"] = file
+    (found,) = repository.file_sets(repository.read_snapshot("org/super"))
+    first = HubLookUps(tmp_path).layout(found)
+    assert len([r for r in server.requests if r.method == "HEAD"]) == 1
+    assert len([r for r in server.requests if r.range]) == 1, "a large file's header in one request"
+    assert server.sent_bytes < 16_000_000
+    server.requests.clear()
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    assert HubLookUps(tmp_path).layout(found) == first
+    assert first.size_bytes == layout.size_bytes
+    assert not server.requests
