@@ -1,6 +1,9 @@
 from __future__ import annotations
 
 import datetime
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
@@ -9,6 +12,7 @@ from app.catalog.model import ModelEntry, Structure
 from app.errors import AppError
 from app.gguf import bundled
 
+SCRIPT = Path(__file__).parents[3] / "packaging" / "make_layouts.py"
 ALL = entries.entries()
 METADATA_GB = 0.008
 """Of a header with the vocabulary, which a bundled layout lacks."""
@@ -95,3 +99,13 @@ def test_what_is_not_known_says_where_to_look() -> None:
     with pytest.raises(AppError, match="not known here"):
         entries.layout(entry("nemotron-4-340b"))
     assert entries.find("no-such-model") is None
+
+
+@pytest.mark.parametrize(
+    "file", sorted((entries.folder() / "layouts").glob("*.json")), ids=lambda file: file.stem
+)
+def test_types_are_what_the_quantizer_says(file: Path, tmp_path: Path) -> None:
+    copy = tmp_path / file.name
+    copy.write_text(file.read_text().replace("Q6_K*", "Q5_K*"))
+    subprocess.run([sys.executable, str(SCRIPT), str(copy)], check=True, timeout=60)
+    assert copy.read_text() == file.read_text()
