@@ -6,11 +6,9 @@ import argparse
 import dataclasses
 import json
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 from app import units
 from app.cli import machine
-from app.gguf import bundled
 from app.plan import least, speed
 from app.plan import recommend as recommendation
 from app.plan import text as plan_text
@@ -22,11 +20,7 @@ KV_TYPES = (KvCacheType.F16, KvCacheType.Q8_0, KvCacheType.Q4_0)
 
 def recommend(options: argparse.Namespace, settings: Settings) -> int:
     """Print the best choice and the matrix behind it; the exit code says whether anything fits."""
-    if bundled.is_name(options.model) and not Path(options.model).exists():
-        name = options.model.partition(":")[0].lower()
-        layouts = [bundled.layout(f"{name}:{kind}") for kind in bundled.quantizations(name)]
-    else:
-        layouts = [machine.layout(options.model)]
+    layouts = machine.layouts(options.model)
     devices, host = machine.machine(options, settings)
     request = PlanRequest(
         any_order=options.devices is None
@@ -37,7 +31,7 @@ def recommend(options: argparse.Namespace, settings: Settings) -> int:
     fits = best.plan.verdict is not Verdict.TOO_LARGE
     relatives = []
     if best.plan.verdict in (Verdict.TOO_LARGE, Verdict.PARTLY):
-        others = machine.relatives(best.layout)
+        others = machine.relatives(options.model)
         relatives = recommendation.relatives(others, request, devices, host)
     rate = speed.estimate(best.plan, best.layout)
     if options.json:
