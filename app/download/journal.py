@@ -44,6 +44,13 @@ class Record:
     digests: dict[int, int]
     unsynced: frozenset[int] = frozenset()
 
+    def written_bytes(self, size_bytes: int) -> int:
+        """Size of the segments, of a file of `size_bytes`."""
+        return sum(
+            min(self.segment_bytes, size_bytes - index * self.segment_bytes)
+            for index in self.digests
+        )
+
 
 def read(path: Path, commit: str, file: DownloadFile) -> Record | None:
     """The record at `path`, or None if there is none, or one of another file."""

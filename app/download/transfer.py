@@ -110,6 +110,11 @@ class Transfer:
         return self._segments.written_bytes
 
     @property
+    def fetched(self) -> bool:
+        """True while all is on disk and only the hash is to be finished."""
+        return self._segments.written_bytes == self._file.size_bytes
+
+    @property
     def received_bytes(self) -> int:
         """From the source in this run."""
         return sum(self._received)
