@@ -163,6 +163,8 @@ class HubSource:
                 self._expire(address)
                 if self._denials <= MAX_DENIALS:
                     raise TransientError(f"the address answers {status}", wait_s=0.0)
+                if not self._at_home(address):
+                    raise self._locked_out(status)
             raise self._refusal(status, headers)
         if headers.get("Content-Encoding", "identity").lower() not in ("", "identity"):
             raise TransientError("packed", reason=Reason.BAD_SERVER, strange=True)
@@ -211,6 +213,14 @@ class HubSource:
         else:
             reason = Reason.BAD_SERVER
         return DownloadError(reason, words.title, detail=words.detail, hint=words.hint)
+
+    def _locked_out(self, status: int) -> DownloadError:
+        return DownloadError(
+            Reason.BAD_SERVER,
+            f"{self._name} cannot be read: the storage refuses every address that the Hub gives.",
+            detail=f"It answers {status}.",
+            hint="Check this machine's clock, the proxy, and HF_ENDPOINT, then resume.",
+        )
 
     def _changed(self, detail: str) -> DownloadError:
         return DownloadError(

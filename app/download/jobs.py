@@ -26,7 +26,7 @@ from app.download.model import (
     Reason,
 )
 from app.download.records import Records, write_json
-from app.download.set_run import SetRun
+from app.download.set_run import SetRun, only_writer
 
 log = logging.getLogger("app.download.jobs")
 
@@ -56,7 +56,6 @@ class Job:
         self.request = request
         self.order = order
         self.wish = wish
-        self.outside_hours = False
         self.asked_for_update = False
         self.run: SetRun | None = None
         self.state = DownloadState.QUEUED
@@ -186,7 +185,7 @@ class Job:
         self.forget()
         for file in self.request.files:
             target = self.request.target(file)
-            with contextlib.suppress(OSError):
+            with contextlib.suppress(OSError, DownloadError), only_writer(self._records, target):
                 preflight.part_of(target).unlink(missing_ok=True)
                 if not target.exists():
                     self._records.forget(target)

@@ -18,11 +18,9 @@ from app.download.model import (
     Download,
     DownloadError,
     DownloadEvent,
-    DownloadProgressed,
     DownloadRemoved,
     DownloadRequest,
     DownloadState,
-    DownloadStateChanged,
     FileVerified,
     Reason,
     UpdateFound,
@@ -122,17 +120,17 @@ class DownloadManager:
             self._wish(job, Wish.RUN)
         return request.id
 
-    def pause(self, id: str) -> None:  # noqa: A002 - the field's own name
+    def pause(self, id: str) -> None:
         """Halt a download; what is on disk stays."""
         with self._condition:
             self._wish(self._jobs[id], Wish.PAUSE)
 
-    def resume(self, id: str) -> None:  # noqa: A002
+    def resume(self, id: str) -> None:
         """Go on with a download that is paused, failed, or lacks space or a login."""
         with self._condition:
             self._wish(self._jobs[id], Wish.RUN)
 
-    def prioritize(self, id: str, priority: int) -> None:  # noqa: A002
+    def prioritize(self, id: str, priority: int) -> None:
         """Run a download before those of lower priority; one of them that runs makes way."""
         with self._condition:
             job = self._jobs[id]
@@ -140,12 +138,12 @@ class DownloadManager:
             job.save()
             self._condition.notify_all()
 
-    def discard(self, id: str) -> None:  # noqa: A002
+    def discard(self, id: str) -> None:
         """Take a download out of the queue, and delete what is unfinished of it."""
         with self._condition:
             self._wish(self._jobs[id], Wish.DISCARD)
 
-    def remove(self, id: str) -> None:  # noqa: A002
+    def remove(self, id: str) -> None:
         """Take a finished download out of the list; its files stay."""
         with self._condition:
             if self._jobs[id].state in ENDED:
@@ -223,7 +221,6 @@ class DownloadManager:
             wanted = job.wish is Wish.RUN and job.state not in HALTED
             if wanted and allowed and volume not in busy:
                 busy.add(volume)
-                job.outside_hours = False
                 if job.run is None and not self._occupied(volume):
                     self._start(job)
             elif job.run is not None:
@@ -256,6 +253,7 @@ class DownloadManager:
             limiter=self._limiter,
             timing=self._timing,
             on_verified=lambda path: self._tell(FileVerified(id=job.id, path=path)),
+            floor=job.download.progress,
         )
         job.start(run, lambda: self._work(job, run))
 
@@ -301,6 +299,3 @@ class DownloadManager:
             self._listener(event)
         except Exception:
             log.exception("a listener failed on %s", type(event).__name__)
-
-
-__all__ = ["DownloadManager", "DownloadProgressed", "DownloadStateChanged", "Hours"]

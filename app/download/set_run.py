@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import filelock
@@ -31,6 +32,25 @@ from app.download.transfer import DEFAULT_CONNECTIONS, Transfer, disk_error
 from app.errors import Cancelled
 
 log = logging.getLogger("app.download.set_run")
+
+
+@contextlib.contextmanager
+def only_writer(records: Records, target: Path) -> Iterator[None]:
+    """Be the only one who writes `target`, over all processes.
+
+    Raises:
+        DownloadError: Another process is.
+    """
+    try:
+        lock = filelock.FileLock(records.lock(target)).acquire(timeout=0)
+    except filelock.Timeout:
+        raise DownloadError(
+            Reason.OTHER_PROCESS,
+            f"{target.name} is being downloaded by another process of this app.",
+            hint="Wait for it, or stop it there.",
+        ) from None
+    with lock:
+        yield
 
 
 @dataclasses.dataclass(slots=True)
@@ -68,6 +88,7 @@ class SetRun:
         limiter: Limiter | None = None,
         timing: Timing | None = None,
         on_verified: Callable[[Path], None] = lambda _path: None,
+        floor: Progress | None = None,
     ) -> None:
         """Look up how far it is already; nothing is read or fetched before `run`.
 
@@ -78,6 +99,7 @@ class SetRun:
             limiter: The limit in bytes per second.
             timing: How long to wait for what.
             on_verified: Told of each file that is whole and has its name.
+            floor: What was told before; no figure falls below it.
         """
         self._request = request
         self._records = records
@@ -86,6 +108,8 @@ class SetRun:
         self._timing = timing or Timing()
         self._on_verified = on_verified
         self._files = [self._look_up(file) for file in request.files]
+        for state, before in zip(self._files, floor.files if floor else (), strict=False):
+            state.grow(before.written_bytes, before.hashed_bytes)
         self._stop = threading.Event()
         self._transfer: Transfer | None = None
         self._current: _File | None = None
@@ -164,7 +188,7 @@ class SetRun:
             if self._stop.is_set():
                 raise Cancelled
             target = request.target(state.file)
-            with self._locked(target):
+            with only_writer(self._records, target):
                 if self._is_here(state, target):
                     continue
                 self._fetch(state, target)
@@ -174,7 +198,7 @@ class SetRun:
                     self._name(state, target)
         # Files of an earlier commit are replaced together, so that the set is never a mix.
         for state in replaced:
-            with self._locked(request.target(state.file)):
+            with only_writer(self._records, request.target(state.file)):
                 self._name(state, request.target(state.file))
         verify.check_model(request.target(file) for file in request.files)
 
@@ -190,18 +214,6 @@ class SetRun:
             if record is not None:
                 state.grow(record.written_bytes(file.size_bytes), 0)
         return state
-
-    def _locked(self, target: Path) -> filelock.BaseFileLock:
-        """The only one who writes `target`, over all processes."""
-        lock = filelock.FileLock(self._records.lock(target))
-        try:
-            return lock.acquire(timeout=0).lock
-        except filelock.Timeout:
-            raise DownloadError(
-                Reason.OTHER_PROCESS,
-                f"{target.name} is being downloaded by another process of this app.",
-                hint="Wait for it, or stop it there.",
-            ) from None
 
     def _is_here(self, state: _File, target: Path) -> bool:
         """True if the right file has its name already; a damaged one becomes a part again."""

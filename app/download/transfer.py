@@ -148,6 +148,7 @@ class Transfer:
                 self.refetched_bytes += self._segments.lose(lost or range(self._segments.count))
         finally:
             self._journal.close()
+            self._source.abort()
         raise DownloadError(
             Reason.DAMAGED,
             f"{self._file.path} has a wrong checksum, even after it was fetched again.",

@@ -97,10 +97,9 @@ class FaultyHub(Hub):
         """Serve `file` as `owner/repo/path`."""
         self.files[name] = file
 
-    def finish_request(self, request: socket.socket, client_address: object) -> None:
+    def verify_request(self, request: object, client_address: object) -> bool:
         """Hang up during an outage."""
-        if not self.outage.is_set():
-            super().finish_request(request, client_address)
+        return not self.outage.is_set()
 
     def count(self, sent: int) -> None:
         """So many more bytes of files were sent."""
@@ -132,7 +131,7 @@ class _FaultyHandler(_Handler):
 
     def send_header(self, keyword: str, value: str) -> None:
         """Sign addresses of the storage, or lead elsewhere."""
-        if keyword == "Location" and value.startswith("http://localhost"):
+        if keyword == "Location" and value.startswith("http://localhost") and "?" not in value:
             value = self.server.location or f"{value}?sig={self.server.generation}"
         super().send_header(keyword, value)
 
