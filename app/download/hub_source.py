@@ -159,13 +159,7 @@ class HubSource:
         """Refuse all that is not the range; how many bytes come before it."""
         status, headers = response.status, response.headers
         if status not in (200, 206):
-            if status in _EXPIRED:
-                self._expire(address)
-                if self._denials <= MAX_DENIALS:
-                    raise TransientError(f"the address answers {status}", wait_s=0.0)
-                if not self._at_home(address):
-                    raise self._locked_out(status)
-            raise self._refusal(status, headers)
+            raise self._no_bytes(status, headers, address)
         if headers.get("Content-Encoding", "identity").lower() not in ("", "identity"):
             raise TransientError("packed", reason=Reason.BAD_SERVER, strange=True)
         if status == 200:
@@ -183,6 +177,17 @@ class HubSource:
             if etag and self._etags.setdefault(host, etag) != etag:
                 raise self._changed("Its ETag is another one.")
         return 0
+
+    def _no_bytes(self, status: int, headers: Mapping[str, str], address: str) -> Exception:
+        """What an answer without bytes means; an address that expired is asked for again."""
+        if status not in _EXPIRED:
+            return self._refusal(status, headers)
+        self._expire(address)
+        if self._denials <= MAX_DENIALS:
+            return TransientError(f"the address answers {status}", wait_s=0.0)
+        return (
+            self._refusal(status, headers) if self._at_home(address) else self._locked_out(status)
+        )
 
     def _check_whole(self, headers: Mapping[str, str], start: int) -> int:
         """The Range was ignored: once may be chance, twice in a row it is how the server works."""

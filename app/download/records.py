@@ -52,17 +52,22 @@ class Verified:
         """`folder` need not exist."""
         self._folder = folder
 
-    def knows(self, path: Path, file: DownloadFile) -> bool:
-        """True if `path` was once found to be `file`, and has not been touched since."""
+    def digest(self, path: Path) -> str | None:
+        """The digest of `path` when it was last hashed; None if that is not known or it was touched."""
         try:
             kept = json.loads(self._place(path).read_text(encoding="utf-8"))
-            return bool(kept == _fingerprint(path, file))
-        except (OSError, ValueError):
-            return False
+            digest = kept.pop("digest")
+            return digest if kept == _fingerprint(path) and isinstance(digest, str) else None
+        except (OSError, ValueError, KeyError, AttributeError):
+            return None
+
+    def knows(self, path: Path, file: DownloadFile) -> bool:
+        """True if `path` was once found to be `file`, and has not been touched since."""
+        return self.digest(path) == (file.digest or "")
 
     def keep(self, path: Path, file: DownloadFile) -> None:
         """`path` was hashed just now and is `file`."""
-        write_json(self._place(path), _fingerprint(path, file))
+        write_json(self._place(path), _fingerprint(path) | {"digest": file.digest or ""})
 
     def drop(self, path: Path) -> None:
         """Nothing is known about `path`."""
@@ -72,14 +77,9 @@ class Verified:
         return self._folder / f"{_key(path)}.json"
 
 
-def _fingerprint(path: Path, file: DownloadFile) -> dict[str, object]:
+def _fingerprint(path: Path) -> dict[str, object]:
     status = path.stat()
-    return {
-        "path": str(path),
-        "size_bytes": status.st_size,
-        "mtime_ns": status.st_mtime_ns,
-        "digest": file.digest,
-    }
+    return {"path": str(path), "size_bytes": status.st_size, "mtime_ns": status.st_mtime_ns}
 
 
 def _key(path: Path) -> str:

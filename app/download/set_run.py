@@ -237,7 +237,8 @@ class SetRun:
             self._done(state, target)
             return True
         state.written = state.hashed = 0
-        if journals.read(self._records.journal(target), self._request.commit, file) is not None:
+        record = journals.read(self._records.journal(target), self._request.commit, file)
+        if record is not None and not preflight.part_of(target).exists():
             log.info("%s is damaged on disk and is mended", target)
             target.replace(preflight.part_of(target))
         return False

@@ -101,6 +101,10 @@ class FaultyHub(Hub):
         """Hang up during an outage."""
         return not self.outage.is_set()
 
+    def has_sent(self, count: float) -> bool:
+        """True once so many bytes of files were sent."""
+        return self.sent_bytes >= count
+
     def count(self, sent: int) -> None:
         """So many more bytes of files were sent."""
         with self.lock:

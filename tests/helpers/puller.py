@@ -28,9 +28,7 @@ def describe(path: Path, request: DownloadRequest, state: Path, *, restored: boo
         {"path": f.path, "size_bytes": f.size_bytes, "sha256": f.sha256} for f in request.files
     ]
     value = {"repo": request.repo, "commit": request.commit, "folder": str(request.folder)}
-    path.write_text(
-        json.dumps(value | {"files": files, "state": str(state), "restored": restored})
-    )
+    path.write_text(json.dumps(value | {"files": files, "state": str(state), "restored": restored}))
 
 
 def start(description: Path, endpoint: str) -> subprocess.Popen[str]:

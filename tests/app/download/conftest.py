@@ -54,7 +54,7 @@ class Stage:
         """Let the hub have files of these sizes; the request for all of them."""
         files = []
         for number, size in enumerate(sizes):
-            path = self.source / f"file-{number}.bin"
+            path = self.source / repo / f"file-{number}.bin"
             files.append(make_file(path, size, seed + number))
             self.hub.add(f"{repo}/{path.name}", path)
         return DownloadRequest(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import random
 import signal
 import threading
@@ -57,8 +58,8 @@ def test_kill_9(stage: Stage, tmp_path: Path) -> None:
         kept = SetRun(request, Records(stage.state)).progress().written_bytes
         with puller.start(tmp_path / "wanted", stage.hub.endpoint) as process:
             if kills < 5:
-                part = request.size_bytes * chance.random() / 5
-                wait_for(lambda: stage.hub.sent_bytes - before > part)
+                moment = before + request.size_bytes * chance.random() / 5
+                wait_for(functools.partial(stage.hub.has_sent, moment))
                 process.kill()
             code = process.wait()
         if code == 0:
@@ -195,7 +196,7 @@ def test_a_record_with_larger_segments_is_taken_on(stage: Stage) -> None:
     file = request.files[0]
     record, part = journal_of(stage, request)
     part.parent.mkdir(parents=True)
-    data = (stage.source / file.path).read_bytes()
+    data = (stage.source / "org/repo" / file.path).read_bytes()
     part.write_bytes(data[: 8 * units.MIB])
     digests = {i: zlib.crc32(data[i * 4 * units.MIB :][: 4 * units.MIB]) for i in range(2)}
     known = journal.Record(segment_bytes=4 * units.MIB, digests=digests)

@@ -267,7 +267,7 @@ def test_redirects_in_a_circle(stage: Stage) -> None:
 
 def test_a_small_file_has_gits_own_checksum(stage: Stage) -> None:
     request = stage.serve(300)
-    data = (stage.source / "file-0.bin").read_bytes()
+    data = (stage.source / "org/repo/file-0.bin").read_bytes()
     oid = hashlib.sha1(b"blob 300\0" + data).hexdigest()
     file = dataclasses.replace(request.files[0], sha256=None, git_oid=oid)
     request = dataclasses.replace(request, files=(file,))
