@@ -27,6 +27,8 @@ from app.download.source import Reply, Timing, TransientError
 MAX_REDIRECTS = 5
 MAX_DENIALS = 4
 """Fresh addresses that are refused in a row, before it is the end."""
+MAX_IGNORED = 3
+"""Ranges ignored in a row, before only one connection goes on, which reads the whole file."""
 _PASSING = (408, 425, 429)
 _EXPIRED = (401, 403, 404, 410)
 _RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+)")
@@ -173,7 +175,7 @@ class HubSource:
             raise TransientError("another range", reason=Reason.BAD_SERVER, strange=True)
         etag, host = headers.get("ETag"), urlsplit(address).netloc
         with self._lock:
-            self._whole = 0
+            self._whole, self.ranged = 0, True
             if etag and self._etags.setdefault(host, etag) != etag:
                 raise self._changed("Its ETag is another one.")
         return 0
@@ -190,13 +192,13 @@ class HubSource:
         )
 
     def _check_whole(self, headers: Mapping[str, str], start: int) -> int:
-        """The Range was ignored: once may be chance, twice in a row it is how the server works."""
+        """The Range was ignored: now and then is chance, always is how the server works."""
         length = headers.get("Content-Length")
         if length is not None and length != str(self._file.size_bytes):
             raise self._changed(f"It has {length} bytes, not {self._file.size_bytes}.")
         with self._lock:
             self._whole += 1
-            if self._whole > 1:
+            if self._whole > MAX_IGNORED:
                 self.ranged = False
         if self.ranged and start:
             raise TransientError("range ignored", reason=Reason.BAD_SERVER, wait_s=0.0)
