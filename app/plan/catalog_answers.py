@@ -85,7 +85,7 @@ def needs(layout: ModelLayout, context: int = CONTEXT) -> Needs:
     @functools.cache
     def fewest(memory_bytes: int, backend: str) -> int:
         """How many cards it takes; 0 if no number does."""
-        gpu = Gpu(name="", memory_bytes=memory_bytes)
+        gpu = Gpu(name="", memory_bytes=memory_bytes, nominal_gib=0)
         for count in range(max(1, layout.size_bytes * 9 // 10 // memory_bytes), MOST_CARDS + 1):
             plan = make_plan(
                 layout,
