@@ -15,13 +15,14 @@ from app.gguf.model import ModelLayout
 from app.gguf.reader import read_layout, read_layout_from
 from app.hardware import gpu_table
 from app.hardware.detect import detect
+from app.plan.devices import plan_devices
 from app.plan.measured import MeasuredStore
 from app.plan.model import PlanDevice, PlanHost
-from app.plan.planner import plan_devices
 from app.settings.model import Settings
 
 BACKENDS = ("cuda", "vulkan", "metal", "rpc", "cpu")
 DEFAULT_RAM_GIB = 64.0
+THIS = "this"
 _ENGINE_NAMES = {"cuda": "CUDA", "vulkan": "Vulkan", "metal": "MTL", "rpc": "RPC"}
 
 
@@ -37,9 +38,24 @@ def add_model(command: argparse.ArgumentParser) -> None:
 
 def add_machine(command: argparse.ArgumentParser) -> None:
     """The options that name a machine other than this one."""
-    command.add_argument("--gpus", help="plan for these instead: 24,24,32,80 or '8x RTX 3090'")
-    command.add_argument("--ram", type=float, help="main memory in GiB, with --gpus (default 64)")
-    command.add_argument("--backend", choices=BACKENDS, help="whose rules hold, with --gpus")
+    command.add_argument(
+        "--gpus",
+        help="plan for these instead: 24,24,32,80 or '8x RTX 3090'; `this` is what this machine has, "
+        "so that 'this, RTX 3090' adds a card to it",
+    )
+    command.add_argument(
+        "--ram", type=float, help="main memory in GiB, with --gpus (default 64, or this machine's)"
+    )
+    command.add_argument(
+        "--backend",
+        choices=BACKENDS,
+        help="whose rules hold for --gpus; without, use only this machine's devices of that backend",
+    )
+    command.add_argument(
+        "--devices",
+        metavar="NAME,NAME",
+        help="use these devices alone, in this order, by the names that a plan shows (CUDA1,CUDA0)",
+    )
 
 
 def model_path(name: str) -> Path:
@@ -117,16 +133,30 @@ def _known(entry: ModelEntry, quantization: str) -> ModelLayout:
 def machine(
     options: argparse.Namespace, settings: Settings
 ) -> tuple[tuple[PlanDevice, ...], PlanHost]:
-    """Devices and main memory that the options name."""
-    if options.gpus is not None:
-        return imagined(options.gpus, options.ram, options.backend or "cuda")
-    for name in ("ram", "backend"):
-        if getattr(options, name) is not None:
+    """Devices and main memory that the options name.
+
+    Raises:
+        AppError: A GPU or a device is not known, or the memory is not possible.
+    """
+    if options.gpus is None:
+        if options.ram is not None:
             raise AppError(
-                f"--{name} goes with --gpus.",
-                hint="For this machine it is found out; leave it out.",
+                "--ram goes with --gpus.",
+                hint="For this machine it is found out; leave it out, or write --gpus this.",
                 kind=ErrorKind.USAGE,
             )
+        devices, host = _detected(settings)
+        if options.backend is not None:
+            devices = _of_backend(devices, options.backend)
+    else:
+        devices, host = _imagined(options, settings)
+    if options.devices is not None:
+        devices = _chosen(devices, options.devices)
+    return devices, host
+
+
+def _detected(settings: Settings) -> tuple[tuple[PlanDevice, ...], PlanHost]:
+    """This machine."""
     report = detect(model_folder=paths.folders().models, rpc_servers=settings.rpc_servers)
     devices = plan_devices(
         report,
@@ -140,24 +170,58 @@ def machine(
     return devices, PlanHost(total_bytes=memory.total_bytes, available_bytes=memory.available_bytes)
 
 
-def imagined(gpus: str, ram: float | None, backend: str) -> tuple[tuple[PlanDevice, ...], PlanHost]:
-    """A machine of GPUs by name or size, and main memory in GiB.
-
-    Raises:
-        AppError: A GPU is not known, or the memory is not possible.
-    """
-    size = round((DEFAULT_RAM_GIB if ram is None else ram) * units.GIB)
-    if not 0 < size <= 2**50:
+def _of_backend(devices: tuple[PlanDevice, ...], backend: str) -> tuple[PlanDevice, ...]:
+    found = tuple(device for device in devices if device.backend == backend)
+    if not found and backend != "cpu":
+        here = ", ".join(sorted({device.backend for device in devices})) or "the CPU alone"
         raise AppError(
-            f"{ram} GiB of main memory is not possible.",
-            hint="Name a size such as --ram 128.",
+            f"This machine has no device that the engine uses through {backend}.",
+            detail=f"What there is: {here}.",
+            hint="Leave --backend out, or name cards that you think of with --gpus.",
             kind=ErrorKind.USAGE,
         )
-    found = gpu_table.parse(gpus)
-    host = PlanHost(total_bytes=size, available_bytes=size)
+    return found
+
+
+def _chosen(devices: tuple[PlanDevice, ...], names: str) -> tuple[PlanDevice, ...]:
+    """The named devices in the order of the names."""
+    known = {device.engine_name.lower(): device for device in devices}
+    wanted = [name.strip().lower() for name in names.split(",")]
+    if not all(name in known for name in wanted) or len(set(wanted)) < len(wanted):
+        raise AppError(
+            f"“{names}” does not name devices of this machine, each once.",
+            hint=f"There are {', '.join(device.engine_name for device in devices) or 'none'}.",
+            kind=ErrorKind.USAGE,
+        )
+    return tuple(known[name] for name in wanted)
+
+
+def _imagined(
+    options: argparse.Namespace, settings: Settings
+) -> tuple[tuple[PlanDevice, ...], PlanHost]:
+    """A machine of GPUs by name or size, this one's among them where `this` is written."""
+    backend = options.backend or "cuda"
+    parts = [part.strip() for part in options.gpus.split(",")]
+    here: tuple[PlanDevice, ...] = ()
+    host: PlanHost | None = None
+    if any(part.lower() == THIS for part in parts):
+        here, host = _detected(settings)
+        parts = [part for part in parts if part.lower() != THIS]
+    if options.ram is not None or host is None:
+        size = round((DEFAULT_RAM_GIB if options.ram is None else options.ram) * units.GIB)
+        if not 0 < size <= 2**50:
+            raise AppError(
+                f"{options.ram} GiB of main memory is not possible.",
+                hint="Name a size such as --ram 128.",
+                kind=ErrorKind.USAGE,
+            )
+        host = PlanHost(total_bytes=size, available_bytes=size)
+    added = gpu_table.parse(", ".join(parts)) if parts else ()
     if backend == "cpu":
         return (), host
-    return tuple(imagined_device(gpu, index, backend) for index, gpu in enumerate(found)), host
+    taken = sum(device.backend == backend for device in here)
+    more = (imagined_device(gpu, taken + index, backend) for index, gpu in enumerate(added))
+    return (*here, *more), host
 
 
 def imagined_device(gpu: gpu_table.Gpu, index: int, backend: str) -> PlanDevice:
@@ -181,12 +245,16 @@ def alternatives(name: str) -> tuple[ModelLayout, ...]:
     if entry is None:
         return ()
     same = [entries.layout(entry, kind) for kind in entries.quantizations(entry)]
-    related = [entries.find(relation.model) for relation in entry.relations]
-    others = [
-        entries.layout(other)
-        for other in related
-        if other is not None
-        and other.parameters.value < entry.parameters.value
-        and entries.quantizations(other)
+    return (*same, *(entries.layout(other) for other in entries.smaller(entry)))
+
+
+def relatives(layout: ModelLayout) -> list[tuple[ModelLayout, ...]]:
+    """Smaller models in all their quantizations, the nearest first, the starter model last."""
+    entry = entries.find(layout.name)
+    found = entries.smaller(entry) if entry else entries.smaller_than(layout.parameter_count)
+    starters = tuple(other for other in entries.entries() if other.starter and other is not entry)
+    return [
+        tuple(entries.layout(other, kind) for kind in kinds)
+        for other in (*found, *starters)
+        if (kinds := entries.quantizations(other))
     ]
-    return (*same, *sorted(others, key=lambda other: -other.parameter_count))
