@@ -35,9 +35,10 @@ from app.gguf.reader import read_layout
 from app.hardware.detect import detect
 from app.hardware.meters import Meters
 from app.hardware.model import HardwareReport
+from app.plan.devices import plan_devices
 from app.plan.measured import MeasuredStore, measured
 from app.plan.model import LoadPlan, PlanHost
-from app.plan.planner import make_plan, plan_devices
+from app.plan.planner import make_plan
 from app.plan.remedies import with_remedies
 from app.plan.verdicts import confirmed
 from app.settings.model import Settings
@@ -277,7 +278,7 @@ class AppService:
                 action=Action.CHOOSE_MODEL,
                 kind=ErrorKind.USAGE,
             )
-        if not plan.fits and not force:
+        if not plan.runs and not force:
             raise AppError(
                 f"{layout.name} does not fit: {plan.sentence}",
                 hint=plan.hint,

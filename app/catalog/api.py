@@ -20,7 +20,8 @@ from huggingface_hub.utils import (
 
 from app import units
 from app.catalog import hub_errors as told
-from app.catalog import tokens
+from app.catalog import names, tokens
+from app.errors import AppError, ErrorKind
 
 TIMEOUT_S = 15.0
 """Longest silence of the server, in seconds."""
@@ -30,10 +31,15 @@ BACK_OFF_S = 0.5
 """Before the second attempt, in seconds; twice as long before the third."""
 LONGEST_WAIT_S = 10.0
 """A `Retry-After` up to this is waited for, a longer one is told."""
+LONGEST_SILENCE_S = 600.0
+"""How long a server is left alone at most, whatever it wants."""
 MAX_REPLY_BYTES = 32 * units.MIB
 MAX_PAGES = 500
 MAX_REDIRECTS = 4
 _PASSING = (408, 429, 500, 502, 503, 504)
+
+_quiet_until: dict[str, float] = {}
+"""By endpoint: before this moment it wants no more requests."""
 
 Params = Mapping[str, str | int | bool | list[str]]
 
@@ -71,24 +77,40 @@ def pages(path: str, params: Params, *, name: str) -> Iterator[object]:
 
 def _get(url: str, params: Params, name: str) -> tuple[object, str | None]:
     """One page, and where the next one is."""
+    quiet_s = _quiet_until.get(constants.ENDPOINT, 0.0) - time.monotonic()
+    if quiet_s > 0:
+        raise told.too_many(name, quiet_s)
     for attempt in range(1, ATTEMPTS + 1):
+        back_off_s = BACK_OFF_S * 2 ** (attempt - 1)
         with told.as_app_errors(name):
             try:
                 response = _send(url, params, name)
             except httpx2.TransportError:
                 if attempt == ATTEMPTS:
                     raise
-                wait_s: float | None = None
-            else:
-                if response.status_code not in _PASSING or attempt == ATTEMPTS:
-                    return _answer(response, name)
-                wait_s = told.retry_after_s(response.headers)
-                if (wait_s or 0) > LONGEST_WAIT_S or (
-                    wait_s is None and response.status_code == 429
-                ):
-                    return _answer(response, name)
-        time.sleep(wait_s if wait_s is not None else BACK_OFF_S * 2 ** (attempt - 1))
+                time.sleep(back_off_s)
+                continue
+            wait_s = _wait_s(response, back_off_s)
+            if wait_s is None or attempt == ATTEMPTS:
+                return _answer(response, name)
+        time.sleep(wait_s)
     raise AssertionError
+
+
+def _wait_s(response: httpx2.Response, back_off_s: float) -> float | None:
+    """How long to wait before the same question is worth another try; None if it is not."""
+    if response.status_code not in _PASSING:
+        return None
+    wanted_s = told.retry_after_s(response.headers)
+    limited = response.status_code == 429
+    if wanted_s is None:
+        return None if limited else back_off_s
+    if wanted_s <= LONGEST_WAIT_S:
+        return wanted_s
+    if limited:
+        until = time.monotonic() + min(wanted_s, LONGEST_SILENCE_S)
+        _quiet_until[constants.ENDPOINT] = until
+    return None
 
 
 def _answer(response: httpx2.Response, name: str) -> tuple[object, str | None]:
@@ -101,9 +123,31 @@ def _answer(response: httpx2.Response, name: str) -> tuple[object, str | None]:
         raise told.no_hub(name, "Its answer is no JSON.") from None
 
 
-def _send(url: str, params: Params, name: str) -> httpx2.Response:
-    """One request, and those that redirects on the same host lead to."""
-    headers = build_hf_headers(token=tokens.get() or False)
+def owner(token: str) -> str:
+    """The name of the account that `token` is of.
+
+    Raises:
+        AppError: The Hub does not know the token, or cannot be asked.
+    """
+    name = "The token's account"
+    with told.as_app_errors(name):
+        response = _send(f"{constants.ENDPOINT}/api/whoami-v2", {}, name, token)
+        if response.status_code == 401:
+            raise AppError(
+                "The Hub does not know this token.",
+                hint="Copy it again from your settings on the Hub; it begins with hf_.",
+                kind=ErrorKind.USAGE,
+            )
+        found, _ = _answer(response, name)
+    known = found.get("name") if isinstance(found, dict) else None
+    if not isinstance(known, str):
+        raise told.no_hub(name)
+    return names.printable(known)
+
+
+def _send(url: str, params: Params, name: str, token: str | None = None) -> httpx2.Response:
+    """One request, and those that redirects on the same host lead to; with the usual token or `token`."""
+    headers = build_hf_headers(token=token or tokens.get() or False)
     target = httpx2.URL(url)
     if params:
         target = target.copy_merge_params(params)

@@ -142,6 +142,8 @@ def _resolve(address: Address, timeout_s: float) -> RemoteFile:
         found = huggingface_hub.get_hf_file_metadata(url, token=token or False, timeout=timeout_s)
         if found.commit_hash is None or found.size is None:
             raise told.no_hub(address.name)
+        if urlsplit(url).scheme == "https" != urlsplit(found.location).scheme:
+            raise told.insecure(address.name)
         # What the Hub serves itself is at the branch's address; what it redirects to has a fixed one.
         own = urlsplit(found.location).netloc == urlsplit(url).netloc
         pinned = huggingface_hub.hf_hub_url(address.repo, address.path, revision=found.commit_hash)
@@ -236,6 +238,8 @@ class RemoteFile:
 
     def _check(self, response: httpx2.Response, start: int) -> int:
         """Refuse a reply that is not of this file; how many bytes come before `start` in it."""
+        if urlsplit(self._url).scheme == "https" != response.url.scheme:
+            raise told.insecure(self.name)
         if response.status_code == 416:
             raise told.changed(self.name, "It has become shorter.")
         if response.status_code not in (200, 206):

@@ -74,14 +74,22 @@ def refused(name: str, response: httpx2.Response) -> AppError:
         hint = "Check owner, repository, path and revision on the model's page."
         kind = ErrorKind.MODEL_FILE
     elif status == 429:
-        title = f"{name} cannot be read now: the Hub has had too many requests from here."
-        wait_s = retry_after_s(response.headers)
-        when = "in five minutes" if wait_s is None else f"in {wait_s:.0f} seconds"
-        hint = f"Try again {when}; with a token in HF_TOKEN more requests are allowed."
+        return too_many(name, retry_after_s(response.headers))
     else:
         title = f"{name} cannot be read: the server refuses."
         hint = "Try again in a few minutes."
     return AppError(title, detail=detail, hint=hint, kind=kind)
+
+
+def too_many(name: str, wait_s: float | None) -> AppError:
+    """The error for a server that wants to be left alone, for `wait_s` seconds if it says so."""
+    when = "in five minutes" if wait_s is None else f"in {wait_s:.0f} seconds"
+    return AppError(
+        f"{name} cannot be read now: the Hub has had too many requests from here.",
+        detail="The server answers 429.",
+        hint=f"Try again {when}; with a token in HF_TOKEN more requests are allowed.",
+        kind=ErrorKind.NETWORK,
+    )
 
 
 def no_hub(name: str, detail: str = "") -> AppError:
@@ -90,6 +98,15 @@ def no_hub(name: str, detail: str = "") -> AppError:
         f"{name} cannot be read: what answers is not a Hugging Face Hub.",
         detail=detail,
         hint="Check HF_ENDPOINT, and whether the network wants a login first.",
+        kind=ErrorKind.NETWORK,
+    )
+
+
+def insecure(name: str) -> AppError:
+    """The error for a server that leads from an encrypted connection to one that is not."""
+    return AppError(
+        f"{name} cannot be read: the server leads to an address without encryption.",
+        hint="Check HF_ENDPOINT and the proxy.",
         kind=ErrorKind.NETWORK,
     )
 

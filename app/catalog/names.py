@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Set
 from pathlib import PurePosixPath
+
+from app.gguf.header import MAX_SHARDS
 
 MAX_PATH = 1_000
 MAX_PART_BYTES = 240
@@ -25,6 +28,7 @@ _OTHER_SPLITS = re.compile(
     r"|\.(?:part|split)[-_]?[0-9]+(?:of[0-9]+)?\.gguf$|-split-[a-z]{1,2}(?:\.gguf)?$",
     re.IGNORECASE | re.ASCII,
 )
+_REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9_][\w.-]{0,95}", re.ASCII)
 _RESERVED = re.compile(r"(?:con|prn|aux|nul|com[0-9]|lpt[0-9])(?:\..*)?", re.IGNORECASE | re.ASCII)
 _FORBIDDEN = frozenset('\\:*?"<>|')
 
@@ -71,3 +75,28 @@ def joined_name(path: str) -> str | None:
     """What a part that must be joined before use (`.gguf.part1of2`, `-split-a`) is a part of; else None."""
     match = _OTHER_SPLITS.search(path)
     return path[: match.start()] if match else None
+
+
+def missing_shards(stem: str, count: int, numbers: Set[int]) -> str:
+    """Why shards of these numbers are not all `count` of a model, as a sentence; empty if they are."""
+    if not 1 <= count <= MAX_SHARDS:
+        return f"Its name claims {count:,} shards."
+    wanted = set(range(1, count + 1))
+    if strange := sorted(numbers - wanted):
+        return f"It has a shard {strange[0]} of {count}."
+    missing = sorted(wanted - numbers)
+    if not missing:
+        return ""
+    listed = ", ".join(f"{printable(stem)}-{n:05d}-of-{count:05d}.gguf" for n in missing[:3])
+    more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
+    return f"{listed}{more} {'is' if len(missing) == 1 else 'are'} missing."
+
+
+def is_repository(text: str) -> bool:
+    """True for `owner/repo` as the Hub allows it, so that it can be shown and put into an address."""
+    return _REPOSITORY.fullmatch(text) is not None and ".." not in text
+
+
+def printable(text: str, length: int = 200) -> str:
+    """`text` from elsewhere, fit for a terminal or a window."""
+    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text[:length])

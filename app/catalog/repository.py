@@ -19,7 +19,6 @@ from app.catalog import api, names
 from app.catalog import hub_errors as told
 from app.catalog.hub import Address
 from app.errors import AppError, ErrorKind
-from app.gguf.header import MAX_SHARDS
 
 DEFAULT_REVISION = "main"
 DEFAULT_QUANTIZATION = "Q4_K_M"
@@ -239,7 +238,7 @@ def _file_set(
     if parts:
         reason = "Its parts must be joined before use; choose a set that need not be."
     elif count:
-        reason = _missing(stem.rpartition("/")[2], count, [number for number, _ in found])
+        reason = names.missing_shards(stem.rpartition("/")[2], count, {n for n, _ in found})
     if not reason and any(not file.size_bytes for file in files):
         reason = "A file of it is empty."
     return FileSet(
@@ -252,20 +251,6 @@ def _file_set(
         complete=not reason,
         reason=reason,
     )
-
-
-def _missing(stem: str, count: int, numbers: Sequence[int]) -> str:
-    """Why these are not all shards; empty if they are."""
-    if not 1 <= count <= MAX_SHARDS:
-        return f"Its name claims {count:,} shards."
-    if strange := [number for number in numbers if not 1 <= number <= count]:
-        return f"It has a shard {strange[0]} of {count}."
-    missing = sorted(set(range(1, count + 1)) - set(numbers))
-    listed = ", ".join(f"{stem}-{n:05d}-of-{count:05d}.gguf" for n in missing[:3])
-    if not missing:
-        return ""
-    more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
-    return f"{listed}{more} {'is' if len(missing) == 1 else 'are'} missing."
 
 
 def choose(sets: Sequence[FileSet], address: Address) -> FileSet:

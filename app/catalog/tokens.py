@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 import os
+import re
 
 import huggingface_hub
 
@@ -14,16 +15,36 @@ from app.errors import AppError, ErrorKind
 
 SERVICE = "ultra-launcher"
 ACCOUNT = "hugging-face-token"
+_TOKEN = re.compile(r"[\x21-\x7e]{1,500}")
 _VARIABLES = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HF_OIDC_RESOURCE")
 
 
 def get() -> str | None:
-    """The token, None if there is none."""
-    if not any(os.environ.get(name) for name in _VARIABLES):
-        kept = _kept()
-        if kept:
-            return kept
-    return huggingface_hub.get_token()
+    """The token, None if there is none.
+
+    Raises:
+        AppError: What is kept as a token cannot be one.
+    """
+    named = any(os.environ.get(name) for name in _VARIABLES)
+    token = (None if named else _kept()) or huggingface_hub.get_token()
+    if token is not None:
+        check(token)
+    return token
+
+
+def check(token: str) -> None:
+    """Refuse what cannot be a token before an error about a strange header can show it.
+
+    Raises:
+        AppError: It holds characters that no token has, or none.
+    """
+    if not _TOKEN.fullmatch(token):
+        raise AppError(
+            "This is no token of the Hub.",
+            hint="Copy it again from your settings on the Hub; it begins with hf_. "
+            "HF_TOKEN goes before the keyring, and that before `hf auth login`.",
+            kind=ErrorKind.SETTINGS,
+        )
 
 
 @functools.cache

@@ -44,7 +44,11 @@ def add_options(command: argparse.ArgumentParser) -> None:
         choices=[str(objective) for objective in Objective],
         help="what the split is best at (default balanced: the fullest device as empty as can be)",
     )
-    command.add_argument("--reserve", type=float, help="GiB to keep free on each device")
+    command.add_argument(
+        "--reserve",
+        metavar="GIB[,GIB]",
+        help="GiB to keep free on each device, or one number for each in their order",
+    )
     command.add_argument(
         "--confirm",
         action="store_true",
@@ -59,6 +63,11 @@ def plan(options: argparse.Namespace, settings: Settings) -> int:
     """Print the plan; the exit code says whether it fits."""
     layout = machine.layout(options.model)
     devices, host = machine.machine(options, settings)
+    if options.gpus is not None:
+        # What was fixed by hand here means nothing there.
+        settings = settings.model_copy(
+            update={"split_mode": SplitMode.AUTOMATIC, "device_order": ()}
+        )
     if options.tensor_split:
         options.layers = _cut(options, layout, len(devices))
     if options.layers:
@@ -82,7 +91,7 @@ def plan(options: argparse.Namespace, settings: Settings) -> int:
         print(f"{layout.name}\n{text}")
         if note:
             print(f"\n{note}")
-    return 0 if made.fits or request.force else 4
+    return 0 if made.runs or request.force else 4
 
 
 def _cut(options: argparse.Namespace, layout: ModelLayout, devices: int) -> str:
@@ -127,6 +136,8 @@ def _request(
 ) -> PlanRequest:
     """The request with the options on top."""
     changes: dict[str, object] = {"force": options.force}
+    if options.devices is not None:
+        changes["any_order"] = False
     if options.micro_batch is not None:
         if not 1 <= options.micro_batch <= 65_536:
             raise AppError(
@@ -141,17 +152,28 @@ def _request(
     if options.gpu_layers is not None:
         changes["gpu_layers"] = None if options.gpu_layers < 0 else options.gpu_layers
     if options.reserve is not None:
-        if not 0 <= options.reserve <= 1024:
-            raise AppError(
-                f"A reserve of {options.reserve} GiB is not possible.",
-                hint="Choose a size such as --reserve 1.",
-                kind=ErrorKind.USAGE,
-            )
-        size = round(options.reserve * units.GIB)
-        changes["reserves"] = {device.id: size for device in devices}
+        changes["reserves"] = _reserves(options.reserve, devices)
     if options.objective is not None:
         changes["objective"] = Objective(options.objective)
     return dataclasses.replace(request, **changes)  # type: ignore[arg-type]
+
+
+def _reserves(text: str, devices: Sequence[PlanDevice]) -> dict[str, int]:
+    """`--reserve` in bytes by device id."""
+    try:
+        sizes = [float(part) for part in text.split(",")]
+    except ValueError:
+        sizes = []
+    if len(sizes) == 1:
+        sizes *= len(devices)
+    if len(sizes) != len(devices) or not all(0 <= size <= 1024 for size in sizes):
+        raise AppError(
+            f"A reserve of {text} GiB is not possible.",
+            hint="Choose one size such as --reserve 1, or one for each of the "
+            f"{len(devices)} devices: {','.join('1' for _ in devices) or '1'}.",
+            kind=ErrorKind.USAGE,
+        )
+    return {device.id: round(size * units.GIB) for device, size in zip(devices, sizes, strict=True)}
 
 
 def split_by_hand(

@@ -17,7 +17,17 @@ from app import ggml
 from app.engine import breakdown, protocol
 from app.engine.template import TemplateError, render
 
-KV_TYPES = {"f32": 0, "f16": 1, "q4_0": 2, "q4_1": 3, "q5_0": 6, "q5_1": 7, "q8_0": 8, "iq4_nl": 20}
+KV_TYPES = {
+    "f32": 0,
+    "f16": 1,
+    "q4_0": 2,
+    "q4_1": 3,
+    "q5_0": 6,
+    "q5_1": 7,
+    "q8_0": 8,
+    "iq4_nl": 20,
+    "bf16": 30,
+}
 FLASH = {"auto": -1, "off": 0, "on": 1}
 _ASSIGNED = re.compile(r"layer +(\d+) assigned to device (\S+)")
 _BUFFER = re.compile(r"(\S+) +(model|KV|RS|compute) buffer size = +([\d.]+) MiB")

@@ -137,18 +137,20 @@ def _layout(headers: list[_Header]) -> ModelLayout:
     if not isinstance(architecture, str) or not tensors:
         raise _BadHeaderError("it names no architecture or holds no tensors")
     fields = _Fields(metadata, architecture)
-    blocks = fields.integer("block_count", maximum=MAX_LAYERS)
+    every = fields.integer("block_count", maximum=MAX_LAYERS)
+    # Layers that guess further tokens; llama.cpp leaves them out unless it is asked for them.
+    blocks = every - min(every, fields.integer("nextn_predict_layers", default=0))
     embedding = fields.integer("embedding_length")
-    heads = fields.per_layer("attention.head_count", blocks, 0)
-    kv_heads = fields.per_layer("attention.head_count_kv", blocks, None) or heads
+    heads = fields.per_layer("attention.head_count", every, 0)
+    kv_heads = fields.per_layer("attention.head_count_kv", every, None) or heads
     most_heads = max(heads, default=0)
     default_head = embedding // most_heads if most_heads else 0
-    by_layer, outside = _group(tensors, blocks)
+    by_layer, outside = _group(tensors, every)
     lengths = (
         fields.integer("attention.key_length", default=default_head),
         fields.integer("attention.value_length", default=default_head),
     )
-    layers = _layers(fields, by_layer, (heads, kv_heads), lengths)
+    layers = _layers(fields, by_layer[:blocks], (heads, kv_heads), lengths)
     inputs = tuple(t for t in outside if t.name.startswith(_INPUTS))
     output = tuple(t for t in outside if t.name.startswith(("output", "cls")))
     file_type = metadata.get("general.file_type")

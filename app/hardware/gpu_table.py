@@ -7,16 +7,30 @@ import difflib
 import functools
 import json
 import re
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from app import units
 from app.errors import AppError, ErrorKind
 
 FILE = Path(__file__).resolve().parents[2] / "resources" / "gpus.json"
-USABLE = 0.985
-"""Drivers report up to 1.5 % less than the nominal size."""
 MOST = 64
-_COUNTED = re.compile(r"^(?:(\d+)\s*[x×*]\s*)?(.+)$", re.IGNORECASE)
+_BEFORE = re.compile(r"(\d{1,3})\s*[x×*]\s*(.+)", re.IGNORECASE)
+# A space or a digit before the x, for the X in `RTX 3090` counts nothing.
+_AFTER = re.compile(r"(.+?)(?:\s+[x×*]\s*|(?<=\d)[x×*])(\d{1,2})", re.IGNORECASE)
+_SIZE = re.compile(r"\b(\d{1,3}(?:\.\d+)?)\s*(?:gib|gb|g)\b", re.IGNORECASE)
+_BARE_SIZE = re.compile(r"(\d{1,3}(?:\.\d+)?)\s*(?:gib|gb|g)?", re.IGNORECASE)
+_BRAND = re.compile(r"nvidia|geforce|tesla|rtx|gtx|amd|instinct|radeon|rx|intel|arc|apple")
+_BRANDS = re.compile(f"^(?:{_BRAND.pattern})+")
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Sources:
+    """Where each value of a GPU was read; "from memory" where nowhere, empty where there is none."""
+
+    memory: str = ""
+    bandwidth: str = ""
+    link: str = ""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,31 +38,55 @@ class Gpu:
     """A GPU to plan for; what is not known of it is None.
 
     Attributes:
-        memory_bytes: What its driver reports.
+        memory_bytes: What its driver lets a program use when nobody else does.
+        nominal_gib: What the box says.
         prompt_flops_per_s: What llama.cpp reached when it processed prompts.
         link: How it is attached, `PCIe4 x16` for example.
     """
 
     name: str
     memory_bytes: int
+    nominal_gib: float
     bandwidth_bytes_per_s: float | None = None
     prompt_flops_per_s: float | None = None
     link: str = ""
+    sources: Sources = Sources()
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Row:
+    """A GPU, and all its names with the number of devices that each stands for."""
+
+    gpu: Gpu
+    names: Mapping[str, int]
+
+
+def known() -> tuple[Gpu, ...]:
+    """All GPUs of the table."""
+    return tuple(row.gpu for row in _rows())
 
 
 @functools.cache
-def known() -> tuple[Gpu, ...]:
-    """All GPUs of the table."""
+def _rows() -> tuple[_Row, ...]:
     rows = json.loads(FILE.read_text(encoding="utf-8"))["gpus"]
     return tuple(
-        Gpu(
-            name=row["name"],
-            memory_bytes=round(row["memory_gib"] * units.GIB * USABLE),
-            bandwidth_bytes_per_s=row["bandwidth_gb_per_s"] * 1e9,
-            prompt_flops_per_s=row["prompt_tflop_per_s"] * 1e12
-            if "prompt_tflop_per_s" in row
-            else None,
-            link=row["link"],
+        _Row(
+            Gpu(
+                name=row["name"],
+                memory_bytes=row["memory_mib"] * units.MIB,
+                nominal_gib=row["nominal_gib"],
+                bandwidth_bytes_per_s=row["bandwidth_gb_per_s"] * 1e9,
+                prompt_flops_per_s=row["prompt_tflop_per_s"] * 1e12
+                if "prompt_tflop_per_s" in row
+                else None,
+                link=row["link"],
+                sources=Sources(
+                    memory=row["memory_source"],
+                    bandwidth=row["bandwidth_source"],
+                    link=row["link_source"],
+                ),
+            ),
+            {row["name"]: 1} | dict.fromkeys(row.get("also", ()), 1) | row.get("cards", {}),
         )
         for row in rows
     )
@@ -56,79 +94,124 @@ def known() -> tuple[Gpu, ...]:
 
 def find(name: str) -> Gpu | None:
     """The GPU whose name, as a driver reports it, ends like one of the table."""
-    found = [gpu for gpu in known() if _key(name).endswith(_key(gpu.name))]
-    return max(found, key=lambda gpu: len(gpu.name)) if found else None
+    ends = _ends(name) | _ends(re.sub(r"\([^)]*\)", "", name))
+    found = [
+        (len(key), row.gpu)
+        for row in _rows()
+        for known_name in row.names
+        if (key := "".join(_words(known_name))) in ends
+    ]
+    return max(found, key=lambda pair: pair[0])[1] if found else None
 
 
 def parse(text: str) -> tuple[Gpu, ...]:
     """GPUs from `24,24,32,80` (GiB each), `8x RTX 3090`, `2x H100 PCIe, 48`, in that order.
 
+    A card that a driver shows as several devices is as many here.
+
     Raises:
-        AppError: A part is neither a size nor a known name.
+        AppError: A part is neither a size nor a known name, or the name of GPUs of unlike sizes.
     """
     result: list[Gpu] = []
-    for part in re.split(r"[,+;]", text):
-        words = part.strip()
-        match = _COUNTED.match(words)
-        if match is None:
-            raise _unknown(words or text)
-        count = int(match[1] or 1)
-        gpu = _gpu(match[2].strip())
-        if not 1 <= count <= MOST or len(result) + count > MOST:
+    for part in re.split(r"[,;]|(?<!max)\+", text, flags=re.IGNORECASE):
+        count, words = _counted(part.strip())
+        gpus = _gpus(words)
+        if not 1 <= count <= MOST or len(result) + count * len(gpus) > MOST:
             raise AppError(
-                f"“{words}” is not a number of GPUs that can be planned.",
+                f"“{part.strip()}” is not a number of GPUs that can be planned.",
                 hint=f"Name between 1 and {MOST} GPUs.",
                 kind=ErrorKind.USAGE,
             )
-        result += [gpu] * count
+        result += gpus * count
     return tuple(result)
 
 
-def _gpu(words: str) -> Gpu:
-    size = re.fullmatch(r"(\d{1,3}(?:\.\d+)?)\s*(?:g|gb|gib)?", words, re.IGNORECASE)
-    if size:
+def _counted(words: str) -> tuple[int, str]:
+    if match := _BEFORE.fullmatch(words):
+        return int(match[1]), match[2].strip()
+    if match := _AFTER.fullmatch(words):
+        return int(match[2]), match[1].strip()
+    return 1, words
+
+
+def _gpus(words: str) -> list[Gpu]:
+    """The devices of one card."""
+    if size := _BARE_SIZE.fullmatch(words):
         memory = round(float(size[1]) * units.GIB)
         if not memory:
             raise _unknown(words)
-        return Gpu(name=f"{size[1]} GiB", memory_bytes=memory)
-    key = _key(words)
-    exact = [gpu for gpu in known() if _key(gpu.name) == key]
-    # `H100 80GB` and `A100`: all words of the question are in the name, or the size tells.
-    asked = set(re.findall(r"[a-z0-9]+", words.lower()))
-    near = [
-        g for g in known() if asked - _sizes(g) <= set(re.findall(r"[a-z0-9]+", g.name.lower()))
-    ]
-    near = [gpu for gpu in near if _size_of(asked) in (None, _nominal(gpu))]
-    found = exact or near
-    if not found or (not exact and len({g.memory_bytes for g in found}) > 1):
-        raise _unknown(words, [gpu.name for gpu in found])
-    return found[0]
+        return [Gpu(name=f"{size[1]} GiB", memory_bytes=memory, nominal_gib=float(size[1]))]
+    row, devices = _exact(words) or (_slowest(words), 1)
+    return [row.gpu] * devices
 
 
-def _nominal(gpu: Gpu) -> int:
-    return round(gpu.memory_bytes / USABLE / units.GIB)
+def _exact(words: str) -> tuple[_Row, int] | None:
+    # With its size or without: `A100 40GB` is a name, `RTX 3090 24GB` is a name and its size.
+    keys = {_key(words), _key(_SIZE.sub("", words))}
+    for row in _fitting(words):
+        for name, devices in row.names.items():
+            if _key(name) in keys:
+                return row, devices
+    return None
 
 
-def _sizes(gpu: Gpu) -> set[str]:
-    size = _nominal(gpu)
-    return {f"{size}gb", f"{size}g", f"{size}gib"}
+def _slowest(words: str) -> _Row:
+    """Of the GPUs whose name has all the words, `H100 80GB` for example, the slowest.
+
+    Raises:
+        AppError: There is none, or they differ in size.
+    """
+    asked = {word for word in _words(_SIZE.sub("", words)) if not _BRAND.fullmatch(word)}
+    # `Super` and `Pro` alone say nothing.
+    if not any(map(_numbered, asked)):
+        raise _unknown(words)
+    found = [row for row in _fitting(words) if any(asked <= {*_words(name)} for name in row.names)]
+    if not found:
+        raise _unknown(words)
+    if len({row.gpu.nominal_gib for row in found}) > 1:
+        names = ", ".join(row.gpu.name for row in found)
+        raise AppError(
+            f"“{words}” may be one of several GPUs.",
+            hint=f"Name one of {names}, or its size in GiB, for example --gpus 24,24,32.",
+            kind=ErrorKind.USAGE,
+        )
+    return min(found, key=lambda row: row.gpu.bandwidth_bytes_per_s or 0)
 
 
-def _size_of(words: set[str]) -> int | None:
-    sizes = [int(match[1]) for w in words if (match := re.fullmatch(r"(\d+)(?:g|gb|gib)", w))]
-    return sizes[0] if sizes else None
+def _fitting(words: str) -> Iterator[_Row]:
+    """The rows of the size that is in `words`, if any is."""
+    size = _SIZE.search(words)
+    return (row for row in _rows() if size is None or float(size[1]) == row.gpu.nominal_gib)
+
+
+def _words(name: str) -> list[str]:
+    text = re.sub(r"\b(rtx|gtx|rx)(?=[a-z]?\d)", r"\1 ", name.lower())
+    return [word for word in re.findall(r"[a-z0-9]+", text) if word != "graphics"]
+
+
+def _ends(name: str) -> set[str]:
+    words = _words(name)
+    return {"".join(words[start:]) for start in range(len(words))}
 
 
 def _key(name: str) -> str:
-    text = re.sub(r"\b(nvidia|amd|intel|geforce|radeon(?! pro))\b", "", name.lower())
-    return re.sub(r"[^a-z0-9+]", "", text)
+    return _BRANDS.sub("", "".join(_words(_SIZE.sub(r"\1gb", name))))
 
 
-def _unknown(words: str, found: list[str] | None = None) -> AppError:
-    near = found or difflib.get_close_matches(words, [gpu.name for gpu in known()], 4, 0.3)
-    more = f"Did you mean {', '.join(near[:6])}? " if near else ""
+def _unknown(words: str) -> AppError:
+    bare = _SIZE.sub("", words)
+    numbers = {word for word in _words(bare) if _numbered(word)}
+    close = difflib.get_close_matches(bare.lower(), [gpu.name.lower() for gpu in known()], 4, 0.4)
+    near = [gpu for gpu in known() if numbers & {*_words(gpu.name)}]
+    near = near or [gpu for gpu in known() if gpu.name.lower() in close]
+    names = ", ".join(f"{gpu.name} ({gpu.nominal_gib:g} GiB)" for gpu in near[:6])
+    more = f"Did you mean {names}? " if names else ""
     return AppError(
         f"“{words}” is no GPU that is known here.",
         hint=f"{more}A size in GiB does as well, for example --gpus 24,24,32.",
         kind=ErrorKind.USAGE,
     )
+
+
+def _numbered(word: str) -> bool:
+    return any(character.isdigit() for character in word)

@@ -1,203 +1,294 @@
-"""What ggml's graph allocator would need for a sequence of operations: the peak, to the byte.
+"""What ggml's scheduler and graph allocator would need for a graph over several devices, to the byte.
 
-Follows `ggml_gallocr_alloc_graph_impl` and `ggml_dyn_tallocr_*` (ggml-alloc.c): best fit, results
-placed over an operand that nobody needs any more, and everything freed after its last use.
+Follows `ggml_backend_sched_split_graph` (ggml-backend.cpp): operations run where their weights lie,
+others beside their neighbours, and what one place needs of another is copied there. Then
+`ggml_gallocr_alloc_graph_impl` and `ggml_dyn_tallocr_*` (ggml-alloc.c): best fit, results placed over
+an operand that nobody needs any more, and everything freed after its last use.
 """
 
 from __future__ import annotations
 
 import bisect
+from collections.abc import Sequence
 
 _END = 1 << 62
+_NOWHERE = -1
 Tensor = int
 """Index of a tensor in its graph."""
+Place = int
+"""Index of a device; the last place is main memory."""
 
 
-class _Nodes:
-    """All tensors of a graph, by their index."""
+class Graph:
+    """Operations in the order of llama.cpp's graph; each runs when it is first expanded.
 
-    def __init__(self, alignment: int) -> None:
-        self.alignment = alignment
+    Sizes are in bytes. Weights are no operands: `at` says where the weight of an operation lies.
+
+    Args:
+        alignments: Of each place's buffers, in bytes; the last place is main memory.
+    """
+
+    def __init__(self, alignments: Sequence[int]) -> None:
+        self.alignments = tuple(alignments)
+        self.host: Place = len(self.alignments) - 1
         self.sizes: list[int] = []
         self.sources: list[tuple[Tensor, ...]] = []
         self.roots: list[Tensor] = []
+        self.places: list[Place] = []
         self.in_place: list[bool] = []
         self.views: list[bool] = []
         self.done: list[bool] = []
         self.kept: set[Tensor] = set()
         self.outside: set[Tensor] = set()
+        self.inputs: list[Tensor] = []
         self.order: list[Tensor] = []
-        self.inputs: set[Tensor] = set()
-        self.first_uses: list[Tensor] = []
 
-    def padded(self, size: int) -> int:
-        return -(-size // self.alignment) * self.alignment
-
-
-class Graph:
-    """Operations of one device. Each runs when it is first expanded, after what it needs.
-
-    Sizes are in bytes. Weights and the KV cache lie in buffers of their own and are no operands.
-    """
-
-    def __init__(self, alignment: int) -> None:
-        self._nodes = _Nodes(alignment)
-        self._base = 0
-
-    def reserve(self, size: int, copies: int = 1) -> None:
-        """An input that keeps its place from the start to the end of the graph."""
-        self._base += copies * self._nodes.padded(size)
-
-    def _add(self, size: int, sources: tuple[Tensor, ...], *, in_place: bool, view: bool) -> Tensor:
-        self._nodes.sizes.append(size)
-        self._nodes.sources.append(sources)
-        self._nodes.in_place.append(in_place)
-        self._nodes.views.append(view)
-        self._nodes.done.append(False)
-        index = len(self._nodes.sizes) - 1
-        self._nodes.roots.append(self._nodes.roots[sources[0]] if view else index)
+    def _add(
+        self,
+        size: int,
+        sources: tuple[Tensor, ...] = (),
+        *,
+        at: Place | None = None,
+        in_place: bool = False,
+        view: bool = False,
+        done: bool = False,
+    ) -> Tensor:
+        index = len(self.sizes)
+        self.sizes.append(size)
+        self.sources.append(sources)
+        self.places.append(_NOWHERE if at is None else at)
+        self.in_place.append(in_place)
+        self.views.append(view)
+        self.done.append(done)
+        self.roots.append(self.roots[sources[0]] if view else index)
         return index
 
-    def op(self, size: int, *sources: Tensor) -> Tensor:
+    def op(self, size: int, *sources: Tensor, at: Place | None = None) -> Tensor:
         """A result with memory of its own."""
-        return self._add(size, sources, in_place=False, view=False)
+        return self._add(size, sources, at=at)
 
-    def over(self, *sources: Tensor, size: int | None = None) -> Tensor:
+    def over(self, *sources: Tensor, size: int | None = None, at: Place | None = None) -> Tensor:
         """A result in the place of an operand of the same size that nobody else needs, if there is one.
 
         Without `size`, in bytes, it is as large as the first operand.
         """
-        if size is None:
-            size = self._nodes.sizes[self._nodes.roots[sources[0]]]
-        return self._add(size, sources, in_place=True, view=False)
+        size = self.size(sources[0]) if size is None else size
+        return self._add(size, sources, at=at, in_place=True)
 
-    def _use(self, source: Tensor) -> None:
-        nodes = self._nodes
-        if source in nodes.inputs:
-            nodes.inputs.discard(source)
-            nodes.first_uses.append(source)
-
-    def expand_operands(self, tensor: Tensor) -> None:
-        """Let everything run that an operation needs, and keep it for another device that runs this one."""
-        for source in self._nodes.sources[tensor]:
-            self.keep(self.expand(source))
+    def view(self, source: Tensor, size: int | None = None) -> Tensor:
+        """Another look at the same memory (reshape, permute), or at `size` bytes of it."""
+        return self._add(self.sizes[source] if size is None else size, (source,), view=True)
 
     def input(self, size: int) -> Tensor:
-        """A copy of what another device or the host computed.
-
-        All copies are made before the first operation, in the order of their first use, and freed
-        after their last (`ggml_backend_sched_split_graph`).
-        """
-        tensor = self._add(size, (), in_place=False, view=False)
-        self._nodes.inputs.add(tensor)
-        self._nodes.done[tensor] = True
+        """What the program fills in before the graph runs; it lies in main memory."""
+        tensor = self._add(size, at=self.host, done=True)
+        self.inputs.append(tensor)
         return tensor
 
-    def outside(self, size: int) -> Tensor:
-        """An operand that lies elsewhere, in reserved inputs for example, and must not be overwritten."""
-        tensor = self._add(size, (), in_place=False, view=False)
-        self._nodes.outside.add(tensor)
-        return self.expand(tensor)
+    def held(self, size: int, at: Place) -> Tensor:
+        """An operand with a buffer of its own: `size` bytes of a KV cache, say."""
+        tensor = self._add(size, at=at, done=True)
+        self.outside.add(tensor)
+        return tensor
 
-    def sink(self, *sources: Tensor) -> None:
-        """An operation whose result lies elsewhere (a write into the KV cache); it runs at once."""
-        tensor = self._add(0, sources, in_place=False, view=False)
-        self._nodes.outside.add(tensor)
+    def sink(self, *sources: Tensor, at: Place) -> None:
+        """An operation whose result has a buffer of its own (a write into the KV cache); it runs at once."""
+        tensor = self._add(0, sources, at=at)
+        self.outside.add(tensor)
         self.expand(tensor)
+
+    def keep(self, tensor: Tensor) -> None:
+        """An output of the graph: never freed, never overwritten."""
+        self.kept.add(tensor)
+
+    def size(self, tensor: Tensor) -> int:
+        """Bytes of a tensor; of a view, those of what it looks at."""
+        return self.sizes[self.roots[tensor]]
 
     def expand(self, tensor: Tensor) -> Tensor:
         """Let an operation run now, after all that it needs (`ggml_build_forward_expand` in ggml.c)."""
         waiting = [tensor]
+        done, sources = self.done, self.sources
         while waiting:
             node = waiting[-1]
-            missing = next((s for s in self._nodes.sources[node] if not self._nodes.done[s]), None)
+            missing = next((s for s in sources[node] if not done[s]), None)
             if missing is not None:
                 waiting.append(missing)
                 continue
             waiting.pop()
-            if not self._nodes.done[node]:
-                self._nodes.done[node] = True
-                self._nodes.order.append(node)
-                for source in self._nodes.sources[node]:
-                    self._use(source)
+            if not done[node]:
+                done[node] = True
+                self.order.append(node)
         return tensor
 
-    def view(self, source: Tensor) -> Tensor:
-        """Another look at the same memory (reshape, permute, part)."""
-        return self._add(0, (source,), in_place=False, view=True)
+    def peaks(self, copies: int = 1) -> tuple[int, ...]:
+        """Bytes of each place's compute buffer; the graph is used up.
 
-    def size(self, tensor: Tensor) -> int:
-        """Bytes of a tensor; of a view, those of what it looks at."""
-        return self._nodes.sizes[self._nodes.roots[tensor]]
+        Args:
+            copies: Of inputs and of what crosses between places, so that micro-batches overlap.
+        """
+        _assign(self)
+        allocation = _Allocation(self)
+        if copies == 1:
+            allocation.lay_down(self.inputs)
+            allocation.run(_with_copies(self, kept=False)[0])
+        else:
+            order, crossing = _with_copies(self, kept=True)
+            self.kept.update(self.inputs)
+            for _ in range(copies - 1):
+                allocation.reserve([*self.inputs, *crossing])
+            allocation.lay_down([*self.inputs, *crossing])
+            allocation.run(order)
+        return tuple(allocation.peaks)
 
-    def keep(self, tensor: Tensor) -> None:
-        """An output of the graph: never freed, never overwritten."""
-        self._nodes.kept.add(tensor)
 
-    def peak(self) -> int:
-        """Bytes that the device's compute buffer takes."""
-        nodes = self._nodes
-        nodes.order[:0] = nodes.first_uses
-        nodes.first_uses = []
-        return self._base + _Simulation(nodes).run()
+def _assign(graph: Graph) -> None:
+    """Give each operation its place (passes 2 and 4)."""
+    places, host = graph.places, graph.host
+    running = [node for node in graph.order if not graph.views[node]]
+    for sequence, skip_host in (
+        (running, True),
+        (running[::-1], True),
+        (running, False),
+        (running[::-1], False),
+    ):
+        current = _NOWHERE
+        for node in sequence:
+            place = places[node]
+            if place != _NOWHERE:
+                current = _NOWHERE if skip_host and place == host else place
+            elif current != _NOWHERE:
+                places[node] = current
+    for node in graph.order:
+        if graph.views[node]:
+            places[node] = places[graph.roots[node]]
 
 
-class _Simulation:
-    """One run of the allocator over a graph; offsets are relative to the reserved inputs."""
+def _with_copies(graph: Graph, *, kept: bool) -> tuple[list[Tensor], list[Tensor]]:
+    """The order of work with copies where places change (pass 5), and all these copies."""
+    places, sources = graph.places, graph.sources
+    copied: dict[tuple[Tensor, Place], Tensor] = {}
+    order: list[Tensor] = []
+    pieces: list[Tensor] = []
+    needed: list[Tensor] = []
+    crossing: list[Tensor] = []
+    current = _NOWHERE
 
-    def __init__(self, nodes: _Nodes) -> None:
-        self._nodes = nodes
-        count = len(nodes.sizes)
-        self._children = [0] * count
-        self._view_count = [0] * count
-        for node in nodes.order:
-            for source in nodes.sources[node]:
-                self._children[source] += 1
-            if nodes.views[node]:
-                self._view_count[nodes.roots[node]] += 1
-        self._places: dict[Tensor, int] = {}
-        self._free: list[tuple[int, int]] = [(0, _END)]
-        self._peak = 0
+    def close() -> None:
+        for copy in needed:
+            # The source is not freed before the copy is made, which nothing reads at that moment.
+            order.extend((-1 - sources[copy][0], copy))
+            sources[copy] = ()
+        order.extend(pieces)
+        pieces.clear()
+        needed.clear()
 
-    def run(self) -> int:
-        nodes = self._nodes
-        for node in nodes.order:
-            sources = nodes.sources[node]
-            if not nodes.views[node] and node not in nodes.outside:
+    for node in graph.order:
+        if not graph.views[node]:
+            place = places[node]
+            if place != current:
+                close()
+                current = place
+            for number, source in enumerate(sources[node]):
+                if places[source] == place:
+                    continue
+                copy = copied.get((source, place))
+                if copy is None:
+                    copy = graph._add(graph.sizes[source], (source,), at=place)  # noqa: SLF001
+                    copied[source, place] = copy
+                    needed.append(copy)
+                    crossing.append(copy)
+                    if kept:
+                        graph.kept.add(copy)
+                changed = list(sources[node])
+                changed[number] = copy
+                sources[node] = tuple(changed)
+        pieces.append(node)
+    close()
+    return order, crossing
+
+
+class _Allocation:
+    """One run of the allocator over a graph whose operations have places."""
+
+    def __init__(self, graph: Graph) -> None:
+        self._graph = graph
+        self.peaks = [0] * len(graph.alignments)
+        self._free: list[list[tuple[int, int]]] = [[(0, _END)] for _ in graph.alignments]
+        self._offsets: dict[Tensor, int] = {}
+        self._children: list[int] = []
+        self._view_count: list[int] = []
+
+    def _padded(self, tensor: Tensor) -> int:
+        alignment = self._graph.alignments[self._graph.places[tensor]]
+        return -(-self._graph.sizes[tensor] // alignment) * alignment
+
+    def reserve(self, tensors: Sequence[Tensor]) -> None:
+        """Room as for these, never to be freed."""
+        for tensor in tensors:
+            self._take(self._graph.places[tensor], self._padded(tensor))
+
+    def lay_down(self, tensors: Sequence[Tensor]) -> None:
+        """Place these before anything runs."""
+        for tensor in tensors:
+            if tensor not in self._offsets and tensor not in self._graph.outside:
+                place = self._graph.places[tensor]
+                self._offsets[tensor] = self._take(place, self._padded(tensor))
+
+    def run(self, order: Sequence[Tensor]) -> None:
+        """Lay down all results; a negative entry, -1 - tensor, is a moment at which that is still needed."""
+        graph = self._graph
+        self._children = [0] * len(graph.sizes)
+        self._view_count = [0] * len(graph.sizes)
+        children = self._children
+        for node in order:
+            if node < 0:
+                children[-1 - node] += 1
+                continue
+            for source in graph.sources[node]:
+                children[source] += 1
+            if graph.views[node]:
+                self._view_count[graph.roots[node]] += 1
+        for node in order:
+            if node < 0:
+                self._release(-1 - node)
+                continue
+            sources = graph.sources[node]
+            if not graph.views[node] and node not in graph.outside and node not in self._offsets:
                 self._allocate(node, sources)
             for source in sources:
                 self._release(source)
-        return self._peak
 
     def _allocate(self, node: Tensor, sources: tuple[Tensor, ...]) -> None:
-        nodes = self._nodes
-        if nodes.in_place[node]:
+        graph = self._graph
+        if graph.in_place[node]:
             for source in sources:
                 # A view never gives its memory away: gallocr counts only the tensor itself as its own.
-                if nodes.views[source] or source in nodes.kept or source not in self._places:
+                if graph.views[source] or source in graph.kept or source not in self._offsets:
                     continue
                 alone = self._children[source] == 1 and self._view_count[source] == 0
-                if alone and nodes.sizes[source] == nodes.sizes[node]:
-                    self._places[node] = self._places.pop(source)
+                if alone and graph.sizes[source] == graph.sizes[node]:
+                    self._offsets[node] = self._offsets.pop(source)
                     return
-        self._places[node] = self._take(nodes.padded(nodes.sizes[node]))
+        self._offsets[node] = self._take(graph.places[node], self._padded(node))
 
     def _release(self, source: Tensor) -> None:
-        nodes = self._nodes
+        graph = self._graph
         self._children[source] -= 1
         if self._children[source]:
             return
-        root = nodes.roots[source]
-        if source != root:
+        root = source
+        if graph.views[source]:
+            root = graph.roots[source]
             self._view_count[root] -= 1
-        if self._children[root] or self._view_count[root] or root not in self._places:
+        if self._children[root] or self._view_count[root] or root not in self._offsets:
             return
-        if root not in nodes.kept:
-            self._give(self._places.pop(root), nodes.padded(nodes.sizes[root]))
+        if root not in graph.kept:
+            self._give(graph.places[root], self._offsets.pop(root), self._padded(root))
 
-    def _take(self, size: int) -> int:
+    def _take(self, place: Place, size: int) -> int:
         """Offset of the smallest gap that is large enough; the open end comes last."""
-        free = self._free
+        free = self._free[place]
         best, least = len(free) - 1, _END
         for index in range(len(free) - 1):
             length = free[index][1]
@@ -208,12 +299,12 @@ class _Simulation:
             del free[best]
         else:
             free[best] = (offset + size, length - size)
-        self._peak = max(self._peak, offset + size)
+        self.peaks[place] = max(self.peaks[place], offset + size)
         return offset
 
-    def _give(self, offset: int, size: int) -> None:
+    def _give(self, place: Place, offset: int, size: int) -> None:
         """Join with the first gap that touches, as ggml does, even where one of them is empty."""
-        free = self._free
+        free = self._free[place]
         for index, (start, length) in enumerate(free):
             if start + length == offset:
                 length += size

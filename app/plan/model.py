@@ -22,6 +22,7 @@ class KvCacheType(enum.StrEnum):
     Q5_0 = "q5_0"
     Q4_1 = "q4_1"
     Q4_0 = "q4_0"
+    IQ4_NL = "iq4_nl"
 
     @property
     def quantized(self) -> bool:
@@ -185,11 +186,13 @@ class TensorOverride:
 
     Attributes:
         device: The device's name in llama.cpp, or `CPU`.
+        reason: Why, where it is not for want of memory; a sentence, or empty.
     """
 
     tensor: str
     device: str
     size_bytes: int
+    reason: str = ""
 
     @property
     def pattern(self) -> str:
@@ -199,7 +202,11 @@ class TensorOverride:
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class HostPlan:
-    """Main memory's share: token embedding, layers not offloaded, their KV cache, host buffers."""
+    """Main memory's share: token embedding, layers not offloaded, their KV cache, host buffers.
+
+    Its weights are mapped from the file, unless the engine is told to read them: the system may drop
+    and read them again, but an answer is only fast while all of them stay.
+    """
 
     host: PlanHost
     layer_count: int
@@ -235,6 +242,9 @@ class LoadPlan:
         sentence: The verdict for a person, without the verdict's own word ("30 layers on ...").
         hint: What would help most if it does not fit, else empty.
         remedies: All that would help, in the order of what it costs.
+        missing_bytes: Where not all lies on devices: how much more each would need, in the split that
+            needs least, to hold it all; 0 if all does, or if the split was fixed by hand.
+        missing_on: Id of the device that lacks it there.
         tensor_overrides: Tensors of layers that are too large for one device.
     """
 
@@ -255,8 +265,16 @@ class LoadPlan:
     hint: str = ""
     remedies: tuple[str, ...] = ()
     tensor_overrides: tuple[TensorOverride, ...] = ()
+    missing_bytes: int = 0
+    missing_on: str | None = None
+
+    @property
+    def runs(self) -> bool:
+        """True if nothing lacks memory, whatever lies in main memory."""
+        return self.shortfall_bytes == 0
 
     @property
     def fits(self) -> bool:
-        """True if nothing lacks memory."""
-        return self.shortfall_bytes == 0
+        """True if all lies where it was asked for: on devices, where there are any."""
+        by_hand = self.request.layer_counts is not None or self.request.gpu_layers is not None
+        return self.runs and (self.verdict is Verdict.FITS or by_hand or not self.devices)

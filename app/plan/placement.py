@@ -194,8 +194,8 @@ def fastest(
     budgets: Sequence[int],
     cost: Cost,
     seconds: Callable[[int, int, int], float],
-) -> tuple[int, ...] | None:
-    """Layers for each device so that one token takes least time: the sum over devices, in their order.
+) -> tuple[float, tuple[int, ...]] | None:
+    """The time, and layers for each device so that one token takes least: the sum over devices, in order.
 
     Exact by dynamic programming over devices and layers. None if the layers do not fit. `seconds` is,
     as `cost`, what the layers take on the device: a sum over them.
@@ -211,7 +211,7 @@ def fastest(
                 if end not in following or total < following[end][0]:
                     following[end] = (total, (*counts, end - start))
         best = following
-    return best[count][1] if count in best else None
+    return best.get(count)
 
 
 def even(total: int, devices: int) -> tuple[int, ...]:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+import itertools
+from collections.abc import Callable, Sequence
 
 from app.errors import AppError, ErrorKind
-from app.gguf.model import ModelLayout
-from app.hardware import gpu_table
-from app.hardware.model import HardwareReport
-from app.plan import memory, placement, verdicts
-from app.plan.compute import ComputeModel, ComputeTable, Source, compute_table
+from app.gguf.model import ModelLayout, TensorInfo
+from app.plan import memory, verdicts
+from app.plan.compute import ComputeTable, buffers, compute_table
 from app.plan.model import (
     DevicePlan,
     FlashAttention,
@@ -24,6 +23,7 @@ from app.plan.model import (
     Verdict,
 )
 from app.plan.rules import CPU, BackendRules, rules
+from app.plan.search import Search, Split
 from app.plan.shapes import Shapes, Work
 
 AUTOMATIC_CONTEXT = 32_768
@@ -31,50 +31,14 @@ MIN_CONTEXT = 512
 MOST_CONTEXT = 2**24
 MOST_DEVICES = 15
 """ggml's scheduler takes 16 backends, the CPU among them (GGML_SCHED_MAX_BACKENDS)."""
-DIFFERENT = 0.05
-"""Cards whose free memory differs by more than this share of the largest are worth another order."""
+FEW = 4
+"""All orders of so many devices are looked at where tensors move apart."""
 CORRECTIONS = 3
 """How often a split is sought again after the exact figures were larger than the quick ones."""
 
-Split = tuple[Sequence[int], tuple[int, ...]]
-"""The order of devices (indices), and layers for each in that order."""
-
-
-def plan_devices(
-    report: HardwareReport,
-    *,
-    order: Sequence[str] = (),
-    disabled: Sequence[str] = (),
-    learned: Mapping[str, int] | None = None,
-) -> tuple[PlanDevice, ...]:
-    """The devices that the engine can use, those of `order` first, without `disabled` (ids).
-
-    `learned` are bytes beyond llama.cpp's account that loads took on this machine, by id.
-    """
-    usable = {d.id: d for d in report.usable_devices if d.id not in disabled}
-    ordered = [*(i for i in order if i in usable), *(i for i in usable if i not in order)]
-    result = []
-    for device in (usable[i] for i in ordered):
-        total, free = device.memory_total_bytes or 0, device.memory_free_bytes or 0
-        others = device.used_by_others_bytes
-        known = gpu_table.find(device.name)
-        result.append(
-            PlanDevice(
-                id=device.id,
-                label=device.label,
-                name=device.name,
-                engine_name=device.support.engine_name or "",
-                backend=device.support.backend or "",
-                total_bytes=total,
-                free_bytes=total - others if others is not None else free,
-                others_bytes=others if others is not None else total - free,
-                shares_host_memory=_is_here(device.endpoint),
-                bandwidth_bytes_per_s=known.bandwidth_bytes_per_s if known else None,
-                prompt_flops_per_s=known.prompt_flops_per_s if known else None,
-                learned_reserve_bytes=(learned or {}).get(device.id),
-            )
-        )
-    return tuple(result)
+TOO_LONG = "Vulkan computes with no tensor over 4 GiB."
+HOST = -1
+"""Main memory, among indices of devices."""
 
 
 def make_plan(
@@ -113,6 +77,32 @@ def make_plan(
     return planner.plan(context)
 
 
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Moved:
+    """A tensor apart from its layer: at `target`, the device (index), or HOST."""
+
+    layer: int
+    tensor: TensorInfo
+    target: int
+    override: TensorOverride
+
+    def applied(
+        self, order: Sequence[int], shares: Sequence[DevicePlan], host: HostPlan
+    ) -> tuple[list[DevicePlan], HostPlan]:
+        """Shares (of the devices in `order`) with the tensor taken from its layer's and put at its place."""
+        result = []
+        for index, share in zip(order, shares, strict=True):
+            size = memory.tensor_bytes(self.tensor, rules(share.device.backend))
+            first, last = share.first_layer, share.last_layer
+            leaves = first is not None and last is not None and first <= self.layer <= last
+            weights = share.weights_bytes + size * ((index == self.target) - leaves)
+            result.append(dataclasses.replace(share, weights_bytes=weights))
+        if self.target == HOST:
+            size = memory.tensor_bytes(self.tensor, CPU)
+            host = dataclasses.replace(host, weights_bytes=host.weights_bytes + size)
+        return result, host
+
+
 class Planner:
     """One request on one machine."""
 
@@ -128,6 +118,15 @@ class Planner:
         self.shapes = shapes or Shapes(layout)
         self.total_layers = layout.block_count + 1
         self._rules = tuple(rules(device.backend) for device in devices)
+        self._barred = {
+            r: [
+                (layer.index, tensor)
+                for layer in layout.layers
+                for tensor in layer.tensors
+                if r.most_tensor_bytes is not None and tensor.size_bytes > r.most_tensor_bytes
+            ]
+            for r in {CPU, *self._rules}
+        }
         self._weights = {r: memory.layer_weights(layout, r) for r in {CPU, *self._rules}}
         self._shared = {r: memory.shared_weights(layout, r) for r in {CPU, *self._rules}}
         self.reserves = tuple(self._reserve(device) for device in devices)
@@ -138,6 +137,38 @@ class Planner:
         if device.learned_reserve_bytes is not None:
             default = device.learned_reserve_bytes
         return self.request.reserves.get(device.id, default)
+
+    @property
+    def budgets(self) -> list[int]:
+        """Bytes that the model may take on each device."""
+        pairs = zip(self.devices, self.reserves, strict=True)
+        return [device.free_bytes - reserve for device, reserve in pairs]
+
+    def orders(self) -> list[tuple[int, ...]]:
+        """Orders of devices to look at where all are too many: as given, and by room where that may be."""
+        given = tuple(range(len(self.devices)))
+        if not self.free_order:
+            return [given]
+        if len(given) <= FEW:
+            budgets = self.budgets
+            unlike = {
+                tuple(budgets[i] for i in order): order for order in itertools.permutations(given)
+            }
+            return list(unlike.values())
+        by_room = sorted(given, key=lambda index: self.budgets[index])
+        return list(dict.fromkeys((given, tuple(by_room), tuple(reversed(by_room)))))
+
+    @property
+    def free_order(self) -> bool:
+        """True if devices may change places and it makes a difference."""
+        alike = len({device.backend for device in self.devices}) == 1
+        return self.request.any_order and alike and len(set(self.budgets)) > 1
+
+    def on_host(self, context: int, layers: int) -> int:
+        """Bytes of weights and cache of the first `layers` in main memory."""
+        cache = self._cache(context, CPU)
+        shared = self._shared[CPU] if min(layers, self.layout.block_count) else 0
+        return sum(self._weights[CPU][:layers]) + sum(cache[:layers]) + shared
 
     def changed(self, **changes: object) -> Planner:
         """The same machine and model with another request."""
@@ -186,7 +217,7 @@ class Planner:
         first = context
         while context > 2 * MIN_CONTEXT:
             plan = self.place(context, exact=False)
-            if plan.verdict is Verdict.FITS or (not self.devices and plan.fits):
+            if plan.verdict is Verdict.FITS or (not self.devices and plan.runs):
                 break
             context //= 2
         else:
@@ -205,11 +236,15 @@ class Planner:
         order = tuple(share.device for share in plan.devices)
         request = dataclasses.replace(self.request, any_order=False, objective=Objective.BALANCED)
         ordered = Planner(self.layout, request, order, self.host, self.shapes)
+        split = tuple(range(len(order))), plan.tensor_split
+        apart = ordered.moved(plan.tensor_overrides)
         step = memory.CONTEXT_STEP
         low, high = 0, self.layout.context_length // step + 1
         while high - low > 1:
             middle = (low + high) // 2
-            if plan.verdict is Verdict.FITS and not plan.tensor_overrides:
+            if plan.tensor_overrides:
+                fits = ordered.build(middle * step, split, exact=True, overrides=apart).runs
+            elif plan.verdict is Verdict.FITS:
                 fits = ordered.fits(middle * step)
             else:
                 fits = ordered.place(middle * step, exact=False).verdict in good
@@ -219,13 +254,28 @@ class Planner:
                 high = middle
         return low * step
 
+    def moved(self, overrides: Sequence[TensorOverride]) -> tuple[Moved, ...]:
+        """The same tensors apart on this planner's devices, but for those that their backend bars."""
+        tensors = {t.name: (layer.index, t) for layer in self.layout.layers for t in layer.tensors}
+        names = [device.engine_name for device in self.devices]
+        return tuple(
+            Moved(
+                layer=tensors[override.tensor][0],
+                tensor=tensors[override.tensor][1],
+                target=HOST if override.device == "CPU" else names.index(override.device),
+                override=override,
+            )
+            for override in overrides
+            if not override.reason
+        )
+
     def fits(self, context: int) -> bool:
         """True if all layers fit on the devices, in their order or as they were fixed by hand."""
         if self.request.layer_counts is not None or self.request.gpu_layers is not None:
             return self.place(context, exact=False).verdict is Verdict.FITS
-        if not _Attempt(self, context, 0).fits():
+        if not Search(self, context, 0).fits():
             return False
-        host = self._host_plan(context, 0, len(self.devices), True, exact=False)
+        host = self._host_plan(context, 0, self.table(context, pipelined=True).host)
         return host.left_bytes >= 0 or any(d.shares_host_memory for d in self.devices)
 
     # --- placing ------------------------------------------------------------
@@ -233,31 +283,39 @@ class Planner:
     def plan(self, context: int) -> LoadPlan:
         """The plan, with the most context that fits."""
         plan = self.place(context, exact=True)
-        return dataclasses.replace(plan, max_context=self.max_context(plan))
+        plan = dataclasses.replace(plan, max_context=self.max_context(plan))
+        return plan if plan.fits or not self.devices else self._with_missing(plan, context)
+
+    def _with_missing(self, plan: LoadPlan, context: int) -> LoadPlan:
+        """The plan with what the devices lack to hold all layers."""
+        found = Search(self, context, 0).missing()
+        if self.request.layer_counts is not None or self.request.gpu_layers is not None:
+            return plan
+        size, index = found
+        return dataclasses.replace(plan, missing_bytes=size, missing_on=self.devices[index].id)
 
     def place(self, context: int, *, exact: bool) -> LoadPlan:
         """Layers to devices for one context; `exact` with compute buffers to the byte."""
         if self.request.layer_counts is not None:
             split: Split = range(len(self.devices)), self.request.layer_counts
             return self.build(context, split, exact=exact)
-        attempt = _Attempt(self, context, 0)
+        attempt = Search(self, context, 0)
         plan = self.build(context, attempt.split(), exact=exact)
         for _ in range(CORRECTIONS if exact else 0):
-            if plan.fits or attempt.forced:
+            if plan.runs or attempt.forced:
                 break
-            attempt = _Attempt(self, context, attempt.margin + plan.shortfall_bytes)
+            attempt = Search(self, context, attempt.margin + plan.shortfall_bytes)
             plan = self.build(context, attempt.split(), exact=exact)
-        if plan.verdict is Verdict.FITS or not exact or self.request.gpu_layers is not None:
+        whole = plan.runs and plan.gpu_layers == self.total_layers
+        if whole or not exact or not self.devices or self.request.gpu_layers is not None:
             return plan
         from app.plan import rescue
 
-        return rescue.rescued(self, context) or plan
+        return rescue.rescued(self, context) or rescue.best_partial(self, context, plan)
 
-    def work(self, context: int, device_rules: Sequence[object] | None = None) -> Work:
+    def work(self, context: int) -> Work:
         """What is computed at once with this context."""
         request = self.request
-        quantized = request.kv_type_k.quantized or request.kv_type_v.quantized
-        found = self._rules if device_rules is None else device_rules
         return Work(
             tokens=min(request.micro_batch, context),
             cells=memory.padded_context(context),
@@ -265,14 +323,17 @@ class Planner:
             flash_attention=request.flash_attention is not FlashAttention.OFF,
             kv_type_k=request.kv_type_k,
             kv_type_v=request.kv_type_v,
-            unpacks_cache=quantized and any(getattr(r, "unpacks_cache", False) for r in found),
         )
 
     def table(self, context: int, *, pipelined: bool) -> ComputeTable:
         """Quick compute buffers, by the rules of the device that takes most."""
-        alignment = max((r.alignment for r in self._rules), default=CPU.alignment)
-        work = self.work(context)
-        return compute_table(self.shapes, work, pipelined=pipelined, alignment=alignment)
+        return compute_table(
+            self.shapes,
+            self.work(context),
+            pipelined=pipelined,
+            alignment=max((r.alignment for r in self._rules), default=CPU.alignment),
+            unpacks=any(rule.unpacks_cache for rule in self._rules),
+        )
 
     def _cache(self, context: int, kind: BackendRules) -> tuple[int, ...]:
         """KV cache of each layer."""
@@ -286,7 +347,10 @@ class Planner:
         """`held(first, end)`: weights and cache of those layers on the device (index), in bytes."""
         kind = self._rules[device]
         shared, blocks = self._shared[kind], self.layout.block_count
-        weights = _sums(self._weights[kind])
+        sizes = list(self._weights[kind])
+        for layer, tensor in self._barred[kind]:
+            sizes[layer] -= memory.tensor_bytes(tensor, kind)
+        weights = _sums(sizes)
         cache = _sums(self._cache(context, kind))
 
         def held(first: int, end: int) -> int:
@@ -302,53 +366,82 @@ class Planner:
         split: Split,
         *,
         exact: bool,
-        overrides: Sequence[tuple[TensorOverride, int, int]] = (),
+        overrides: Sequence[Moved] = (),
     ) -> LoadPlan:
-        """The plan for a given split; each override with its layer and device (index, -1 for the host)."""
+        """The plan for a given split, with these tensors apart from their layers."""
         order, counts = split
-        offloaded = sum(counts)
-        start = first_offloaded = self.total_layers - offloaded
+        first_offloaded = self.total_layers - sum(counts)
+        edges = list(itertools.accumulate(counts, initial=first_offloaded))
+        spans = list(itertools.pairwise(edges))
         used = sum(1 for count in counts if count)
-        pipelined = used > 1 and not first_offloaded and not overrides
-        source = Source.HOST if first_offloaded else Source.EMBEDDING
-        shares = []
-        for index, count in zip(order, counts, strict=True):
-            end = start + count
-            compute = self._compute(index, context, (start, end), source, pipelined, exact=exact)
-            source = Source.DEVICE if compute else source
-            shares.append(self._share(index, context, (start, end), compute))
-            start = end
-        host = self._host_plan(context, first_offloaded, used, pipelined, exact=exact)
-        if overrides:
-            from app.plan import rescue
-
-            shares, host = rescue.moved(self, context, order, shares, host, overrides)
+        stranded = self._stranded(order, spans)
+        apart = (*overrides, *stranded)
+        compute = self._compute(context, order, spans, apart, exact=exact or not used)
+        places = zip(order, spans, compute[:-1], strict=True)
+        shares = [self._share(index, context, span, size) for index, span, size in places]
+        host = self._host_plan(context, first_offloaded, compute[-1])
+        on_host = sum(memory.tensor_bytes(moved.tensor, CPU) for moved in stranded)
+        host = dataclasses.replace(host, weights_bytes=host.weights_bytes + on_host)
+        for moved in overrides:
+            shares, host = moved.applied(order, shares, host)
         return verdicts.judged(
             self.layout, self.request, tuple(shares), host,
             context=context,
             sizes=self._weights[CPU],
-            overrides=tuple(override for override, _, _ in overrides),
+            overrides=tuple(moved.override for moved in apart),
         )  # fmt: skip
+
+    def _stranded(
+        self, order: Sequence[int], spans: Sequence[tuple[int, int]]
+    ) -> tuple[Moved, ...]:
+        """Tensors that are too large for the backend of their layer's device."""
+        return tuple(
+            Moved(
+                layer=layer,
+                tensor=tensor,
+                target=HOST,
+                override=TensorOverride(
+                    tensor=tensor.name, device="CPU", size_bytes=tensor.size_bytes, reason=TOO_LONG
+                ),
+            )
+            for index, (first, end) in zip(order, spans, strict=True)
+            for layer, tensor in self._barred[self._rules[index]]
+            if first <= layer < end
+        )
 
     def _compute(
         self,
-        index: int,
         context: int,
-        span: tuple[int, int],
-        source: Source,
-        pipelined: bool,
+        order: Sequence[int],
+        spans: Sequence[tuple[int, int]],
+        overrides: Sequence[Moved],
         *,
         exact: bool,
-    ) -> int:
-        if span[0] == span[1]:
-            return 0
+    ) -> tuple[int, ...]:
+        """Compute buffers of the devices in `order` with these spans of layers, and of the host."""
+        used = sum(1 for first, end in spans if end > first)
+        start = spans[0][0] if spans else self.total_layers
+        pipelined = used > 1 and not start and not overrides
         if not exact:
-            return self.table(context, pipelined=pipelined)(*span)
-        kind = self._rules[index]
-        model = ComputeModel(
-            self.shapes, self.work(context, (kind,)), pipelined=pipelined, alignment=kind.alignment
+            table = self.table(context, pipelined=pipelined)
+            on_host = table(0, min(start, self.layout.block_count)) + table.host
+            return (*(table(*span) for span in spans), on_host)
+        places = [len(order)] * self.total_layers
+        for place, (first, end) in enumerate(spans):
+            places[first:end] = [place] * (end - first)
+        return buffers(
+            self.shapes,
+            self.work(context),
+            places,
+            [self._rules[index] for index in order],
+            pipelined=pipelined,
+            overrides={
+                moved.tensor.name: order.index(moved.target)
+                if moved.target in order
+                else len(order)
+                for moved in overrides
+            },
         )
-        return model.device(*span, source=source)
 
     def _share(self, index: int, context: int, span: tuple[int, int], compute: int) -> DevicePlan:
         first, end = span
@@ -367,139 +460,22 @@ class Planner:
             reserve_bytes=self.reserves[index],
         )
 
-    def _host_plan(
-        self, context: int, layers: int, used: int, pipelined: bool, *, exact: bool
-    ) -> HostPlan:
+    def _host_plan(self, context: int, layers: int, compute: int) -> HostPlan:
         """Main memory: the token embedding and the first `layers`, the output only if all stay there."""
         weights = memory.tensors_bytes(self.layout.token_embedding, CPU)
         weights += sum(self._weights[CPU][:layers])
-        output = layers == self.total_layers
-        if output and self.layout.tied:
+        if layers == self.total_layers and self.layout.tied:
             # The output is the token embedding itself; a copy is made on other devices only.
             weights -= self._weights[CPU][-1] - memory.tensors_bytes(self.layout.output, CPU)
-        blocks = min(layers, self.layout.block_count)
-        weights += self._shared[CPU] if blocks else 0
-        cache = self._cache(context, CPU)
-        if exact or not used:
-            model = ComputeModel(
-                self.shapes, self.work(context, ()), pipelined=pipelined, alignment=CPU.alignment
-            )
-            compute = model.host(blocks, output=output)
-        else:
-            table = self.table(context, pipelined=pipelined)
-            compute = table(0, blocks) + table.exact.host(0, output=False)
+        weights += self._shared[CPU] if min(layers, self.layout.block_count) else 0
         return HostPlan(
             host=self.host,
             layer_count=layers,
             weights_bytes=weights,
-            kv_cache_bytes=sum(cache[:layers]),
+            kv_cache_bytes=sum(self._cache(context, CPU)[:layers]),
             compute_bytes=compute,
             reserve_bytes=CPU.reserve_bytes,
         )
-
-
-class _Attempt:
-    """One search for a split."""
-
-    def __init__(self, planner: Planner, context: int, margin: int) -> None:
-        self._planner, self._context = planner, context
-        self.margin = margin
-        self.total = planner.total_layers
-        free = [device.free_bytes for device in planner.devices]
-        budgets = zip(free, planner.reserves, strict=True)
-        self.budgets = [free - reserve - margin for free, reserve in budgets]
-        self._held = [planner.held(index, context) for index in range(len(free))]
-        self.forced = False
-        """True if the number of layers was given and they do not fit."""
-
-    def split(self) -> Split:
-        """The best split that fits, with as many layers on devices as can be."""
-        planner = self._planner
-        as_given = range(len(planner.devices))
-        fixed = planner.request.gpu_layers
-        nothing: Split = as_given, (0,) * len(planner.devices)
-        if not planner.devices or fixed == 0:
-            return nothing
-        wanted = self.total if fixed is None else max(0, min(fixed, self.total))
-        placed = self._placed(wanted)
-        if placed is not None:
-            return placed
-        if fixed is not None:
-            self.forced = True
-            return as_given, placement.by_memory(wanted, [max(0, b) for b in self.budgets])
-        low, high, best = 0, wanted, nothing  # `low` layers fit, `high` do not
-        while high - low > 1:
-            middle = (low + high) // 2
-            found = self._placed(middle)
-            if found is None:
-                high = middle
-            else:
-                low, best = middle, found
-        return best
-
-    def fits(self) -> bool:
-        """True if all layers do."""
-        return placement.fits(self.total, 0, self.budgets, self._cost(self.total))
-
-    def _cost(self, layers: int) -> placement.Cost:
-        pipelined = layers == self.total and len(self.budgets) > 1
-        table = self._planner.table(self._context, pipelined=pipelined)
-        held = self._held
-
-        def cost(device: int, first: int, end: int) -> int:
-            return held[device](first, end) + table(first, end)
-
-        return cost
-
-    def _placed(self, layers: int) -> Split | None:
-        """As the objective wants it, or None if so many layers do not fit."""
-        planner, request = self._planner, self._planner.request
-        first, cost = self.total - layers, self._cost(layers)
-        as_given = range(len(self.budgets))
-        found = placement.balanced(self.total, first, self.budgets, cost)
-        split: Split | None = None if found is None else (as_given, found)
-        alike = len({device.backend for device in planner.devices}) == 1
-        differ = max(self.budgets) - min(self.budgets) > DIFFERENT * max(self.budgets)
-        if request.any_order and alike and (differ or found is None) and len(set(self.budgets)) > 1:
-            split = placement.balanced_any_order(self.total, first, self.budgets, cost)
-        if split is None:
-            return None
-        if request.objective is Objective.FEWEST:
-            return self._fewest(first, cost, split)
-        if request.objective is Objective.FASTEST:
-            return self._fastest(first, cost, split)
-        return split
-
-    def _fewest(self, first: int, cost: placement.Cost, split: Split) -> Split:
-        """Only the devices with most room, as few as will do, in the order of `split`."""
-        by_room = sorted(split[0], key=lambda index: self.budgets[index], reverse=True)
-        for count in range(1, len(by_room)):
-            chosen = set(by_room[:count])
-            budgets = [self.budgets[i] if i in chosen else -1 for i in split[0]]
-            ordered: placement.Cost = lambda d, a, b: cost(split[0][d], a, b) if b > a else 0  # noqa: E731
-            found = placement.balanced(self.total, first, budgets, ordered)
-            if found is not None:
-                return split[0], found
-        return split
-
-    def _fastest(self, first: int, cost: placement.Cost, split: Split) -> Split:
-        """Least time for one token; unknown bandwidths count as equal ones."""
-        order = split[0]
-        rates = [self._planner.devices[i].bandwidth_bytes_per_s or 1e12 for i in order]
-        found = placement.fastest(
-            self.total,
-            first,
-            [self.budgets[i] for i in order],
-            lambda d, a, b: cost(order[d], a, b),
-            lambda d, a, b: self._held[order[d]](a, b) / rates[d],
-        )
-        return split if found is None else (order, found)
-
-
-def _is_here(endpoint: str | None) -> bool:
-    """True for an RPC server on this machine, whose devices are its main memory."""
-    host = (endpoint or "").rpartition(":")[0].strip("[]")
-    return host in ("localhost", "::1") or host.startswith("127.")
 
 
 def _sums(values: Sequence[int]) -> list[int]:

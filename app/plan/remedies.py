@@ -25,7 +25,7 @@ def with_remedies(
 
     `alternatives` are other quantizations of the model, and relatives, the nearest first.
     """
-    good = plan.verdict is Verdict.FITS or (not devices and plan.fits)
+    good = plan.verdict is Verdict.FITS or (not devices and plan.runs)
     if good or plan.request.force:
         return plan
     wanted = Verdict.FITS if devices else Verdict.CPU_ONLY
@@ -109,11 +109,11 @@ def _missing(plan: LoadPlan) -> Iterator[str]:
     for share in plan.devices:
         if share.layer_count and share.left_bytes < 0:
             yield f"{share.device.label} is {units.format_memory(-share.left_bytes)} short."
-    if plan.verdict is Verdict.PARTLY:
-        on_host = plan.host.weights_bytes + plan.host.kv_cache_bytes
+    if plan.missing_bytes:
+        labels = {share.device.id: share.device.label for share in plan.devices}
         yield (
-            f"{units.format_memory(on_host)} lie in main memory; so much more memory on one device, "
-            "or a little more on several, would hold them."
+            f"{labels[plan.missing_on or '']} is {units.format_memory(plan.missing_bytes)} short of a split "
+            "with all layers on devices."
         )
-    elif plan.host.left_bytes < 0:
+    if plan.host.left_bytes < 0:
         yield f"Main memory is {units.format_memory(-plan.host.left_bytes)} short."

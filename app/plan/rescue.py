@@ -1,213 +1,222 @@
-"""Tensors of the largest layers moved apart, where whole layers do not fit though their sum does.
+"""Tensors of the largest layers moved apart, where whole layers do not fit.
 
-llama.cpp takes this as `--override-tensor`; micro-batches then no longer overlap.
+If all fits then, on devices; otherwise so that as few bytes as possible stay in main memory. llama.cpp
+takes this as `--override-tensor`; micro-batches then no longer overlap.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from app.gguf.model import TensorInfo
-from app.plan import memory, placement, planner
-from app.plan.model import DevicePlan, HostPlan, LoadPlan, TensorOverride, Verdict
+from app.plan import memory, placement
+from app.plan.model import LoadPlan, TensorOverride
+from app.plan.planner import HOST, Moved, Planner
 from app.plan.rules import CPU, rules
+from app.plan.search import Split
 from app.plan.shapes import F32
 
 LARGEST_LAYERS = 4
-MOST_MOVED = 4
-HOST = -1
-_MOVABLE = ("ffn_down", "ffn_up", "ffn_gate")
+MOST_MOVED = 3
+"""Tensors moved to other devices."""
+MOST_TRIED = 2_000
+"""Placements that are looked at before the search gives up."""
+MOST_CHECKED = 12
+"""Candidates whose exact figures are worked out."""
+_MOVABLE = tuple(
+    f"ffn_{part}{ending}.weight"
+    for part in ("down", "up", "gate")
+    for ending in ("", "_exps", "_shexp")
+)
+
+Target = tuple[int, TensorInfo, int]
+"""A layer, its tensor, and the device (index) that it goes to, or HOST."""
 
 
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class _Tensor:
-    layer: int
-    info: TensorInfo
-
-    @property
-    def sort(self) -> str:
-        return self.info.name.split(".")[2]
-
-
-def rescued(made: planner.Planner, context: int) -> LoadPlan | None:
-    """A plan with all layers on devices and as few bytes as possible moved apart, or None.
-
-    Tensors go to other devices first; to main memory only if they have no room.
-    """
-    if len(made.devices) < 1 or made.layout.block_count == 0:
+def rescued(made: Planner, context: int) -> LoadPlan | None:
+    """A plan with all layers on devices and as few bytes as possible moved to others, or None."""
+    if len(made.devices) < 2 or not made.layout.block_count:
         return None
-    for to_host in (False, True):
-        for chosen in _choices(made):
-            plan = _attempt(made, context, chosen, to_host=to_host)
-            if plan is not None:
-                return plan
+    total = sum(made.held(0, context)(layer, layer + 1) for layer in range(made.total_layers))
+    if total > sum(made.budgets):
+        return None
+    checked = 0
+    for targets in itertools.islice(_to_devices(made), MOST_TRIED):
+        search = _Search(made, context, targets)
+        split = search.split(made.total_layers)
+        if split is None:
+            continue
+        plan = made.build(context, split, exact=True, overrides=search.moved())
+        if plan.runs:
+            return plan
+        checked += 1
+        if checked == MOST_CHECKED:
+            break
     return None
 
 
-def _choices(made: planner.Planner) -> Iterator[tuple[_Tensor, ...]]:
-    """Sets of tensors of the largest layers, the smallest sets first."""
+def best_partial(made: Planner, context: int, plain: LoadPlan) -> LoadPlan:
+    """The plan that leaves least in main memory: `plain`, or one with tensors of large layers there."""
+    least = plain.host.weights_bytes + plain.host.kv_cache_bytes if plain.runs else None
+    base = memory.tensors_bytes(made.layout.token_embedding, CPU)
+    found: list[tuple[int, _Search, Split]] = []
+    for targets in _to_host(made):
+        moved = base + sum(memory.tensor_bytes(tensor, CPU) for _, tensor, _ in targets)
+        if least is not None and moved >= least:
+            continue
+        search = _Search(made, context, targets)
+        split = search.most()
+        if split is None:
+            continue
+        layers = made.total_layers - sum(split[1])
+        left = moved + made.on_host(context, layers) - search.twice(layers)
+        if least is None or left < least:
+            found.append((left, search, split))
+            least = left
+    for _, search, split in sorted(found, key=lambda each: each[0])[:MOST_CHECKED]:
+        plan = made.build(context, split, exact=True, overrides=search.moved(split))
+        if plan.runs:
+            return plan
+    return plain
+
+
+def _movable(made: Planner) -> list[list[tuple[int, TensorInfo]]]:
+    """Feed-forward matrices of each of the largest layers."""
     layers = sorted(made.layout.layers, key=lambda layer: layer.size_bytes, reverse=True)
-    tensors = [
-        _Tensor(layer=layer.index, info=tensor)
+    return [
+        [
+            (layer.index, tensor)
+            for tensor in layer.tensors
+            if tensor.name.split(".", 2)[2] in _MOVABLE
+        ]
         for layer in layers[:LARGEST_LAYERS]
-        for tensor in layer.tensors
-        if tensor.name.split(".")[2].startswith(_MOVABLE) and len(tensor.shape) > 1
     ]
+
+
+def _to_devices(made: Planner) -> Iterator[tuple[Target, ...]]:
+    """Sets of tensors of one or two layers with where each goes, the fewest bytes first."""
+    tensors = [pair for layer in _movable(made) for pair in layer]
     sets = itertools.chain.from_iterable(
         itertools.combinations(tensors, count) for count in range(1, MOST_MOVED + 1)
     )
-    usable = (chosen for chosen in sets if len({tensor.layer for tensor in chosen}) <= 2)
-    yield from sorted(usable, key=lambda chosen: sum(t.info.size_bytes for t in chosen))
+    usable = (chosen for chosen in sets if len({layer for layer, _ in chosen}) <= 2)
+    devices = range(len(made.devices))
+    for chosen in sorted(usable, key=lambda chosen: sum(t.size_bytes for _, t in chosen)):
+        ways: Iterable[tuple[int, ...]] = ((device,) * len(chosen) for device in devices)
+        if len(chosen) == 2:
+            ways = itertools.chain(ways, itertools.permutations(devices, 2))
+        for way in ways:
+            yield tuple((*pair, device) for pair, device in zip(chosen, way, strict=True))
 
 
-def _attempt(
-    made: planner.Planner, context: int, chosen: tuple[_Tensor, ...], *, to_host: bool
-) -> LoadPlan | None:
-    """The plan with these tensors apart, or None if it does not fit."""
-    total = made.total_layers
-    table = made.table(context, pipelined=False)
-    held = [made.held(index, context) for index in range(len(made.devices))]
-    kinds = [rules(device.backend) for device in made.devices]
+def _to_host(made: Planner) -> list[tuple[Target, ...]]:
+    """Sets of tensors that main memory could take, the fewest bytes first."""
+    choices: list[list[tuple[tuple[int, TensorInfo], ...]]] = []
+    for tensors in _movable(made):
+        down = tuple(pair for pair in tensors if "ffn_down" in pair[1].name)
+        rest = tuple(pair for pair in tensors if pair not in down)
+        choices.append([(), down, rest, (*down, *rest)])
+    sets = (tuple(itertools.chain.from_iterable(parts)) for parts in itertools.product(*choices))
+    found = {
+        tuple((layer, tensor, HOST) for layer, tensor in chosen): None for chosen in sets if chosen
+    }
+    return sorted(found, key=lambda targets: sum(tensor.size_bytes for _, tensor, _ in targets))
 
-    def cost(device: int, first: int, end: int) -> int:
-        moved = sum(
-            memory.tensor_bytes(t.info, kinds[device]) for t in chosen if first <= t.layer < end
-        )
-        return held[device](first, end) - moved + table(first, end)
 
-    budgets = [d.free_bytes - r for d, r in zip(made.devices, made.reserves, strict=True)]
-    counts = placement.balanced(total, 0, budgets, cost)
-    order: Sequence[int] = range(len(budgets))
-    alike = len(set(kinds)) == 1
-    if counts is None and made.request.any_order and alike and len(set(budgets)) > 1:
-        found = placement.balanced_any_order(total, 0, budgets, cost)
-        if found is not None:
-            order, counts = found
-    if counts is None:
+class _Search:
+    """Splits for certain tensors apart, with quick figures that are hardly ever too small."""
+
+    def __init__(self, made: Planner, context: int, targets: Sequence[Target]) -> None:
+        self._made, self._context, self._targets = made, context, targets
+        self._table = made.table(context, pipelined=False)
+        self._held = [made.held(index, context) for index in range(len(made.devices))]
+        self._tokens = made.work(context).tokens
+        used = max(1, made.shapes.number("expert_used_count"))
+        self._narrow = made.layout.embedding_length * self._tokens * F32 * used
+        self._wide = [
+            tensor.shape[0 if "ffn_down" in tensor.name else 1]
+            * (used if "exps" in tensor.name else 1)
+            for _, tensor, _ in targets
+        ]
+        kinds = [rules(device.backend) for device in made.devices]
+        self._sizes = [[memory.tensor_bytes(t, kind) for _, t, _ in targets] for kind in kinds]
+        self._working = [self._working_bytes(index) for index in range(len(kinds))]
+
+    def _working_bytes(self, device: int) -> int:
+        """What a device needs to compute with the tensors that lie there, at most.
+
+        Of a gate or its twin it has both results and their product, of what comes down one side.
+        """
+        most = 0
+        for (_, tensor, target), width in zip(self._targets, self._wide, strict=True):
+            if target == device:
+                sides = 1 if "ffn_down" in tensor.name else 3
+                most = max(most, sides * width * self._tokens * F32 + 3 * self._narrow)
+        return most
+
+    def _cost(self, device: int, first: int, end: int) -> int:
+        if end <= first and not self._working[device]:
+            return 0
+        total = self._held[device](first, end)
+        for (layer, _, target), size in zip(self._targets, self._sizes[device], strict=True):
+            if first <= layer < end:
+                total += 3 * self._narrow - size
+            if target == device:
+                total += size
+        compute = self._table(first, end)
+        if self._working[device]:
+            beside = self._table.all_inputs if end > first else 0
+            compute = max(compute, beside + self._working[device])
+        return total + compute
+
+    def split(self, layers: int) -> Split | None:
+        """The best split of the last `layers`; in the devices' order, or in another where that may be."""
+        made, total = self._made, self._made.total_layers
+        for order in made.orders():
+            budgets = [made.budgets[index] for index in order]
+
+            def cost(place: int, first: int, end: int, order: Sequence[int] = order) -> int:
+                return self._cost(order[place], first, end)
+
+            if placement.fits(total, total - layers, budgets, cost):
+                counts = placement.balanced(total, total - layers, budgets, cost)
+                if counts is not None:
+                    return order, counts
         return None
-    targets = _targets(made, context, (order, counts), chosen, to_host=to_host)
-    if targets is None:
-        return None
-    plan = made.build(context, (order, counts), exact=True, overrides=targets)
-    return plan if plan.verdict in (Verdict.FITS, Verdict.PARTLY) and plan.fits else None
 
+    def most(self) -> Split | None:
+        """The split with most layers on devices."""
+        low, high = 0, self._made.total_layers + 1
+        best: Split | None = None
+        while high - low > 1:
+            middle = (low + high) // 2
+            found = self.split(middle)
+            if found is None:
+                high = middle
+            else:
+                low, best = middle, found
+        return best
 
-def _targets(
-    made: planner.Planner,
-    context: int,
-    split: planner.Split,
-    chosen: tuple[_Tensor, ...],
-    *,
-    to_host: bool,
-) -> list[tuple[TensorOverride, int, int]] | None:
-    """Where each tensor goes: to the device with most room, other than its layer's own."""
-    plain = made.build(context, split, exact=False)
-    owner: dict[int, int] = {}
-    room: dict[int, int] = {}
-    for index, share in zip(split[0], plain.devices, strict=True):
-        room[index] = share.left_bytes
-        if share.first_layer is not None and share.last_layer is not None:
-            owner |= dict.fromkeys(range(share.first_layer, share.last_layer + 1), index)
-    for tensor in chosen:
-        room[owner[tensor.layer]] += tensor.info.size_bytes
-    result = []
-    for tensor in sorted(chosen, key=lambda t: t.info.size_bytes, reverse=True):
-        needed = tensor.info.size_bytes + _working_bytes(made, context, (tensor,))
-        others = [index for index in room if index != owner[tensor.layer] and room[index] >= needed]
-        if others:
-            index = max(others, key=lambda i: room[i])
-            room[index] -= tensor.info.size_bytes
-            name = made.devices[index].engine_name
-        elif to_host:
-            index, name = HOST, "CPU"
-        else:
-            return None
-        override = TensorOverride(
-            tensor=tensor.info.name, device=name, size_bytes=tensor.info.size_bytes
+    def twice(self, layers: int) -> int:
+        """Bytes of tensors that lie in main memory with the first `layers` anyway."""
+        return sum(memory.tensor_bytes(t, CPU) for layer, t, _ in self._targets if layer < layers)
+
+    def moved(self, split: Split | None = None) -> tuple[Moved, ...]:
+        """The tensors apart, but for those of layers that stay in main memory."""
+        made = self._made
+        start = 0 if split is None else made.total_layers - sum(split[1])
+        return tuple(
+            Moved(
+                layer=layer,
+                tensor=tensor,
+                target=target,
+                override=TensorOverride(
+                    tensor=tensor.name,
+                    device="CPU" if target == HOST else made.devices[target].engine_name,
+                    size_bytes=tensor.size_bytes,
+                ),
+            )
+            for layer, tensor, target in self._targets
+            if layer >= start
         )
-        result.append((override, tensor.layer, index))
-    return result
-
-
-def _working_bytes(made: planner.Planner, context: int, tensors: Sequence[_Tensor]) -> int:
-    """What a place needs to compute with tensors of one layer that lie there, at most.
-
-    Of the feed-forward network it holds input and result, and as many wide activations as it
-    computes, is handed and hands on.
-    """
-    work = made.work(context)
-    used = max(1, made.shapes.number("expert_used_count"))
-    widths = [
-        t.info.shape[0 if t.sort.startswith("ffn_down") else 1] * (used if "exps" in t.sort else 1)
-        for t in tensors
-    ]
-    halves = sum(1 for t in tensors if not t.sort.startswith("ffn_down"))
-    wide = 2 if not halves else 2 + halves
-    narrow = 2 * made.layout.embedding_length * used
-    return (wide * max(widths, default=0) + narrow) * work.tokens * F32
-
-
-def _handed_bytes(
-    made: planner.Planner,
-    context: int,
-    share: DevicePlan,
-    overrides: Sequence[tuple[TensorOverride, int, int]],
-) -> int:
-    """Copies of activations that go out to moved tensors and come back."""
-    first, last = share.first_layer, share.last_layer
-    tokens = made.work(context).tokens
-    used = max(1, made.shapes.number("expert_used_count"))
-    by_name = {t.name: t for layer in made.layout.layers for t in layer.tensors}
-    widest = 0
-    for override, layer, _ in overrides:
-        if first is not None and last is not None and first <= layer <= last:
-            info = by_name[override.tensor]
-            widest = max(widest, info.shape[1] * (used if "exps" in info.name else 1))
-    return (3 * made.layout.embedding_length * used + widest) * tokens * F32
-
-
-def moved(
-    made: planner.Planner,
-    context: int,
-    order: Sequence[int],
-    shares: list[DevicePlan],
-    host: HostPlan,
-    overrides: Sequence[tuple[TensorOverride, int, int]],
-) -> tuple[list[DevicePlan], HostPlan]:
-    """Shares with the tensors taken from their layers' devices and put where they go."""
-    by_name = {t.name: t for layer in made.layout.layers for t in layer.tensors}
-    result = []
-    for index, share in zip(order, shares, strict=True):
-        kind = rules(share.device.backend)
-        weights, compute = share.weights_bytes, share.compute_bytes
-        here: dict[int, list[_Tensor]] = {}
-        for override, layer, target in overrides:
-            info = by_name[override.tensor]
-            first, last = share.first_layer, share.last_layer
-            if first is not None and last is not None and first <= layer <= last:
-                weights -= memory.tensor_bytes(info, kind)
-            if target == index:
-                weights += memory.tensor_bytes(info, kind)
-                here.setdefault(layer, []).append(_Tensor(layer=layer, info=info))
-        # What is handed from device to device and back lies there beside the rest.
-        if compute:
-            compute += _handed_bytes(made, context, share, overrides)
-        inputs = sum(made.table(context, pipelined=False).exact.shared().values())
-        for tensors in here.values():
-            compute = max(compute, inputs + _working_bytes(made, context, tensors))
-        result.append(dataclasses.replace(share, weights_bytes=weights, compute_bytes=compute))
-    on_host = [
-        _Tensor(layer=layer, info=by_name[o.tensor])
-        for o, layer, target in overrides
-        if target == HOST
-    ]
-    if on_host:
-        host = dataclasses.replace(
-            host,
-            weights_bytes=host.weights_bytes
-            + sum(memory.tensor_bytes(t.info, CPU) for t in on_host),
-            compute_bytes=host.compute_bytes + _working_bytes(made, context, on_host),
-        )
-    return result, host

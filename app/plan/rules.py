@@ -17,13 +17,16 @@ class BackendRules:
             multiple of it is larger by what its last row lacks; 1 for none.
         reserve_bytes: Kept free for the driver's context and scratch, which no figure of llama.cpp
             contains.
-        unpacks_cache: See `layers.Work`.
+        unpacks_cache: See `layers.Builder`.
+        most_tensor_bytes: The largest tensor that it computes with; llama.cpp leaves a larger one in
+            main memory, without a word.
     """
 
     alignment: int
     row_padding: int
     reserve_bytes: int
     unpacks_cache: bool = False
+    most_tensor_bytes: int | None = None
 
 
 CPU = BackendRules(alignment=32, row_padding=1, reserve_bytes=512 * MIB)
@@ -35,7 +38,10 @@ _RULES = {
         alignment=128, row_padding=512, reserve_bytes=640 * MIB, unpacks_cache=True
     ),
     # minStorageBufferOffsetAlignment is at most 256 by Vulkan's specification; 64 is the most seen.
-    "vulkan": BackendRules(alignment=64, row_padding=1, reserve_bytes=384 * MIB),
+    # maxStorageBufferRange is a number of 32 bits; only few drivers have VK_EXT_shader_64bit_indexing.
+    "vulkan": BackendRules(
+        alignment=64, row_padding=1, reserve_bytes=384 * MIB, most_tensor_bytes=2**32 - 1
+    ),
     "metal": BackendRules(alignment=32, row_padding=1, reserve_bytes=256 * MIB),
     # The server's own backend rules; here a CPU's.
     "rpc": BackendRules(alignment=32, row_padding=1, reserve_bytes=64 * MIB),

@@ -28,8 +28,6 @@ class Work:
         flash_attention: True if the attention is one operation.
         kv_type_k: Type of the K cache.
         kv_type_v: Type of the V cache.
-        unpacks_cache: A quantized cache of one layer is copied to f16 beside the result of flash
-            attention, as CUDA's kernels for many tokens want it (`ggml_cuda_flash_attn_ext_get_alloc_size`).
     """
 
     tokens: int
@@ -38,7 +36,6 @@ class Work:
     flash_attention: bool
     kv_type_k: KvCacheType
     kv_type_v: KvCacheType
-    unpacks_cache: bool = False
 
 
 class Shape:

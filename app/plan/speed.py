@@ -5,8 +5,15 @@ from __future__ import annotations
 import dataclasses
 
 from app.gguf.model import ModelLayout
-from app.plan.model import LoadPlan
+from app.plan.model import LoadPlan, Verdict
 
+GENERATION_SOURCE = (
+    "likely is 0.5 to 0.85 of what memory bandwidth allows, as Llama 3 70B reached on one to eight cards "
+    "(XiongjieDai, GPU-Benchmarks-on-LLM-Inference)"
+)
+PROMPT_SOURCE = (
+    "prompt processing is 0.6 to 1.3 of the rates that were measured there with one card of a kind"
+)
 LIKELY_LOW, LIKELY_HIGH = 0.5, 0.85
 """Measured shares of the bound (XiongjieDai, GPU-Benchmarks-on-LLM-Inference, Llama 3 70B Q4_K_M):
 2 RTX 4090 80 %, 2 RTX 3090 74 %, RTX A6000 81 %, H100 PCIe 52 %, A100 SXM 51 %, M2 Ultra 64 %."""
@@ -41,35 +48,46 @@ class Speed:
         generation: With the whole context in use.
         empty_context: Generation in an empty context.
         prompt: Prompt processing.
+        whole: Generation if what lies in main memory lay on the devices, where anything does.
+        sources: What the ranges rest on, in words.
         assumed_host: Main memory works along, and its bandwidth is an assumption.
     """
 
     generation: Range | None
     empty_context: Range | None
     prompt: Range | None
+    whole: Range | None = None
+    sources: tuple[str, ...] = ()
     assumed_host: bool = False
 
 
 def estimate(plan: LoadPlan, layout: ModelLayout, host_bandwidth: float | None = None) -> Speed:
     """What the devices' bandwidths and measured rates allow."""
     bandwidth = host_bandwidth or HOST_BANDWIDTH
-    generation = _generation(plan, bandwidth, cache=True)
+    generation = _generation(plan, layout, bandwidth, cache=True)
+    prompt = _prompt(plan, layout)
+    sources = ((GENERATION_SOURCE,) if generation else ()) + ((PROMPT_SOURCE,) if prompt else ())
     return Speed(
         generation=generation,
-        empty_context=_generation(plan, bandwidth, cache=False),
-        prompt=_prompt(plan, layout),
+        empty_context=_generation(plan, layout, bandwidth, cache=False),
+        prompt=prompt,
+        whole=_whole(plan, layout),
+        sources=sources,
         assumed_host=bool(generation) and plan.verdict.on_host and host_bandwidth is None,
     )
 
 
-def _generation(plan: LoadPlan, host_bandwidth: float, *, cache: bool) -> Range | None:
-    """Each token reads all weights and the KV cache once, device after device.
+def _generation(
+    plan: LoadPlan, layout: ModelLayout, host_bandwidth: float, *, cache: bool
+) -> Range | None:
+    """Each token reads all weights and the KV cache once, place after place.
 
-    The token embedding is not read, but for one row.
+    Of experts only those that a token chooses are read, and of the token embedding one row.
     """
+    used = _share_used(layout)
     seconds = 0.0
     for share in plan.devices:
-        held = share.weights_bytes + share.kv_cache_bytes * cache
+        held = share.weights_bytes * used + share.kv_cache_bytes * cache
         if not held:
             continue
         rate = share.device.bandwidth_bytes_per_s
@@ -77,12 +95,52 @@ def _generation(plan: LoadPlan, host_bandwidth: float, *, cache: bool) -> Range 
             return None
         seconds += held / rate
     if plan.verdict.on_host:
-        host = plan.host.weights_bytes + plan.host.kv_cache_bytes * cache
-        seconds += host / host_bandwidth
+        seconds += _read_on_host(plan, layout, used, cache=cache) / host_bandwidth
+    return _range(seconds)
+
+
+def _read_on_host(plan: LoadPlan, layout: ModelLayout, used: float, *, cache: bool) -> float:
+    """Bytes that one token reads in main memory."""
+    output_elsewhere = plan.gpu_layers > 0 or not layout.tied
+    embedding = sum(t.size_bytes for t in layout.token_embedding) if output_elsewhere else 0
+    weights = max(0, plan.host.weights_bytes - embedding) * used
+    return weights + plan.host.kv_cache_bytes * cache
+
+
+def _whole(plan: LoadPlan, layout: ModelLayout) -> Range | None:
+    """As if the devices held all of it, each in proportion to what it holds now."""
+    used = _share_used(layout)
+    rates = [
+        (s.weights_bytes + s.kv_cache_bytes, s.device.bandwidth_bytes_per_s) for s in plan.devices
+    ]
+    held = sum(size for size, _ in rates)
+    if (
+        plan.verdict is not Verdict.PARTLY
+        or not held
+        or not all(rate for size, rate in rates if size)
+    ):
+        return None
+    seconds = sum(size / rate for size, rate in rates if size and rate)
+    more = _read_on_host(plan, layout, used, cache=True) / used
+    return _range(seconds * used * (held + more) / held)
+
+
+def _range(seconds: float) -> Range | None:
     if not seconds:
         return None
     bound = 1 / seconds
     return Range(bound=bound, likely_low=LIKELY_LOW * bound, likely_high=LIKELY_HIGH * bound)
+
+
+def _share_used(layout: ModelLayout) -> float:
+    """Share of all weights in layers that one token reads: all, but for experts that it does not choose."""
+    whole = active = 0.0
+    share = _experts_used(layout)
+    for layer in layout.layers:
+        for tensor in layer.tensors:
+            whole += tensor.size_bytes
+            active += tensor.size_bytes * (share if "_exps" in tensor.name else 1)
+    return active / whole if whole else 1.0
 
 
 def _prompt(plan: LoadPlan, layout: ModelLayout) -> Range | None:
@@ -108,9 +166,7 @@ def _prompt(plan: LoadPlan, layout: ModelLayout) -> Range | None:
 
 def _operations(layout: ModelLayout, index: int) -> float:
     """Of one layer and token."""
-    prefix = f"{layout.architecture}."
-    count, used = (layout.metadata.get(prefix + k) for k in ("expert_count", "expert_used_count"))
-    share = used / count if isinstance(used, int) and isinstance(count, int) and count else 1.0
+    share = _experts_used(layout)
     total = 0.0
     for tensor in layout.layers[index].tensors:
         if len(tensor.shape) > 1:
@@ -119,3 +175,9 @@ def _operations(layout: ModelLayout, index: int) -> float:
                 weights *= length
             total += 2 * weights * (share if "_exps" in tensor.name else 1)
     return total
+
+
+def _experts_used(layout: ModelLayout) -> float:
+    prefix = f"{layout.architecture}."
+    count, used = (layout.metadata.get(prefix + k) for k in ("expert_count", "expert_used_count"))
+    return used / count if isinstance(used, int) and isinstance(count, int) and count else 1.0

@@ -17,6 +17,7 @@ VERDICT_WORDS = {
 }
 
 
+DEFAULT_BATCH = 2048
 BASES = {
     Basis.COMPUTED: "Computed by llama.cpp's own rules, layer by layer.",
     Basis.ESTIMATED: "This architecture is not known here: the numbers are estimates.",
@@ -56,8 +57,11 @@ def speed_lines(rate: Speed) -> list[str]:
         lines.append(f"In an empty context: {rate.empty_context}.")
     if rate.prompt:
         lines.append(f"Prompt processing: {rate.prompt}.")
+    if rate.whole:
+        lines.append(f"With all layers on devices it would be {rate.whole}.")
     if rate.assumed_host:
         lines.append("Main memory counts with 51 GB/s (two channels of DDR4-3200).")
+    lines += [f"{words[0].upper()}{words[1:]}." for words in rate.sources]
     return lines
 
 
@@ -87,7 +91,7 @@ def describe(
         lines.append("  ".join(cells).rstrip())
     lines += ["", f"Up to {plan.max_context:,} tokens fit. KV cache in all: {memory(_kv(plan))}."]
     lines += [
-        f"Apart from its layer: {o.tensor} ({memory(o.size_bytes)}) on {o.device}."
+        f"Apart from its layer: {o.tensor} ({memory(o.size_bytes)}) on {o.device}. {o.reason}".rstrip()
         for o in plan.tensor_overrides
     ]
     lines += speed_lines(rate) if rate else []
@@ -126,6 +130,8 @@ def command_line(plan: LoadPlan, model_path: str) -> str:
     ]
     request = plan.request
     parts += ["-ctk", request.kv_type_k, "-ctv", request.kv_type_v, "-ub", str(request.micro_batch)]
+    if request.batch != DEFAULT_BATCH:
+        parts += ["-b", str(request.batch)]
     used = [share for share in plan.devices if share.used]
     if used:
         parts += ["-dev", ",".join(share.device.engine_name for share in used)]
@@ -134,7 +140,8 @@ def command_line(plan: LoadPlan, model_path: str) -> str:
         parts += ["-ot", f"{override.pattern}={override.device}"]
     if plan.host.layer_count or plan.tensor_overrides:
         parts.append("--no-op-offload")
-    parts += ["-fa", request.flash_attention, "--fit", "off"]
+    # One conversation at a time, as here; more would share the context.
+    parts += ["-np", "1", "-fa", request.flash_attention, "--fit", "off"]
     return " ".join(f"'{part}'" if " " in part else part for part in parts)
 
 
@@ -145,24 +152,29 @@ def to_json(plan: LoadPlan, rate: Speed | None = None) -> dict[str, object]:
         "sentence": plan.sentence,
         "hint": plan.hint,
         "fits": plan.fits,
+        "runs": plan.runs,
         "context": plan.context,
         "max_context": plan.max_context,
         "gpu_layers": plan.gpu_layers,
         "tensor_split": list(plan.tensor_split),
         "tensor_overrides": [
-            {"tensor": o.tensor, "device": o.device, "bytes": o.size_bytes}
+            {"tensor": o.tensor, "device": o.device, "bytes": o.size_bytes, "reason": o.reason}
             for o in plan.tensor_overrides
         ],
         "remedies": list(plan.remedies),
         "device_order": [share.device.engine_name for share in plan.devices],
         "bottleneck": plan.bottleneck,
-        "shortfall": plan.shortfall_bytes,
+        "shortfall": plan.shortfall_bytes or plan.missing_bytes,
+        "missing_on": plan.missing_on,
         "speed": dataclasses.asdict(rate) if rate else None,
         "basis": plan.basis,
         "devices": [_share_json(share) for share in plan.devices],
         "host": {
+            "name": "CPU",
             "budget": plan.host.host.available_bytes,
             "layers": plan.host.layer_count,
+            "first_layer": 0 if plan.host.layer_count else None,
+            "last_layer": plan.host.layer_count - 1 if plan.host.layer_count else None,
             **_bytes(plan.host),
         },
     }

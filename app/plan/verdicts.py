@@ -132,7 +132,10 @@ def _sentence(layout: ModelLayout, plan: LoadPlan) -> str:
     if plan.verdict is Verdict.CPU_ONLY:
         return f"{head}all {blocks} layers on the CPU, in main memory."
     moved = len(plan.tensor_overrides)
-    apart = f", {moved} of their tensors apart" if moved > 1 else ", one of their tensors apart"
+    apart = f", {moved} of their tensors" if moved > 1 else ", one of their tensors"
+    on_host = any(override.device == "CPU" for override in plan.tensor_overrides)
+    apart += " in main memory" if on_host else " apart"
     if plan.gpu_layers == blocks + 1:
         return f"{head}all {blocks} layers on {where}{apart if moved else ''}."
-    return f"{head}{plan.gpu_layers} of {blocks + 1} layers on {where}, the rest on the CPU."
+    rest = f"the rest on the CPU{apart if moved else ''}"
+    return f"{head}{plan.gpu_layers} of {blocks + 1} layers on {where}, {rest}."

@@ -203,6 +203,8 @@ class _Handler(http.server.BaseHTTPRequestHandler):
     def _api(self) -> None:
         parts = urlsplit(self.path)
         match, query = _API.fullmatch(parts.path), parse_qs(parts.query)
+        if parts.path == "/api/whoami-v2":
+            return self._send_json({"name": "person"}) if self._let_in() else self._refuse(401)
         if parts.path == "/api/models":
             return self._page(self._found(query), query)
         if match is None or match["repo"] not in self.server.names():
@@ -260,7 +262,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             return None if status < 0 else self._refuse(status, faults.headers)
         if faults.status is not None:
             return self._refuse(faults.status, faults.headers)
-        if self.path.startswith("/api/models"):
+        if self.path.startswith(("/api/models", "/api/whoami")):
             return self._api()
         repos = self.server.repos.values()
         closed = not any(repo.gated or repo.private for repo in repos)

@@ -305,6 +305,24 @@ def _phi3(maker: _Maker) -> None:
         maker.layer(i, "ffn_down", maker.width, maker.hidden)
 
 
+def _phimoe(maker: _Maker) -> None:
+    maker.square()
+    maker.width = maker.chance.choice((1792, 6400))
+    count, used = 16, 2
+    maker.common()
+    maker.number(
+        expert_count=count, expert_used_count=used, rope__scaling__original_context_length=4096
+    )
+    maker.outside(bias=True, norm_bias=True)
+    for i in range(maker.layers):
+        maker.attention(i)
+        maker.layer(i, "attn_norm", maker.hidden, bias=True)
+        maker.layer(i, "attn_output", maker.hidden, bias=True)
+        maker.layer(i, "ffn_norm", maker.hidden)
+        maker.layer(i, "ffn_norm", maker.hidden, bias=True)
+        maker.experts(i, count, maker.width)
+
+
 def _nemotron(maker: _Maker) -> None:
     maker.square()
     maker.common(epsilon="layer_norm_epsilon")
@@ -320,6 +338,8 @@ def _nemotron_h(maker: _Maker) -> None:
     maker.layers = maker.chance.choice((6, 9, 12))
     moe = maker.header.architecture == "nemotron_h_moe"
     kinds = [("ssm", "ffn", "attention")[i % 3] for i in range(maker.layers)]
+    if maker.chance.random() < 0.6:
+        maker.chance.shuffle(kinds)
     inner, state, groups = 64 * maker.chance.choice((32, 64, 128)), 128, 8
     ranks = inner // 64
     maker.common()
@@ -372,13 +392,13 @@ def _deepseek2(maker: _Maker) -> None:
     maker.heads = maker.chance.choice((16, 64, 128))
     rope, nope, value, rank, q_rank = 64, 128, 128, 512, 1536
     count, used, width = maker.chance.choice(((64, 6, 1408), (160, 6, 1536), (256, 8, 2048)))
-    absorbed = maker.chance.random() < 0.7
+    absorbed, lite = maker.chance.random() < 0.7, maker.chance.random() < 0.4
     maker.common()
     maker.number(
         attention__head_count_kv=1 if absorbed else maker.heads,
         attention__key_length=rank + rope if absorbed else nope + rope,
         attention__value_length=rank if absorbed else value,
-        attention__q_lora_rank=q_rank,
+        attention__q_lora_rank=0 if lite else q_rank,
         attention__kv_lora_rank=rank,
         rope__dimension_count=rope,
         leading_dense_block_count=1,
@@ -395,10 +415,13 @@ def _deepseek2(maker: _Maker) -> None:
     maker.outside()
     for i in range(maker.layers):
         maker.layer(i, "attn_norm", maker.hidden)
-        maker.layer(i, "attn_q_a_norm", q_rank)
         maker.layer(i, "attn_kv_a_norm", rank)
-        maker.layer(i, "attn_q_a", maker.hidden, q_rank)
-        maker.layer(i, "attn_q_b", q_rank, maker.heads * (nope + rope))
+        if lite:
+            maker.layer(i, "attn_q", maker.hidden, maker.heads * (nope + rope))
+        else:
+            maker.layer(i, "attn_q_a_norm", q_rank)
+            maker.layer(i, "attn_q_a", maker.hidden, q_rank)
+            maker.layer(i, "attn_q_b", q_rank, maker.heads * (nope + rope))
         maker.layer(i, "attn_kv_a_mqa", maker.hidden, rank + rope)
         if absorbed:
             maker.layer(i, "attn_k_b", nope, rank, maker.heads)
@@ -443,7 +466,7 @@ def _gpt_oss(maker: _Maker) -> None:
 _MAKERS: dict[str, Callable[[_Maker], None]] = {
     "llama": _dense, "mixtral": _mixtral, "mistral3": _dense, "deci": _deci, "qwen2": _dense,
     "qwen3": _dense, "qwen2moe": _qwen_moe, "qwen3moe": _qwen_moe, "gemma2": _gemma, "gemma3": _gemma,
-    "phi2": _phi2, "phi3": _phi3, "nemotron": _nemotron, "nemotron_h": _nemotron_h,
+    "phi2": _phi2, "phi3": _phi3, "phimoe": _phimoe, "nemotron": _nemotron, "nemotron_h": _nemotron_h,
     "nemotron_h_moe": _nemotron_h, "deepseek2": _deepseek2, "gpt-oss": _gpt_oss,
 }  # fmt: skip
 FAMILIES = tuple(_MAKERS)

@@ -232,7 +232,7 @@ class LauncherView(QWidget):
         set_state(self._verdict, "" if state == "ok" else state)
         self._show_icon()
         lines = list(plan.remedies[:MOST_REMEDIES])
-        if self._layout is not None and plan.fits:
+        if self._layout is not None and plan.runs:
             lines += speed_lines(speed.estimate(plan, self._layout))[:1]
         self._hint.setText("\n".join(lines))
         self._hint.setVisible(bool(lines))
@@ -287,7 +287,7 @@ class LauncherView(QWidget):
         elif ready:
             words = "Open chat" if self._current else "Reload with this plan"
         self._primary.setText(words)
-        fits = self._plan is not None and self._plan.fits
+        fits = self._plan is not None and self._plan.runs
         self._primary.setEnabled(loading or fits or (ready and self._current))
         self._primary.setToolTip("" if fits or self._plan is None else self._plan.sentence)
 

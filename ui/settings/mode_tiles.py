@@ -71,7 +71,7 @@ def _outcome(plan: LoadPlan | None) -> tuple[str, str]:
     if plan is None:
         return "Layers as you set them", ""
     used = [share for share in plan.devices if share.layer_count]
-    if not plan.fits:
+    if not plan.runs:
         short = min(used, key=lambda share: share.left_bytes, default=None)
         if short is None or short.left_bytes >= 0:
             return "✕ Main memory is too small", "error"

@@ -396,7 +396,7 @@ class SplitDialog(QDialog):
         more = f" Grey slivers are the {empty} empty layers." if empty else ""
         self._how.setText(f"Drag a cut, or use the arrow keys.{more}")
         self._verdict.setText(f"{VERDICT_WORDS[plan.verdict]} {plan.sentence} {plan.hint}".strip())
-        set_state(self._verdict, "" if plan.fits else "error")
+        set_state(self._verdict, "" if plan.runs else "error")
         self._facts.setText(f"{plan.context:,} tokens, up to {plan.max_context:,} fit")
         left = plan.block_count + 1 - plan.gpu_layers
         placed = "all placed" if not left else f"{left} on the CPU"
@@ -411,8 +411,8 @@ class SplitDialog(QDialog):
             f"compute {memory(sum(p.compute_bytes for p in parts))} · "
             f"{memory(sum(p.model_bytes for p in parts))} in all, main memory included"
         )
-        self.apply_button.setEnabled(plan.fits)
-        self.apply_button.setToolTip("" if plan.fits else plan.sentence)
+        self.apply_button.setEnabled(plan.runs)
+        self.apply_button.setToolTip("" if plan.runs else plan.sentence)
 
 
 def _words(error: ValueError) -> str:

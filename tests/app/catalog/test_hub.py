@@ -4,9 +4,12 @@ import socket
 from collections.abc import Callable
 from pathlib import Path
 
+import httpx2
+import huggingface_hub
 import hypothesis
 import pytest
 from huggingface_hub import constants
+from huggingface_hub.utils._http import default_client_factory
 from hypothesis import strategies
 
 from app import units
@@ -219,3 +222,50 @@ def test_whatever_comes_ends_in_a_layout_or_an_app_error(
     else:
         assert layout.block_count >= 0
     assert len(server.requests) <= 5
+
+
+def test_shards_that_break_off_are_taken_up_where_they_were(server: Hub, tmp_path: Path) -> None:
+    add_shards(server, tmp_path)
+    server.faults = Faults(cuts=[100, 200, 100])
+    assert read("hf:org/repo/q/m-00002-of-00003.gguf").block_count == 3
+    assert len([r for r in server.requests if r.range]) == 6
+
+
+def test_a_fault_of_one_shard_is_the_models(server: Hub, tmp_path: Path) -> None:
+    add_shards(server, tmp_path)
+    server.faults = Faults(etags=['"one"'] * 3 + ['"two"'] * 9, cuts=[100] * 3)
+    with pytest.raises(AppError, match="changed while it was read"):
+        read("hf:org/repo/q/m-00002-of-00003.gguf")
+
+
+@pytest.mark.parametrize("step", ["HEAD", "GET"])
+def test_encryption_is_never_given_up(
+    server: Hub, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    seen = []
+
+    def answer(request: httpx2.Request) -> httpx2.Response:
+        seen.append(request)
+        plain = {"Location": "http://storage.test/file"}
+        safe = {"Location": "https://storage.test/file"}
+        facts = {"X-Repo-Commit": COMMIT, "X-Linked-Size": "5000"}
+        if request.method == "HEAD":
+            return httpx2.Response(302, headers=facts | (plain if step == "HEAD" else safe))
+        if request.url.scheme == "https":
+            return httpx2.Response(302, headers=plain)
+        size = {"Content-Range": "bytes 0-4999/5000", "ETag": '"x"'}
+        return httpx2.Response(206, headers=size, content=b"GGUF" * 1250)
+
+    monkeypatch.setenv("HF_TOKEN", "hf_right")
+    huggingface_hub.close_session()
+    huggingface_hub.set_client_factory(
+        lambda: httpx2.Client(transport=httpx2.MockTransport(answer), follow_redirects=True)
+    )
+    try:
+        point_at(monkeypatch, "https://hub.test")
+        assert "without encryption" in refused().title
+    finally:
+        huggingface_hub.close_session()
+        huggingface_hub.set_client_factory(default_client_factory)
+    tokens = [r.headers.get("Authorization") for r in seen if r.url.host != "hub.test"]
+    assert set(tokens) <= {None}

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 import time
 from pathlib import Path
 
@@ -149,11 +150,15 @@ def test_each_fault_has_its_sentence_and_is_not_asked_again(
     assert len(asked(server)) == 1
 
 
-def test_the_wait_that_a_server_wants_is_told(server: Hub) -> None:
-    server.faults = Faults(status=429, headers={"Retry-After": "3600"})
-    assert "in 3600 seconds" in refused().hint
-    server.faults = Faults(status=429, headers={"RateLimit": '"api";r=0;t=55'})
+@pytest.mark.parametrize("headers", [{"Retry-After": "55"}, {"RateLimit": '"api";r=0;t=55'}])
+def test_the_wait_that_a_server_wants_is_told_and_kept(
+    server: Hub, headers: dict[str, str]
+) -> None:
+    server.faults = Faults(status=429, headers=headers)
     assert "in 55 seconds" in refused().hint
+    server.faults = Faults()
+    assert re.search(r"in 5[45] seconds", refused().hint)
+    assert len(asked(server)) == 1, "it is left alone meanwhile"
 
 
 def test_what_passes_is_asked_again(server: Hub, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -121,7 +121,7 @@ def test_placement_equals_brute_force(sizes: list[int], budgets: list[int]) -> N
 
 @hypothesis.settings(
     deadline=None,
-    max_examples=60,
+    max_examples=25,
     suppress_health_check=[hypothesis.HealthCheck.function_scoped_fixture],
 )
 @hypothesis.given(
@@ -133,11 +133,16 @@ def test_nothing_called_fitting_exceeds_a_budget(
 ) -> None:
     devices = tuple(device(index, size * MIB) for index, size in enumerate(free))
     plan = make_plan(layout, PlanRequest(context=context), devices, HOST)
-    if plan.fits:
+    if plan.runs:
         assert all(share.left_bytes >= 0 for share in plan.devices if share.layer_count)
         assert plan.host.left_bytes >= 0
     more = tuple(device(index, size * MIB + GIB) for index, size in enumerate(free))
-    assert make_plan(layout, PlanRequest(context=context), more, HOST).gpu_layers >= plan.gpu_layers
+    larger = make_plan(layout, PlanRequest(context=context), more, HOST)
+    assert in_main_memory(larger) <= in_main_memory(plan)
+
+
+def in_main_memory(plan: LoadPlan) -> int:
+    return plan.host.weights_bytes + plan.host.kv_cache_bytes
 
 
 def test_rpc_servers_on_this_machine_cannot_lend_its_memory_twice(layout: ModelLayout) -> None:
@@ -216,7 +221,7 @@ def test_the_flagship_on_eight_cards_of_24_gib() -> None:
 def test_another_order_of_cards_makes_it_fit() -> None:
     assert ultra("Q3_K_M", [24, 24, 32, 48], 16_384).fits
     as_given = ultra("Q3_K_M", [24, 24, 32, 48], 16_384, any_order=False)
-    assert as_given.verdict is not Verdict.FITS
+    assert as_given.tensor_overrides, "whole layers do not fit in this order"
 
 
 def test_sizes_of_the_bundled_layouts_are_those_of_the_published_files() -> None:

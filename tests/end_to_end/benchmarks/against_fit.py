@@ -96,11 +96,8 @@ def build(program: Path | None) -> Path:
     if found.exists():
         return found
     folder.mkdir(parents=True, exist_ok=True)
-    pip = [sys.executable, "-m", "pip", "download", "--no-deps", "--no-binary", ":all:"]
-    subprocess.run(
-        [*pip, "--no-build-isolation", f"llama-cpp-python=={version}", "-d", str(folder)],
-        check=True,
-    )
+    pip = [sys.executable, "-m", "pip", "download", "--no-deps", "--no-binary", "llama-cpp-python"]
+    subprocess.run([*pip, f"llama-cpp-python=={version}", "-d", str(folder)], check=True)
     with tarfile.open(next(folder.glob("llama_cpp_python-*.tar.gz"))) as archive:
         archive.extractall(folder, filter="data")
     source = next(folder.glob("llama_cpp_python-*/vendor/llama.cpp"))

@@ -48,7 +48,7 @@ from tests.helpers.models import FAMILIES, random_model
 MOST_DEVICES = 8
 CONTEXTS = (512, 2_048, 4_096, 16_384, 32_768, 65_536, 131_072)
 MICRO_BATCHES = (64, 128, 256, 512, 1_024, 2_048)
-TYPES = ("f16", "f16", "q8_0", "q4_0", "q5_1", "q5_0")
+TYPES = ("f16", "f16", "q8_0", "q4_0", *KvCacheType)
 HOST = PlanHost(total_bytes=2**43, available_bytes=2**43)
 TOLERANCE, SHARE = 16 * units.MIB, 0.02
 

@@ -11,9 +11,10 @@ from __future__ import annotations
 
 from app.gguf import bundled
 from app.gguf.model import ModelLayout
-from app.plan.compute import ComputeModel, Source
+from app.plan.compute import buffers
 from app.plan.model import KvCacheType
 from app.plan.placement import by_proportions
+from app.plan.rules import rules
 from app.plan.shapes import Shapes, Work
 from app.units import MIB
 
@@ -47,12 +48,10 @@ def compute_mib(layout: ModelLayout, counts: tuple[int, ...]) -> list[float]:
         kv_type_k=KvCacheType.F16,
         kv_type_v=KvCacheType.F16,
     )
-    model = ComputeModel(Shapes(layout), work, pipelined=False, alignment=128)
-    sizes, first, source = [], 0, Source.EMBEDDING
-    for count in counts:
-        sizes.append(model.device(first, first + count, source=source) / MIB)
-        first, source = first + count, Source.DEVICE
-    return sizes
+    places = [place for place, count in enumerate(counts) for _ in range(count)]
+    cards = [rules("cuda")] * len(counts)
+    sizes = buffers(Shapes(layout), work, places, cards, pipelined=False)
+    return [size / MIB for size in sizes[:-1]]
 
 
 def main() -> None:
