@@ -7,7 +7,7 @@ import functools
 import json
 import re
 import tomllib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -45,12 +45,8 @@ def entries() -> tuple[ModelEntry, ...]:
         for file in folder().glob("*.toml")
         if file.name != SOURCES
     ]
-    order: Callable[[ModelEntry], tuple[bool, bool, int]] = lambda e: (  # noqa: E731
-        not e.flagship,
-        e.starter,
-        -e.parameters.value,
-    )
-    return tuple(sorted(found, key=order))
+    found.sort(key=lambda entry: entry.id, reverse=True)  # v1.5 before v1
+    return tuple(sorted(found, key=lambda e: (not e.flagship, e.starter, -e.parameters.value)))
 
 
 def _sourced(value: Any, sources: dict[str, Any]) -> Any:  # noqa: ANN401 - TOML
@@ -88,6 +84,28 @@ def quantizations(entry: ModelEntry) -> tuple[str, ...]:
     if bundled.is_name(name):
         return bundled.quantizations(name)
     return tuple(_table(name)["quantizations"])
+
+
+def smaller(entry: ModelEntry) -> tuple[ModelEntry, ...]:
+    """Related models with fewer weights whose layouts the app knows, the nearest first."""
+    related = {relation.model for relation in entry.relations}
+    return _nearest(
+        e for e in entries() if e.id in related and e.parameters.value < entry.parameters.value
+    )
+
+
+def smaller_than(parameters: int) -> tuple[ModelEntry, ...]:
+    """Models with fewer weights whose layouts the app knows, the nearest first; not the starter."""
+    return _nearest(e for e in entries() if e.parameters.value < parameters)
+
+
+def _nearest(found: Iterable[ModelEntry]) -> tuple[ModelEntry, ...]:
+    """The largest first; of several with the same shapes one, since to a planner they are the same."""
+    by_shapes: dict[str, ModelEntry] = {}
+    for entry in found:
+        if entry.shapes is not None:
+            by_shapes.setdefault(entry.shapes.value, entry)
+    return tuple(sorted(by_shapes.values(), key=lambda entry: -entry.parameters.value))
 
 
 def addresses(entry: ModelEntry, quantization: str = "") -> tuple[Address, ...]:

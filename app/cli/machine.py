@@ -245,28 +245,16 @@ def alternatives(name: str) -> tuple[ModelLayout, ...]:
     if entry is None:
         return ()
     same = [entries.layout(entry, kind) for kind in entries.quantizations(entry)]
-    return (*same, *(entries.layout(other) for other in _smaller_relatives(entry)))
+    return (*same, *(entries.layout(other) for other in entries.smaller(entry)))
 
 
-def relatives(name: str) -> list[tuple[ModelLayout, ...]]:
-    """Smaller relatives of a model in all quantizations known here, the nearest first, the starter model last."""
-    entry = catalog_entry(name)
-    found = _smaller_relatives(entry) if entry else []
-    starters = [e for e in entries.entries() if e.starter and e not in (entry, *found)]
+def relatives(layout: ModelLayout) -> list[tuple[ModelLayout, ...]]:
+    """Smaller models in all their quantizations, the nearest first, the starter model last."""
+    entry = entries.find(layout.name)
+    found = entries.smaller(entry) if entry else entries.smaller_than(layout.parameter_count)
+    starters = tuple(other for other in entries.entries() if other.starter and other is not entry)
     return [
-        tuple(entries.layout(other, kind) for kind in entries.quantizations(other))
+        tuple(entries.layout(other, kind) for kind in kinds)
         for other in (*found, *starters)
-        if entries.quantizations(other)
+        if (kinds := entries.quantizations(other))
     ]
-
-
-def _smaller_relatives(entry: ModelEntry) -> list[ModelEntry]:
-    related = (entries.find(relation.model) for relation in entry.relations)
-    smaller = [
-        other
-        for other in related
-        if other is not None
-        and other.parameters.value < entry.parameters.value
-        and entries.quantizations(other)
-    ]
-    return sorted(smaller, key=lambda other: -other.parameters.value)

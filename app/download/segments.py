@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 
 from app import units
 
-MAX_RUN_BYTES = 16 * units.MIB
+MAX_RUN_BYTES = 64 * units.MIB
 """Most bytes asked for in one request: few requests, yet no connection idles at the end for long."""
 
 _MISSING, _TAKEN, _WRITTEN = 0, 1, 2

@@ -30,8 +30,8 @@ from app.download.source import Reply, Source, Timing, TransientError
 from app.errors import Cancelled
 
 DEFAULT_CONNECTIONS = 4
-PIECE_BYTES = 128 * units.KIB
-HASH_BYTES = 256 * units.KIB
+PIECE_BYTES = 256 * units.KIB
+HASH_BYTES = units.MIB
 SYNC_BYTES = 64 * units.MIB
 """So many bytes at most are written and not known to be on disk yet, or all of the last seconds."""
 SYNC_S = 2.0

@@ -83,14 +83,13 @@ def needs(layout: ModelLayout, context: int = CONTEXT) -> Needs:
     shapes = Shapes(layout)
 
     @functools.cache
-    def fewest(memory_bytes: int, backend: str) -> int:
+    def fewest(memory_bytes: int, backend: str, most: int) -> int:
         """How many cards it takes; 0 if no number does."""
-        gpu = Gpu(name="", memory_bytes=memory_bytes, nominal_gib=0)
-        for count in range(max(1, layout.size_bytes * 9 // 10 // memory_bytes), MOST_CARDS + 1):
+        for count in range(max(1, layout.size_bytes * 9 // 10 // memory_bytes), most + 1):
             plan = make_plan(
                 layout,
                 PlanRequest(context=tokens),
-                _devices([gpu] * count, backend),
+                _devices([memory_bytes] * count, backend),
                 _HOST,
                 limits=False,
                 shapes=shapes,
@@ -102,7 +101,7 @@ def needs(layout: ModelLayout, context: int = CONTEXT) -> Needs:
     found = [
         Cards(gpu=gpu.name, count=count, memory_bytes=count * gpu.memory_bytes)
         for gpu in gpu_table.known()
-        if (count := fewest(gpu.memory_bytes, _backend(gpu)))
+        if (count := fewest(gpu.memory_bytes, _backend(gpu), _most(gpu)))
     ]
     return Needs(
         quantization=layout.quantization,
@@ -117,18 +116,24 @@ def _backend(gpu: Gpu) -> str:
     return "metal" if gpu.name.startswith("Apple") else "cuda"
 
 
-def _devices(gpus: Sequence[Gpu], backend: str) -> tuple[PlanDevice, ...]:
+def _most(gpu: Gpu) -> int:
+    """How many of it one machine can have; unified memory is that of the whole machine."""
+    return 1 if "unified" in gpu.link else MOST_CARDS
+
+
+def _devices(memory_bytes: Sequence[int], backend: str) -> tuple[PlanDevice, ...]:
+    """Cards of so much memory that nobody else uses."""
     return tuple(
         PlanDevice(
             id=f"gpu-{index}",
             label=f"GPU {index}",
-            name=gpu.name,
+            name=f"GPU {index}",
             engine_name=f"GPU{index}",
             backend=backend,
-            total_bytes=gpu.memory_bytes,
-            free_bytes=gpu.memory_bytes,
+            total_bytes=size,
+            free_bytes=size,
         )
-        for index, gpu in enumerate(gpus)
+        for index, size in enumerate(memory_bytes)
     )
 
 
@@ -198,9 +203,8 @@ def _billions(count: int) -> str:
 def _hold(layout: ModelLayout, gpus: str, context: int) -> str:
     """Whether these cards hold it, and with how much to spare."""
     found = gpu_table.parse(gpus)
-    plan = make_plan(
-        layout, PlanRequest(context=context), _devices(found, _backend(found[0])), _HOST
-    )
+    devices = _devices([gpu.memory_bytes for gpu in found], _backend(found[0]))
+    plan = make_plan(layout, PlanRequest(context=context), devices, _HOST)
     what = f"{layout.quantization} with {context:,} tokens"
     if plan.verdict is Verdict.FITS:
         left = units.format_memory(min(s.left_bytes for s in plan.devices if s.layer_count))

@@ -23,6 +23,7 @@ from urllib.parse import parse_qs, unquote, urlsplit
 
 import huggingface_hub
 
+from tests.helpers import hub as helpers_hub
 from tests.helpers.hub import Hub, _etag, _Handler
 
 SLICE_BYTES = 256 * 1024
@@ -247,11 +248,13 @@ def main() -> None:
     parser.add_argument("files", nargs="+", metavar="OWNER/REPO/PATH=FILE")
     parser.add_argument("--rate", type=int, help="bytes per second of each connection")
     options = parser.parse_args()
+    helpers_hub.MAX_HASHED_BYTES = 2**50
     with faulty_hub() as server:
         server.rate = options.rate
         for text in options.files:
             name, _, file = text.partition("=")
             server.add(name, Path(file))
+            _etag(Path(file))  # now, not at the first question
         print(server.endpoint, flush=True)
         for _line in sys.stdin:
             print(server.sent_bytes, flush=True)
