@@ -172,7 +172,6 @@ class MainWindow(QMainWindow):
         )
         self.dialog.applied.connect(self._applied)
         self.dialog.studied.connect(self._service.study)
-        self.dialog.study()
         self.dialog.open()
 
     def _in_use(self) -> dict[str, int]:

@@ -62,7 +62,9 @@ class Settings(pydantic.BaseModel):
         description="Type of the V cache; types other than f16, bf16 and f32 need flash attention.",
     )
     flash_attention: FlashAttention = pydantic.Field(
-        default=FlashAttention.AUTO, title="Flash attention", description="Auto is on where the devices support it."
+        default=FlashAttention.AUTO,
+        title="Flash attention",
+        description="Auto is on where the devices support it.",
     )
     micro_batch: int = pydantic.Field(
         default=512,

@@ -75,7 +75,9 @@ def test_ask_stop_ask_again_move_layers_reload_ask_again(qtbot: QtBot, service: 
         window = open_window(qtbot, service)
         service.start(load=True)
         wait_ready(qtbot, window, service)
-        assert window.launcher.outcome.verdict.text().startswith("Runs on this machine: Q4_1, 512 tokens")
+        assert window.launcher.outcome.verdict.text().startswith(
+            "Runs on this machine: Q4_1, 512 tokens"
+        )
         assert window.launcher._primary.text() == "Open chat"
         window.launcher._primary.click()
         ask(qtbot, window, "Tell a very long story.")

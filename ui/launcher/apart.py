@@ -58,7 +58,9 @@ class TensorsApart(QWidget):
                 label(override.tensor, "small"),
                 size,
                 label(labels.get(override.device, "main memory"), "muted"),
-                label(override.reason or "Its layer is too large for one device.", "muted", wrap=True),
+                label(
+                    override.reason or "Its layer is too large for one device.", "muted", wrap=True
+                ),
             )
             for column, cell in enumerate(cells):
                 self._grid.addWidget(cell, row, column)

@@ -121,11 +121,11 @@ class LauncherView(QWidget):
     def _build_plan(self, page: QVBoxLayout) -> None:
         self._columns = QBoxLayout(QBoxLayout.Direction.LeftToRight)
         self._columns.setSpacing(32)
-        self._card = PlanCard()
-        self._card.split_clicked.connect(self.split_clicked)
-        self._card.confirm_clicked.connect(self.confirm_clicked)
+        self.card = PlanCard()
+        self.card.split_clicked.connect(self.split_clicked)
+        self.card.confirm_clicked.connect(self.confirm_clicked)
         card = QVBoxLayout()
-        card.addWidget(self._card)
+        card.addWidget(self.card)
         card.addStretch(1)
         self._columns.addLayout(card, 1)
         self._options = OptionsColumn()
@@ -220,7 +220,7 @@ class LauncherView(QWidget):
 
     def _draw(self) -> None:
         if self._plan is not None:
-            self._card.set_plan(self._plan, self._loaded if self._current else None)
+            self.card.set_plan(self._plan, self._loaded if self._current else None)
 
     def set_engine(self, event: EngineStateChanged) -> None:
         """Show what the engine does, and what the button would do now."""
@@ -258,7 +258,7 @@ class LauncherView(QWidget):
 
     def show_error(self, error: AppError) -> None:
         """One sentence and the way out, where the eye is."""
-        self._card.show_failure()
+        self.card.show_failure()
         self._status.setText(str(error))
         set_state(self._status, "error")
         self._update_primary()

@@ -131,7 +131,9 @@ def _speed_words(rate: speed.Speed) -> str:
         parts.append(f"Likely {_likely(rate.generation)} tokens/s with the context full{whole}")
     if rate.prompt:
         parts.append(f"prompts {_likely(rate.prompt)} tokens/s")
-    return f"{', '.join(parts)}." if parts else "Speed: nothing is known of these devices' bandwidth."
+    return (
+        f"{', '.join(parts)}." if parts else "Speed: nothing is known of these devices' bandwidth."
+    )
 
 
 def _likely(value: speed.Range) -> str:

@@ -130,7 +130,9 @@ class PlanCard(QFrame):
         bar = MemoryBar(grid=True)
         bar.set_values(_with_use(values, used))
         tag = ", fullest" if fullest else ""
-        words = f"{name}, layers {layers}, {memory(share.model_bytes)} of {memory(values.total)}{tag}"
+        words = (
+            f"{name}, layers {layers}, {memory(share.model_bytes)} of {memory(values.total)}{tag}"
+        )
         words += f", {memory(used)} in use" if used is not None else ""
         bar.setAccessibleDescription(words)
         bar.setToolTip(_parts(share))
