@@ -35,6 +35,15 @@ class PlanChanged:
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class PlanPreviewed:
+    """The exact plan that other settings would give, or why they give none; nothing was changed."""
+
+    settings: Settings
+    plan: LoadPlan | None
+    error: AppError | None = None
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class SettingsChanged:
     """The settings were changed and stored."""
 
@@ -60,6 +69,7 @@ AppEvent = (
     | HardwareSampled
     | ModelChosen
     | PlanChanged
+    | PlanPreviewed
     | SettingsChanged
     | NoticeRaised
     | OperationFailed

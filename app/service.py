@@ -28,8 +28,10 @@ from app.events import (
     NoticeRaised,
     OperationFailed,
     PlanChanged,
+    PlanPreviewed,
     SettingsChanged,
 )
+from app.gguf import bundled
 from app.gguf.model import ModelLayout
 from app.gguf.reader import read_layout
 from app.hardware.detect import detect
@@ -70,6 +72,7 @@ class AppService:
         self._lock = threading.RLock()
         self._session = ChatSession(system_prompt=self.settings.system_prompt)
         self._loaded_at_report: ModelLoaded | None = None
+        self._studied: Settings | None = None
         self._wants_meters = False
         self._meters: Meters | None = None
         self._measured = MeasuredStore(self.folders.data / "measured.json")
@@ -147,7 +150,9 @@ class AppService:
         self._submit(job)
 
     def preview(self, settings: Settings, *, limits: bool = True) -> LoadPlan | None:
-        """The plan with other settings; pure arithmetic. Without `limits` it takes some milliseconds.
+        """The plan with other settings; pure arithmetic.
+
+        Without `limits` it takes some milliseconds, with them up to seconds: then rather `study`.
 
         Raises:
             AppError: What the settings fix by hand is impossible.
@@ -173,7 +178,27 @@ class AppService:
         host = PlanHost(total_bytes=memory.total_bytes, available_bytes=available)
         request = make_request(settings, self.layout, devices)
         plan = make_plan(self.layout, request, devices, host, limits=limits)
-        return with_remedies(plan, self.layout, devices, host) if limits else plan
+        if not limits:
+            return plan
+        return with_remedies(plan, self.layout, devices, host, bundled.relatives(self.layout))
+
+    def study(self, settings: Settings) -> None:
+        """Work out the exact plan with other settings, which arrives as `PlanPreviewed`.
+
+        Only the newest question is answered.
+        """
+        self._studied = settings
+
+        def job() -> None:
+            if self._studied is not settings:
+                return
+            try:
+                plan, error = self.preview(settings), None
+            except AppError as fault:
+                plan, error = None, fault
+            self._emit(PlanPreviewed(settings=settings, plan=plan, error=error))
+
+        self._submit(job)
 
     def _own_memory(self) -> dict[str, int]:
         """What the engine held when the report was made; 0 before a load."""

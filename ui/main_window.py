@@ -31,12 +31,15 @@ from app.events import (
     NoticeRaised,
     OperationFailed,
     PlanChanged,
+    PlanPreviewed,
     SettingsChanged,
 )
 from app.hardware.model import HardwareSampled
 from app.hardware.text import diagnostics
+from app.plan.model import LoadPlan, Remedy
 from app.service import AppService
 from app.settings.model import Settings
+from app.settings.requests import with_remedy
 from ui.bridge import Bridge
 from ui.chat.chat_view import ChatView
 from ui.launcher.launcher_view import LauncherView
@@ -94,6 +97,7 @@ class MainWindow(QMainWindow):
         self.launcher.kv_type_chosen.connect(
             lambda kind: self._change(kv_type_k=kind, kv_type_v=kind)
         )
+        self.launcher.remedy_chosen.connect(self._remedy)
         self.chat.submitted.connect(self._service.send)
         self.chat.stop_clicked.connect(self._service.stop)
         self.chat.new_chat_clicked.connect(self._service.new_chat)
@@ -142,6 +146,9 @@ class MainWindow(QMainWindow):
         values = self._service.settings.model_dump() | changes
         self._service.update_settings(Settings.model_validate(values))
 
+    def _remedy(self, remedy: Remedy) -> None:
+        self._service.update_settings(with_remedy(self._service.settings, remedy))
+
     def _copy_diagnostics(self) -> None:
         report = self._service.report
         if report is not None:
@@ -164,6 +171,7 @@ class MainWindow(QMainWindow):
             in_use=self._in_use(),
         )
         self.dialog.applied.connect(self._applied)
+        self.dialog.studied.connect(self._service.study)
         self.dialog.open()
 
     def _in_use(self) -> dict[str, int]:
@@ -190,13 +198,16 @@ class MainWindow(QMainWindow):
                 self.launcher.set_layout_of(layout)
                 self.chat.set_model(layout.name)
             case PlanChanged(plan=plan):
-                self.launcher.set_plan(plan, current=self._service.plan_is_loaded)
+                self._show_plan(plan)
+            case PlanPreviewed():
+                if self.dialog is not None:
+                    self.dialog.show_exact(event.settings, event.plan, event.error)
             case EngineStateChanged():
                 self._engine(event)
             case ModelLoaded(loaded=loaded):
                 self.launcher.set_loaded(loaded)
                 if self._service.plan is not None:
-                    self.launcher.set_plan(self._service.plan, current=True)
+                    self._show_plan(self._service.plan)
                 self.chat.set_loaded(loaded, self._service.loaded_plan)
             case NoticeRaised(sentence=sentence) | SafetyApplied(sentence=sentence):
                 self.launcher.show_notice(sentence)
@@ -222,6 +233,14 @@ class MainWindow(QMainWindow):
                 pass
             case _:
                 assert_never(event)
+
+    def _show_plan(self, plan: LoadPlan) -> None:
+        """The plan; where it is loaded, the split that was loaded, which alone compares with the truth."""
+        current, loaded = self._service.plan_is_loaded, self._service.loaded_plan
+        if current and self._service.loaded is not None and loaded is not None:
+            same = (plan.tensor_split, plan.tensor_overrides)
+            plan = plan if same == (loaded.tensor_split, loaded.tensor_overrides) else loaded
+        self.launcher.set_plan(plan, current=current)
 
     def _engine(self, event: EngineStateChanged) -> None:
         self.launcher.set_engine(event)

@@ -8,6 +8,7 @@ have any number of heads and any FFN width, or nothing at all.
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import json
 import math
@@ -55,6 +56,30 @@ def layout(text: str) -> ModelLayout:
     """
     name, _, kind = text.lower().partition(":")
     return _layout(name, (kind or "q4_k_m").upper())
+
+
+def relatives(model: ModelLayout) -> tuple[ModelLayout, ...]:
+    """All quantizations of a model that is bundled, then smaller models at Q4_K_M, the nearest first."""
+    found = [layout(name) for name in names()]
+    same = [name for name, each in zip(names(), found, strict=True) if _is_same(each, model)]
+    smaller = [each for each in found if each.parameter_count < model.parameter_count]
+    if not same:
+        return ()
+    kinds = [layout(f"{same[0]}:{kind}") for kind in quantizations(same[0])]
+    nearest = sorted(
+        (each for each in smaller if not _is_same(each, model)),
+        key=lambda each: -each.parameter_count,
+    )
+    return (*(dataclasses.replace(each, name=model.name) for each in kinds), *nearest)
+
+
+def _is_same(one: ModelLayout, other: ModelLayout) -> bool:
+    """True for two files of one model, whatever they call it."""
+    return (one.architecture, one.block_count, one.parameter_count) == (
+        other.architecture,
+        other.block_count,
+        other.parameter_count,
+    )
 
 
 @functools.cache

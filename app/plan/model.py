@@ -227,6 +227,24 @@ class HostPlan:
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Remedy:
+    """One thing that helps where a model does not fit, or a fact about what is missing.
+
+    Attributes:
+        changes: Fields of `PlanRequest` and the values with which it fits; empty where no setting helps.
+        missing: True if it names what a place lacks, and no way out.
+    """
+
+    sentence: str
+    changes: Mapping[str, object] = dataclasses.field(default_factory=dict)
+    missing: bool = False
+
+    def __str__(self) -> str:
+        """The sentence."""
+        return self.sentence
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class LoadPlan:
     """A whole plan; everything that the engine needs to load the model so.
 
@@ -263,7 +281,7 @@ class LoadPlan:
     layer_sizes: tuple[int, ...]
     sentence: str
     hint: str = ""
-    remedies: tuple[str, ...] = ()
+    remedies: tuple[Remedy, ...] = ()
     tensor_overrides: tuple[TensorOverride, ...] = ()
     missing_bytes: int = 0
     missing_on: str | None = None

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from app import units
 from app.errors import AppError
 from app.gguf.model import ModelLayout
-from app.plan.model import KvCacheType, LoadPlan, PlanDevice, PlanHost, Verdict
+from app.plan.model import KvCacheType, LoadPlan, PlanDevice, PlanHost, Remedy, Verdict
 from app.plan.planner import MIN_CONTEXT, Planner, make_plan
 
 SMALLER_BATCHES = (256, 128, 64)
@@ -31,35 +31,43 @@ def with_remedies(
     wanted = Verdict.FITS if devices else Verdict.CPU_ONLY
     planner = Planner(layout, plan.request, tuple(devices), host)
     found = tuple(_found(plan, planner, wanted, alternatives))
-    return dataclasses.replace(plan, remedies=found, hint=found[0] if found else "")
+    return dataclasses.replace(plan, remedies=found, hint=str(found[0]) if found else "")
 
 
 def _found(
     plan: LoadPlan, planner: Planner, wanted: Verdict, alternatives: Sequence[ModelLayout]
-) -> Iterator[str]:
+) -> Iterator[Remedy]:
     if planner.request.layer_counts is not None or planner.request.gpu_layers is not None:
-        planner = planner.changed(layer_counts=None, gpu_layers=None)
+        automatic = {"layer_counts": None, "gpu_layers": None}
+        planner = planner.changed(**automatic)
         if _fits(planner, plan, wanted):
-            yield "Reset the split to automatic: then it fits."
+            yield Remedy(sentence="Reset the split to automatic: then it fits.", changes=automatic)
             return
     for kind in (KvCacheType.Q8_0, KvCacheType.Q4_0):
-        if _fits(planner, plan, wanted, kv_type_k=kind, kv_type_v=kind):
-            yield f"With a KV cache of {kind} it fits."
+        kinds = {"kv_type_k": kind, "kv_type_v": kind}
+        if _fits(planner, plan, wanted, **kinds):
+            yield Remedy(sentence=f"With a KV cache of {kind} it fits.", changes=kinds)
             break
     for batch in SMALLER_BATCHES:
         smaller_batch = batch < planner.request.micro_batch
         if smaller_batch and _fits(planner, plan, wanted, micro_batch=batch):
-            yield f"With a micro-batch of {batch} tokens it fits; long prompts take longer."
+            yield Remedy(
+                sentence=f"With a micro-batch of {batch} tokens it fits; long prompts take longer.",
+                changes={"micro_batch": batch},
+            )
             break
     context = _fitting_context(planner, plan, wanted)
     if context:
-        yield f"With a context of up to {context:,} tokens it fits."
+        yield Remedy(
+            sentence=f"With a context of up to {context:,} tokens it fits.",
+            changes={"context": context},
+        )
     smaller = _smaller(plan, planner, wanted, alternatives)
     if smaller:
-        yield smaller
+        yield Remedy(sentence=smaller)
     elif not context:
-        yield "Choose a smaller quantization or a smaller model."
-    yield from _missing(plan)
+        yield Remedy(sentence="Choose a smaller quantization or a smaller model.")
+    yield from (Remedy(sentence=words, missing=True) for words in _missing(plan))
 
 
 def _fits(planner: Planner, plan: LoadPlan, wanted: Verdict, **changes: object) -> bool:

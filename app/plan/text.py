@@ -79,7 +79,7 @@ def describe(
     rows.append(("Main memory", layers, *_numbers(host)))
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     words = VERDICT_WORDS[plan.verdict].replace("this machine", where)
-    helps = plan.remedies or ((plan.hint,) if plan.hint else ())
+    helps = [str(r) for r in plan.remedies] or [plan.hint] * bool(plan.hint)
     lines = [
         f"{words} {plan.sentence}",
         *(["What would help:", *(f"  {line}" for line in helps)] if helps else []),
@@ -161,7 +161,7 @@ def to_json(plan: LoadPlan, rate: Speed | None = None) -> dict[str, object]:
             {"tensor": o.tensor, "device": o.device, "bytes": o.size_bytes, "reason": o.reason}
             for o in plan.tensor_overrides
         ],
-        "remedies": list(plan.remedies),
+        "remedies": [str(remedy) for remedy in plan.remedies],
         "device_order": [share.device.engine_name for share in plan.devices],
         "bottleneck": plan.bottleneck,
         "shortfall": plan.shortfall_bytes or plan.missing_bytes,

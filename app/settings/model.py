@@ -9,7 +9,7 @@ from typing import Annotated
 import pydantic
 
 from app.engine.protocol import Sampling
-from app.plan.model import FlashAttention, KvCacheType
+from app.plan.model import FlashAttention, KvCacheType, Objective
 
 _ENDPOINT = re.compile(r"^(?:\[[0-9a-fA-F:]+\]|[A-Za-z0-9.\-_]+):\d{1,5}$")
 
@@ -52,16 +52,31 @@ class Settings(pydantic.BaseModel):
         default=None, ge=256, le=2**24, title="Context", description="Tokens; none means automatic."
     )
     kv_type_k: KvCacheType = pydantic.Field(
-        default=KvCacheType.F16, title="K cache", description="Type of the K cache."
+        default=KvCacheType.F16,
+        title="K cache",
+        description="Type of the K cache; q8_0 takes about half of f16.",
     )
     kv_type_v: KvCacheType = pydantic.Field(
-        default=KvCacheType.F16, title="V cache", description="Type of the V cache."
+        default=KvCacheType.F16,
+        title="V cache",
+        description="Type of the V cache; types other than f16, bf16 and f32 need flash attention.",
     )
     flash_attention: FlashAttention = pydantic.Field(
-        default=FlashAttention.AUTO, title="Flash attention", description="On where supported."
+        default=FlashAttention.AUTO,
+        title="Flash attention",
+        description="Auto is on where the devices support it.",
     )
     micro_batch: int = pydantic.Field(
-        default=512, ge=16, le=4096, title="Micro-batch", description="Tokens computed at once."
+        default=512,
+        ge=16,
+        le=4096,
+        title="Micro-batch",
+        description="Tokens of a prompt computed at once: fewer take less memory and more time.",
+    )
+    objective: Objective = pydantic.Field(
+        default=Objective.BALANCED,
+        title="Best at",
+        description="What an automatic split is best at, among those that fit.",
     )
     threads: int | None = pydantic.Field(
         default=None, ge=1, le=1024, title="Threads", description="None means one a core."

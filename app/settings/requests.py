@@ -6,8 +6,17 @@ from app.engine import protocol
 from app.gguf.model import ModelLayout
 from app.hardware.model import HardwareReport
 from app.plan import placement
-from app.plan.model import LoadPlan, PlanDevice, PlanRequest
+from app.plan.model import LoadPlan, PlanDevice, PlanRequest, Remedy
+from app.plan.text import DEFAULT_BATCH
 from app.settings.model import Settings, SplitMode
+
+
+def with_remedy(settings: Settings, remedy: Remedy) -> Settings:
+    """The settings with what the remedy changes."""
+    changes = dict(remedy.changes)
+    if changes.keys() & {"layer_counts", "gpu_layers"}:
+        changes = {"split_mode": SplitMode.AUTOMATIC, "layers": {}}
+    return Settings.model_validate(settings.model_dump() | changes)
 
 
 def make_request(
@@ -32,9 +41,11 @@ def make_request(
         kv_type_k=settings.kv_type_k,
         kv_type_v=settings.kv_type_v,
         flash_attention=settings.flash_attention,
+        batch=max(DEFAULT_BATCH, settings.micro_batch),
         micro_batch=settings.micro_batch,
         layer_counts=counts,
         reserves=settings.reserves,
+        objective=settings.objective,
         any_order=settings.split_mode is SplitMode.AUTOMATIC and not settings.device_order,
     )
 

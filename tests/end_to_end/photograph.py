@@ -1,11 +1,17 @@
-"""Photographs the real window with real RPC devices: `python -m tests.end_to_end.photograph FOLDER`."""
+"""Photographs the window: `python -m tests.end_to_end.photograph FOLDER [real|machines]`.
+
+`real`: the starter model on two RPC devices, loaded and asked. `machines`: the largest model on
+machines that are described, planned by the real service.
+"""
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import sys
+import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 os.environ.setdefault("QT_QPA_PLATFORM", "offscreen")
@@ -13,14 +19,45 @@ os.environ.setdefault("QT_QPA_PLATFORM", "offscreen")
 from PySide6.QtTest import QTest
 from PySide6.QtWidgets import QApplication, QWidget
 
+from app import paths
 from app.engine.model import EngineState
+from app.events import HardwareDetected, ModelChosen
+from app.gguf import bundled
+from app.plan.model import KvCacheType
 from app.service import AppService
-from app.settings.model import Settings
+from app.settings.model import Settings, SplitMode
+from tests.helpers import described
 from tests.helpers.rpc import rpc_servers
 from ui import theme
 from ui.main_window import MainWindow
 
 TIMEOUT_S = 120
+NARROW = 960, 640
+LONG = Settings(context=32_768, kv_type_k=KvCacheType.Q8_0, kv_type_v=KvCacheType.Q8_0)
+EVEN = LONG.model_copy(update={"split_mode": SplitMode.EVEN})
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Scene:
+    """A described machine, and what is asked of it."""
+
+    name: str
+    gpus: str
+    ram_gib: int = 128
+    backend: str = "cuda"
+    kind: str = "Q4_K_M"
+    settings: Settings = LONG
+    split: str = ""
+    unfold: bool = False
+
+
+SCENES = (
+    Scene(name="launcher-ultra", gpus="8x RTX 3090", split="split-ultra"),
+    Scene(name="launcher-partly", gpus="6x RTX 3090", unfold=True),
+    Scene(name="launcher-stranded", gpus="8x RX 7900 XTX", backend="vulkan"),
+    Scene(name="launcher-too-large", gpus="8x RTX 3090", settings=EVEN, split="split-too-large"),
+    Scene(name="launcher-far-too-large", gpus="2x RTX 3090", ram_gib=32),
+)
 
 
 def wait(condition: Callable[[], bool]) -> None:
@@ -32,12 +69,23 @@ def wait(condition: Callable[[], bool]) -> None:
         QTest.qWait(20)
 
 
-def main() -> None:
-    """Ask something, then take each screen, light and dark."""
-    folder = Path(sys.argv[1])
-    folder.mkdir(parents=True, exist_ok=True)
-    app = QApplication(sys.argv[:1])
-    theme.manager().install(app, theme.Appearance.LIGHT)
+def looks() -> Iterator[str]:
+    """Light, then dark: how the file's name ends."""
+    for appearance in (theme.Appearance.LIGHT, theme.Appearance.DARK):
+        theme.manager().set_appearance(appearance)
+        QTest.qWait(100)
+        yield "-dark" if appearance is theme.Appearance.DARK else ""
+    theme.manager().set_appearance(theme.Appearance.LIGHT)
+
+
+def save(widget: QWidget, path: Path) -> None:
+    """Let it settle, then keep its picture."""
+    QTest.qWait(150)
+    widget.grab().save(str(path))
+
+
+def real(folder: Path) -> None:
+    """Ask the starter model something, then take each screen, light and dark."""
     with rpc_servers(2) as endpoints:
         service = AppService()
         service.settings = Settings(rpc_servers=endpoints, context=4096)
@@ -52,23 +100,68 @@ def main() -> None:
         window.open_split()
         assert window.dialog is not None
         window.dialog._rows[0].number.setValue(14)
-        screens: dict[str, QWidget] = {"launcher": window, "chat": window, "split": window.dialog}
-        for appearance in (theme.Appearance.LIGHT, theme.Appearance.DARK):
-            theme.manager().set_appearance(appearance)
-            suffix = "-dark" if appearance is theme.Appearance.DARK else ""
-            for name, widget in screens.items():
-                if widget is window:
-                    window.show_page({"launcher": "Machine", "chat": "Chat"}[name])
-                QTest.qWait(200)
-                widget.grab().save(str(folder / f"{name}{suffix}.png"))
-        window.resize(960, 640)
+        wait(lambda: "fit" in window.dialog._facts.text().split(", up to ")[-1])
+        for suffix in looks():
+            for name, page in (("launcher", "Machine"), ("chat", "Chat")):
+                window.show_page(page)
+                save(window, folder / f"{name}{suffix}.png")
+            save(window.dialog, folder / f"split{suffix}.png")
+        window.resize(*NARROW)
         for name, page in (("launcher-narrow", "Machine"), ("chat-narrow", "Chat")):
             window.show_page(page)
-            QTest.qWait(200)
-            window.grab().save(str(folder / f"{name}.png"))
+            save(window, folder / f"{name}.png")
         window.dialog.close()
         window.close()
         service.close()
+
+
+def machine(scene: Scene, folder: Path) -> None:
+    """The launcher on a described machine, wide and narrow, and its split."""
+    service = AppService()
+    window = MainWindow(service)
+    window.show()
+    service.report = described.report(scene.gpus, ram_gib=scene.ram_gib, backend=scene.backend)
+    service.layout = bundled.layout(f"nemotron-ultra-253b:{scene.kind}")
+    window.receive(HardwareDetected(report=service.report))
+    window.receive(ModelChosen(layout=service.layout))
+    service.update_settings(scene.settings)
+    wait(lambda: bool(window.launcher.outcome.verdict.text()))
+    for suffix in looks():
+        save(window, folder / f"{scene.name}{suffix}.png")
+    if scene.unfold:
+        window.launcher.card.apart.toggle.click()
+        save(window, folder / f"{scene.name}-tensors.png")
+        window.launcher.card.apart.toggle.click()
+    if scene.split:
+        window.open_split()
+        dialog = window.dialog
+        assert dialog is not None
+        wait(lambda: ", up to " in dialog._facts.text())
+        for suffix in looks():
+            save(dialog, folder / f"{scene.split}{suffix}.png")
+        dialog.resize(dialog.minimumSize())
+        save(dialog, folder / f"{scene.split}-narrow.png")
+        dialog.close()
+    window.resize(*NARROW)
+    save(window, folder / f"{scene.name}-narrow.png")
+    window.close()
+    service.close()
+
+
+def main() -> None:
+    """All pictures, or those of one sort."""
+    folder = Path(sys.argv[1])
+    folder.mkdir(parents=True, exist_ok=True)
+    wanted = sys.argv[2:] or ["real", "machines"]
+    app = QApplication(sys.argv[:1])
+    theme.manager().install(app, theme.Appearance.LIGHT)
+    with tempfile.TemporaryDirectory() as home:
+        os.environ[paths.HOME_VARIABLE] = home
+        if "machines" in wanted:
+            for scene in SCENES:
+                machine(scene, folder)
+        if "real" in wanted:
+            real(folder)
 
 
 if __name__ == "__main__":

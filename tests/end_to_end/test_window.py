@@ -75,7 +75,9 @@ def test_ask_stop_ask_again_move_layers_reload_ask_again(qtbot: QtBot, service: 
         window = open_window(qtbot, service)
         service.start(load=True)
         wait_ready(qtbot, window, service)
-        assert window.launcher._verdict.text().startswith("Runs on this machine: Q4_1, 512 tokens")
+        assert window.launcher.outcome.verdict.text().startswith(
+            "Runs on this machine: Q4_1, 512 tokens"
+        )
         assert window.launcher._primary.text() == "Open chat"
         window.launcher._primary.click()
         ask(qtbot, window, "Tell a very long story.")
@@ -173,7 +175,7 @@ def test_another_context_is_planned_at_once_and_loaded_when_asked(
     qtbot.waitUntil(lambda: "busy" in launcher.strip._cells[-1][1].facts.text(), timeout=TIMEOUT_MS)
     launcher._options._slider.setValue(4)
     qtbot.waitUntil(lambda: launcher._primary.text() == "Reload with this plan", timeout=TIMEOUT_MS)
-    assert "2,048 tokens" in launcher._verdict.text()
+    assert "2,048 tokens" in launcher.outcome.verdict.text()
     assert service.loaded is not None
     assert service.loaded.loaded.context == 1024, "what is loaded stays until a person asks"
     launcher._options._types.chosen.emit("q8_0")
@@ -201,8 +203,9 @@ def test_a_model_that_does_not_fit_says_what_is_short_and_cannot_be_loaded(
     service.start(load=True)
     launcher = window.launcher
     qtbot.waitUntil(lambda: "does not fit" in launcher._status.text(), timeout=TIMEOUT_MS)
-    assert launcher._verdict.text().startswith("Does not fit: Main memory lacks")
-    assert launcher._hint.text()
+    assert launcher.outcome.verdict.text().startswith("Does not fit: Main memory lacks")
+    assert service.plan is not None
+    assert service.plan.remedies
     assert not launcher._primary.isEnabled()
 
 

@@ -9,7 +9,6 @@ from PySide6.QtGui import QDragEnterEvent, QDropEvent, QGuiApplication, QResizeE
 from PySide6.QtWidgets import (
     QBoxLayout,
     QHBoxLayout,
-    QLabel,
     QProgressBar,
     QScrollArea,
     QVBoxLayout,
@@ -22,16 +21,13 @@ from app.engine.protocol import Loaded
 from app.errors import AppError
 from app.gguf.model import ModelLayout
 from app.hardware.model import HardwareReport, HardwareSampled
-from app.plan import speed
-from app.plan.model import LoadPlan, Verdict
-from app.plan.text import VERDICT_WORDS, speed_lines
-from ui import theme
+from app.plan.model import LoadPlan
 from ui.launcher.machine_strip import MachineStrip
 from ui.launcher.options_column import OptionsColumn
+from ui.launcher.outcome import Outcome
 from ui.launcher.plan_card import PlanCard
 from ui.widgets.labels import button, frame, label, set_state
 
-MOST_REMEDIES = 3
 STAGES = {
     "reading": "Reading the model",
     "allocating": "Allocating memory",
@@ -40,12 +36,6 @@ STAGES = {
 FOLD_PX = 1100 - 88
 """Width of the page, rail aside, below which the side column goes under the chart."""
 SIDE_PX = 288
-_STATES = {
-    Verdict.FITS: ("ok", "circle-check"),
-    Verdict.CPU_ONLY: ("ok", "circle-check"),
-    Verdict.PARTLY: ("warn", "triangle-alert"),
-    Verdict.TOO_LARGE: ("error", "circle-x"),
-}
 _READY = (EngineState.READY, EngineState.PREFILL, EngineState.GENERATING)
 
 
@@ -61,6 +51,7 @@ class LauncherView(QWidget):
     file_dropped = Signal(str)
     context_chosen = Signal(int)
     kv_type_chosen = Signal(str)
+    remedy_chosen = Signal(object)
 
     def __init__(self, parent: QWidget | None = None) -> None:
         super().__init__(parent)
@@ -86,7 +77,6 @@ class LauncherView(QWidget):
         self._build_plan(page)
         page.addStretch(1)
         self._build_footer(outer)
-        theme.manager().changed.connect(self._show_icon)
 
     def _build_machine(self, page: QVBoxLayout) -> None:
         row = QHBoxLayout()
@@ -122,29 +112,20 @@ class LauncherView(QWidget):
         page.addLayout(row)
         self._subtitle = label("", "body-muted", wrap=True)
         page.addWidget(self._subtitle)
-        verdict = QHBoxLayout()
-        verdict.setSpacing(8)
-        self._icon = QLabel()
-        self._icon.setFixedSize(20, 24)
-        self._icon.hide()
-        verdict.addWidget(self._icon)
-        self._verdict = label("", "lead", wrap=True)
-        verdict.addWidget(self._verdict, 1)
         page.addSpacing(4)
-        page.addLayout(verdict)
-        self._hint = label("", "body-muted", wrap=True)
-        self._hint.hide()
-        page.addWidget(self._hint)
+        self.outcome = Outcome()
+        self.outcome.remedy_chosen.connect(self.remedy_chosen)
+        page.addWidget(self.outcome)
         page.addSpacing(8)
 
     def _build_plan(self, page: QVBoxLayout) -> None:
         self._columns = QBoxLayout(QBoxLayout.Direction.LeftToRight)
         self._columns.setSpacing(32)
-        self._card = PlanCard()
-        self._card.split_clicked.connect(self.split_clicked)
-        self._card.confirm_clicked.connect(self.confirm_clicked)
+        self.card = PlanCard()
+        self.card.split_clicked.connect(self.split_clicked)
+        self.card.confirm_clicked.connect(self.confirm_clicked)
         card = QVBoxLayout()
-        card.addWidget(self._card)
+        card.addWidget(self.card)
         card.addStretch(1)
         self._columns.addLayout(card, 1)
         self._options = OptionsColumn()
@@ -227,26 +208,10 @@ class LauncherView(QWidget):
     def set_plan(self, plan: LoadPlan, *, current: bool) -> None:
         """Show the plan; `current` is False if another one is loaded than this."""
         self._plan, self._current = plan, current
-        self._verdict.setText(f"{VERDICT_WORDS[plan.verdict]} {plan.sentence}")
-        state = _STATES[plan.verdict][0]
-        set_state(self._verdict, "" if state == "ok" else state)
-        self._show_icon()
-        lines = list(plan.remedies[:MOST_REMEDIES])
-        if self._layout is not None and plan.runs:
-            lines += speed_lines(speed.estimate(plan, self._layout))[:1]
-        self._hint.setText("\n".join(lines))
-        self._hint.setVisible(bool(lines))
+        self.outcome.set_plan(plan, self._layout)
         self._options.set_plan(plan)
         self._draw()
         self._update_primary()
-
-    def _show_icon(self) -> None:
-        if self._plan is None:
-            return
-        state, name = _STATES[self._plan.verdict]
-        color = getattr(theme.current(), state)
-        self._icon.setPixmap(theme.pixmap(name, color, 20, self.devicePixelRatioF()))
-        self._icon.show()
 
     def set_loaded(self, loaded: Loaded | None) -> None:
         """Show what the model really takes, beside the plan."""
@@ -255,7 +220,7 @@ class LauncherView(QWidget):
 
     def _draw(self) -> None:
         if self._plan is not None:
-            self._card.set_plan(self._plan, self._loaded if self._current else None)
+            self.card.set_plan(self._plan, self._loaded if self._current else None)
 
     def set_engine(self, event: EngineStateChanged) -> None:
         """Show what the engine does, and what the button would do now."""
@@ -293,7 +258,7 @@ class LauncherView(QWidget):
 
     def show_error(self, error: AppError) -> None:
         """One sentence and the way out, where the eye is."""
-        self._card.show_failure()
+        self.card.show_failure()
         self._status.setText(str(error))
         set_state(self._status, "error")
         self._update_primary()

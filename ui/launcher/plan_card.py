@@ -11,12 +11,14 @@ from app import units
 from app.engine.protocol import DeviceMemory, Loaded
 from app.plan.model import Basis, DevicePlan, HostPlan, LoadPlan
 from app.plan.text import BASES, layer_range
+from ui.launcher.apart import TensorsApart
 from ui.widgets.labels import button, clear, frame, label, set_state
 from ui.widgets.legend import Legend
 from ui.widgets.memory_bar import MemoryAxis, MemoryBar, MemoryBarValues
 
 UNEVEN = 1.5
-_HEADS = ("Device", "Layers", "", "Planned", "Actual", "Free")
+_HEADS = ("Device", "Layers", "", "Planned", "Free")
+_HEADS_LOADED = ("Device", "Layers", "", "Planned", "Actual", "Difference", "Free")
 
 
 class PlanCard(QFrame):
@@ -29,6 +31,7 @@ class PlanCard(QFrame):
         super().__init__(parent)
         self.setProperty("kind", "card")
         self._plan: LoadPlan | None = None
+        self._actual: dict[str, DeviceMemory] = {}
         column = QVBoxLayout(self)
         column.setContentsMargins(20, 16, 20, 14)
         column.setSpacing(8)
@@ -42,11 +45,13 @@ class PlanCard(QFrame):
         self._grid.setVerticalSpacing(0)
         self._grid.setColumnStretch(2, 1)
         column.addLayout(self._grid)
+        self.apart = TensorsApart()
+        column.addWidget(self.apart)
         column.addWidget(frame("rule"))
         foot = QHBoxLayout()
-        self._footnote = label("", "muted", wrap=True)
-        foot.addWidget(self._footnote, 1)
-        self._confirm = button("Confirm", "link")
+        self.footnote = label("", "muted", wrap=True)
+        foot.addWidget(self.footnote, 1)
+        self._confirm = button("Confirm with llama.cpp", "link")
         self._confirm.setToolTip("Ask llama.cpp what each device would hold; nothing is loaded.")
         self._confirm.clicked.connect(self._ask)
         foot.addWidget(self._confirm)
@@ -57,27 +62,28 @@ class PlanCard(QFrame):
 
     def _ask(self) -> None:
         self._confirm.setEnabled(False)
-        self._footnote.setText("llama.cpp is asked what each device would hold.")
+        self.footnote.setText("llama.cpp is asked what each device would hold.")
         self.confirm_clicked.emit()
 
     def show_failure(self) -> None:
         """The question could not be answered; it may be asked again."""
         self._confirm.setEnabled(True)
         if self._plan is not None:
-            self._footnote.setText(_footnote(self._plan))
+            self.footnote.setText(_footnote(self._plan, self._actual))
 
     def set_plan(self, plan: LoadPlan, loaded: Loaded | None) -> None:
         """Show the plan, and beside it what the loaded model really takes."""
         self._plan = plan
         self._confirm.setEnabled(True)
-        self._confirm.setVisible(plan.basis is not Basis.CONFIRMED)
+        self._actual = actual = {m.device: m for m in loaded.memory} if loaded else {}
+        self._confirm.setVisible(plan.basis is not Basis.CONFIRMED and not actual)
+        self.apart.set_plan(plan)
         clear(self._grid)
-        for column, text in enumerate(_HEADS):
+        for column, text in enumerate(_HEADS_LOADED if actual else _HEADS):
             head = label(text, "muted")
             if column > 2:
                 head.setAlignment(Qt.AlignmentFlag.AlignRight)
             self._grid.addWidget(head, 0, column)
-        actual = {m.device: m for m in loaded.memory} if loaded else {}
         totals = [share.device.total_bytes for share in plan.devices]
         scale = max(totals, default=plan.host.host.total_bytes)
         marked = plan.bottleneck if len(plan.devices) > 1 else None
@@ -106,7 +112,7 @@ class PlanCard(QFrame):
             axis = MemoryAxis()
             axis.set_scale(own_scale)
             self._grid.addWidget(axis, row + 2, 2)
-        self._footnote.setText(_footnote(plan))
+        self.footnote.setText(_footnote(plan, actual))
 
     def _row(
         self,
@@ -120,13 +126,16 @@ class PlanCard(QFrame):
         fullest: bool,
     ) -> None:
         memory = units.format_memory
-        used = found.weights_bytes + found.kv_cache_bytes + found.compute_bytes if found else None
+        used = _used(found) if found else None
         bar = MemoryBar(grid=True)
         bar.set_values(_with_use(values, used))
         tag = ", fullest" if fullest else ""
-        bar.setAccessibleDescription(
+        words = (
             f"{name}, layers {layers}, {memory(share.model_bytes)} of {memory(values.total)}{tag}"
         )
+        words += f", {memory(used)} in use" if used is not None else ""
+        bar.setAccessibleDescription(words)
+        bar.setToolTip(_parts(share))
         self._grid.addWidget(label(name, "strong" if fullest else ""), row, 0)
         span = QHBoxLayout()
         span.setSpacing(8)
@@ -136,18 +145,57 @@ class PlanCard(QFrame):
         span.addStretch(1)
         self._grid.addLayout(span, row, 1)
         self._grid.addWidget(bar, row, 2)
-        actual = memory(used) if used is not None else "–"
-        for column, text in enumerate(
-            (memory(share.model_bytes), actual, memory(share.left_bytes)), start=3
-        ):
+        numbers = [memory(share.model_bytes), memory(share.left_bytes)]
+        if self._actual:
+            both = ["–", "–"] if used is None else [memory(used), _more(used - share.model_bytes)]
+            numbers[1:1] = both
+        for column, text in enumerate(numbers, start=3):
             number = label(text, "strong" if fullest else "")
             number.setAlignment(Qt.AlignmentFlag.AlignRight | Qt.AlignmentFlag.AlignVCenter)
+            number.setToolTip(_parts(share))
             if share.left_bytes < 0:
                 set_state(number, "error")
             self._grid.addWidget(number, row, column)
 
 
-def _footnote(plan: LoadPlan) -> str:
+def _used(found: DeviceMemory) -> int:
+    return found.weights_bytes + found.kv_cache_bytes + found.compute_bytes
+
+
+def _more(size: int) -> str:
+    """A difference with its sign, in MiB as far as it is small."""
+    if abs(size) < units.MIB // 2:
+        return "0"
+    return f"{'+' if size > 0 else '−'}{units.format_memory(abs(size))}"
+
+
+def _parts(share: DevicePlan | HostPlan) -> str:
+    """What the bar's parts are, in numbers."""
+    parts = (
+        ("Weights", share.weights_bytes),
+        ("KV cache", share.kv_cache_bytes),
+        ("Compute", share.compute_bytes),
+        ("Reserve", share.reserve_bytes),
+    )
+    return "\n".join(f"{name}: {units.format_memory(size, digits=2)}" for name, size in parts)
+
+
+def _compared(plan: LoadPlan, actual: dict[str, DeviceMemory]) -> str:
+    """The largest difference between the plan and what was loaded."""
+    shares: dict[str, DevicePlan | HostPlan] = {s.device.engine_name: s for s in plan.devices}
+    shares["CPU"] = plan.host
+    worst = max(
+        (_used(m) - shares[name].model_bytes for name, m in actual.items() if name in shares),
+        key=abs,
+        default=0,
+    )
+    more = _more(worst)
+    return "as planned." if more == "0" else f"at most {more} from the plan on any device."
+
+
+def _footnote(plan: LoadPlan, actual: dict[str, DeviceMemory]) -> str:
+    if actual:
+        return f"{BASES[plan.basis]} Loaded: {_compared(plan, actual)}"
     empty = sum(1 for size in plan.layer_sizes[:-1] if size == 0)
     sizes = [size for size in plan.layer_sizes[:-1] if size]
     ratio = max(sizes) / min(sizes) if sizes else 1

@@ -6,31 +6,25 @@ import functools
 from collections.abc import Mapping
 from typing import Protocol
 
-from PySide6.QtCore import Qt, Signal
-from PySide6.QtWidgets import (
-    QComboBox,
-    QDialog,
-    QGridLayout,
-    QHBoxLayout,
-    QLineEdit,
-    QScrollArea,
-    QSpinBox,
-    QVBoxLayout,
-    QWidget,
-)
+from PySide6.QtCore import QTimer, Signal
+from PySide6.QtWidgets import QDialog, QHBoxLayout, QVBoxLayout, QWidget
 
 from app import units
 from app.errors import AppError
 from app.hardware.model import Device
-from app.plan.model import DevicePlan, HostPlan, KvCacheType, LoadPlan
+from app.plan.model import LoadPlan
 from app.plan.text import VERDICT_WORDS
 from app.settings.model import Settings, SplitMode
 from ui import theme
-from ui.settings.device_row import BAR_COLUMN, HEADS, DeviceRow
+from ui.settings.choices import Choices
+from ui.settings.device_row import DeviceRow
+from ui.settings.device_table import DeviceTable
 from ui.settings.mode_tiles import MODES, ModeTiles
 from ui.widgets.labels import button, frame, label, set_state
 from ui.widgets.layer_bar import LayerBar, LayerBarValues
-from ui.widgets.legend import Legend
+
+SETTLE_MS = 150
+"""How long a change must stand before the exact plan is asked for."""
 
 
 class Preview(Protocol):
@@ -41,9 +35,10 @@ class Preview(Protocol):
 
 
 class SplitDialog(QDialog):
-    """Signals: applied(Settings)."""
+    """Signals: applied(Settings); studied(Settings), to be answered by `show_exact`."""
 
     applied = Signal(object)
+    studied = Signal(object)
 
     def __init__(
         self,
@@ -71,6 +66,23 @@ class SplitDialog(QDialog):
         column = QVBoxLayout(self)
         column.setContentsMargins(32, 20, 32, 16)
         column.setSpacing(12)
+        self._build_head(column)
+        self._table = DeviceTable(self._rows)
+        column.addWidget(self._table, 1)
+        for part in (self.layers, self._how, self._tiles):
+            part.setVisible(bool(self._rows))
+        self.choices = Choices(settings, several=len(devices) > 1)
+        column.addWidget(self.choices)
+        self._build_footer(column)
+        self._connect()
+        self._settle = QTimer(self)
+        self._settle.setSingleShot(True)
+        self._settle.setInterval(SETTLE_MS)
+        self._settle.timeout.connect(self.study)
+        self._show(settings)
+        self.apply_button.setFocus()
+
+    def _build_head(self, column: QVBoxLayout) -> None:
         head = QHBoxLayout()
         head.addWidget(label("GPU split", "title"))
         head.addStretch(1)
@@ -79,16 +91,6 @@ class SplitDialog(QDialog):
         column.addLayout(head)
         self._tiles = ModeTiles()
         column.addWidget(self._tiles)
-        self._build_layers(column)
-        self._build_devices(column)
-        self._build_choices(column)
-        self._build_footer(column)
-        self._connect()
-        self._lay_rows()
-        self._show(settings)
-        self.apply_button.setFocus()
-
-    def _build_layers(self, column: QVBoxLayout) -> None:
         row = QHBoxLayout()
         row.addWidget(label("Layers in order, drawn by size", "strong"))
         row.addStretch(1)
@@ -99,73 +101,6 @@ class SplitDialog(QDialog):
         column.addWidget(self.layers)
         self._verdict = label("", "body", wrap=True)
         column.addWidget(self._verdict)
-
-    def _build_devices(self, column: QVBoxLayout) -> None:
-        card = frame("card")
-        outer = QVBoxLayout(card)
-        outer.setContentsMargins(16, 10, 16, 10)
-        self._grid = QGridLayout()
-        self._grid.setHorizontalSpacing(12)
-        self._grid.setVerticalSpacing(4)
-        self._grid.setColumnStretch(BAR_COLUMN, 1)
-        outer.addLayout(self._grid)
-        outer.addWidget(frame("rule"))
-        total = QHBoxLayout()
-        self._total_label = label("", "strong")
-        self._sums = label("", "muted")
-        total.addWidget(self._total_label)
-        total.addStretch(1)
-        total.addWidget(self._sums)
-        outer.addLayout(total)
-        scroll = QScrollArea()
-        scroll.setWidgetResizable(True)
-        holder = QWidget()
-        inner = QVBoxLayout(holder)
-        inner.setContentsMargins(0, 0, 0, 0)
-        self._none = label(
-            "No GPU or RPC device is in use: all layers run on the CPU. Name an RPC server below to add one.",
-            "body-muted",
-            wrap=True,
-        )
-        inner.addWidget(self._none)
-        inner.addWidget(card)
-        legend = QHBoxLayout()
-        legend.addStretch(1)
-        legend.addWidget(Legend())
-        inner.addLayout(legend)
-        inner.addStretch(1)
-        scroll.setWidget(holder)
-        column.addWidget(scroll, 1)
-        self._none.setVisible(not self._rows)
-        for part in (card, self.layers, self._how, self._tiles):
-            part.setVisible(bool(self._rows))
-
-    def _build_choices(self, column: QVBoxLayout) -> None:
-        row = QHBoxLayout()
-        self._kv_k, self._kv_v = QComboBox(), QComboBox()
-        for box in (self._kv_k, self._kv_v):
-            for kind in KvCacheType:
-                box.addItem(kind.value, kind)
-        self._context = QSpinBox()
-        self._context.setRange(0, 2**24)
-        self._context.setSingleStep(1024)
-        self._context.setGroupSeparatorShown(True)
-        self._context.setSpecialValueText("automatic")
-        self._context.setMinimumWidth(112)
-        self._context.lineEdit().setTextMargins(6, 0, 0, 0)
-        self._servers = QLineEdit(", ".join(self._stored.rpc_servers))
-        self._servers.setPlaceholderText("192.168.1.20:50052")
-        for text, widget in (
-            ("Context", self._context),
-            ("K cache", self._kv_k),
-            ("V cache", self._kv_v),
-            ("RPC servers", self._servers),
-        ):
-            widget.setAccessibleName(text)
-            row.addWidget(label(text, "strong"))
-            row.addWidget(widget, 1 if widget is self._servers else 0)
-            row.addSpacing(8)
-        column.addLayout(row)
 
     def _build_footer(self, column: QVBoxLayout) -> None:
         column.addWidget(frame("rule"))
@@ -180,6 +115,8 @@ class SplitDialog(QDialog):
         cancel.clicked.connect(self.reject)
         self.apply_button = button("Apply and reload", "primary")
         self.apply_button.clicked.connect(self._apply)
+        # Otherwise Enter in a field would press the first tile.
+        self.apply_button.setDefault(True)
         foot.addWidget(cancel)
         foot.addWidget(self.apply_button)
         column.addLayout(foot)
@@ -187,10 +124,7 @@ class SplitDialog(QDialog):
     def _connect(self) -> None:
         self._tiles.chosen.connect(self._changed)
         self.layers.cut_moved.connect(self._cut_moved)
-        self._servers.textChanged.connect(self._changed)
-        for box in (self._kv_k, self._kv_v):
-            box.currentIndexChanged.connect(self._changed)
-        self._context.valueChanged.connect(self._changed)
+        self.choices.changed.connect(self._changed)
         for row in self._rows:
             row.use.toggled.connect(self._changed)
             row.slider.valueChanged.connect(functools.partial(self._moved, row))
@@ -200,17 +134,6 @@ class SplitDialog(QDialog):
             row.lock.toggled.connect(row.show_icons)
             theme.manager().changed.connect(row.show_icons)
 
-    def _lay_rows(self) -> None:
-        for index, text in enumerate(HEADS):
-            head = label(text, "muted")
-            if text == "Needs":
-                head.setAlignment(Qt.AlignmentFlag.AlignRight)
-            self._grid.addWidget(head, 0, index)
-        for index, row in enumerate(self._rows, start=1):
-            row.up.setEnabled(index > 1)
-            for column, cell in enumerate(row.cells):
-                self._grid.addWidget(cell, index, column)
-
     # --- what the person does -----------------------------------------------------
 
     def _raise(self, row: DeviceRow, *_checked: object) -> None:
@@ -218,7 +141,7 @@ class SplitDialog(QDialog):
         if index:
             self._ordered = True
             self._rows[index - 1 : index + 1] = [row, self._rows[index - 1]]
-            self._lay_rows()
+            self._table.lay(self._rows)
             self._changed()
 
     def _reserved(self, row: DeviceRow, *_value: object) -> None:
@@ -280,7 +203,6 @@ class SplitDialog(QDialog):
         Raises:
             ValueError: An RPC server's address is none.
         """
-        servers = [part.strip() for part in self._servers.text().split(",") if part.strip()]
         reserves = dict(self._stored.reserves)
         reserves |= {
             row.device.id: round(row.reserve.value() * units.GIB)
@@ -288,18 +210,15 @@ class SplitDialog(QDialog):
             if row.reserve_changed
         }
         fixed = self._ordered or self.mode is not SplitMode.AUTOMATIC
-        changes = {
+        changes: dict[str, object] = {
             "split_mode": self.mode,
             "device_order": tuple(row.device.id for row in self._rows) if fixed else (),
             "disabled_devices": tuple(r.device.id for r in self._rows if not r.use.isChecked()),
             "locked_devices": tuple(r.device.id for r in self._rows if r.lock.isChecked()),
             "layers": {row.device.id: row.number.value() for row in self._used()},
             "reserves": reserves,
-            "context": max(256, self._context.value()) if self._context.value() else None,
-            "kv_type_k": self._kv_k.currentData(),
-            "kv_type_v": self._kv_v.currentData(),
-            "rpc_servers": tuple(servers),
         }
+        changes |= self.choices.values
         return Settings.model_validate(self._stored.model_dump() | changes)
 
     def _reset(self) -> None:
@@ -326,9 +245,7 @@ class SplitDialog(QDialog):
     def _show(self, settings: Settings) -> None:
         self._updating = True
         self._tiles.set_mode(settings.split_mode)
-        self._kv_k.setCurrentIndex(list(KvCacheType).index(settings.kv_type_k))
-        self._kv_v.setCurrentIndex(list(KvCacheType).index(settings.kv_type_v))
-        self._context.setValue(settings.context or 0)
+        self.choices.show_settings(settings)
         for row in self._rows:
             row.use.setChecked(row.device.id not in settings.disabled_devices)
             row.lock.setChecked(row.device.id in settings.locked_devices)
@@ -341,9 +258,11 @@ class SplitDialog(QDialog):
         if self._updating:
             return
         self._problem.setText("")
+        self._settle.stop()
+        self.choices.show_mode(self.mode)
         try:
             chosen = self.chosen()
-            plan = self._preview(chosen, limits=True)
+            plan = self._preview(chosen, limits=False)
             for mode in MODES:
                 if mode is not SplitMode.MANUAL and self._rows:
                     other = chosen.model_copy(update={"split_mode": mode})
@@ -355,7 +274,30 @@ class SplitDialog(QDialog):
             self._fault(_words(error))
             return
         if plan is not None:
-            self._draw(plan)
+            self._draw(plan, exact=False)
+            self._settle.start()
+
+    def study(self) -> None:
+        """Ask for the exact plan of what is chosen now; the quick one is shown meanwhile."""
+        chosen = self._chosen_or_none()
+        if chosen is not None:
+            self.studied.emit(chosen)
+
+    def show_exact(self, settings: Settings, plan: LoadPlan | None, error: AppError | None) -> None:
+        """The exact plan arrived; it counts unless something else is chosen by now."""
+        if self._settle.isActive() or settings != self._chosen_or_none():
+            return
+        if error is not None:
+            self._fault(str(error))
+        elif plan is not None:
+            self._draw(plan, exact=True)
+
+    def _chosen_or_none(self) -> Settings | None:
+        """As `chosen`, or None where a field holds nonsense."""
+        try:
+            return self.chosen()
+        except ValueError:
+            return None
 
     def _fault(self, sentence: str) -> None:
         self._problem.setText(sentence)
@@ -368,9 +310,9 @@ class SplitDialog(QDialog):
         rows = sorted(self._rows, key=lambda row: places.get(row.device.id, len(places)))
         if self.mode is SplitMode.AUTOMATIC and not self._ordered and rows != self._rows:
             self._rows = rows
-            self._lay_rows()
+            self._table.lay(self._rows)
 
-    def _draw(self, plan: LoadPlan) -> None:
+    def _draw(self, plan: LoadPlan, *, exact: bool) -> None:
         self._updating = True
         self._follow_order(plan)
         shares = {share.device.id: share for share in plan.devices}
@@ -382,8 +324,8 @@ class SplitDialog(QDialog):
             if share is not None and self.mode is not SplitMode.MANUAL:
                 row.set_layers(share.layer_count)
         self._updating = False
-        manual = self.mode is SplitMode.MANUAL
-        self._tiles.set_outcome(SplitMode.MANUAL, plan if manual else None)
+        self._tiles.set_outcome(SplitMode.MANUAL, None)
+        self._tiles.set_outcome(self.mode, plan)
         self.layers.set_values(
             LayerBarValues(
                 sizes=plan.layer_sizes,
@@ -397,20 +339,9 @@ class SplitDialog(QDialog):
         self._how.setText(f"Drag a cut, or use the arrow keys.{more}")
         self._verdict.setText(f"{VERDICT_WORDS[plan.verdict]} {plan.sentence} {plan.hint}".strip())
         set_state(self._verdict, "" if plan.runs else "error")
-        self._facts.setText(f"{plan.context:,} tokens, up to {plan.max_context:,} fit")
-        left = plan.block_count + 1 - plan.gpu_layers
-        placed = "all placed" if not left else f"{left} on the CPU"
-        self._total_label.setText(
-            f"{plan.gpu_layers} of {plan.block_count + 1} layers on devices, {placed}"
-        )
-        parts: list[HostPlan | DevicePlan] = [plan.host, *plan.devices]
-        memory = units.format_memory
-        self._sums.setText(
-            f"Weights {memory(sum(p.weights_bytes for p in parts))} · "
-            f"KV cache {memory(sum(p.kv_cache_bytes for p in parts))} · "
-            f"compute {memory(sum(p.compute_bytes for p in parts))} · "
-            f"{memory(sum(p.model_bytes for p in parts))} in all, main memory included"
-        )
+        limit = f"up to {plan.max_context:,} fit" if exact else "checking what fits"
+        self._facts.setText(f"{plan.context:,} tokens, {limit}")
+        self._table.show_sums(plan)
         self.apply_button.setEnabled(plan.runs)
         self.apply_button.setToolTip("" if plan.runs else plan.sentence)
 

@@ -35,6 +35,8 @@ class Segments(QFrame):
         return next((v for v, b in self._buttons.items() if b.isChecked()), "")
 
     def set_value(self, value: str) -> None:
-        """Choose without a signal."""
-        if value in self._buttons:
-            self._buttons[value].setChecked(True)
+        """Choose without a signal; none of them where `value` is another one."""
+        self._group.setExclusive(False)
+        for each, segment in self._buttons.items():
+            segment.setChecked(each == value)
+        self._group.setExclusive(True)

@@ -122,16 +122,16 @@ def test_a_card_that_is_off_or_moved_changes_the_plan_and_reset_undoes_it(
 
 
 def test_a_wrong_address_is_said_and_nothing_can_be_applied(dialog: SplitDialog) -> None:
-    dialog._servers.setText("not an address")
+    dialog.choices.servers.setText("not an address")
     assert "not an address" in dialog._problem.text()
     assert not dialog.apply_button.isEnabled()
-    dialog._servers.setText("")
+    dialog.choices.servers.setText("")
     assert dialog.apply_button.isEnabled()
 
 
 def test_every_tile_says_what_would_come_of_it(dialog: SplitDialog) -> None:
     notes = dialog._tiles._notes
     assert all("GiB" in notes[m].text() for m in SplitMode if m is not SplitMode.MANUAL)
-    dialog._context.setValue(8192)
+    dialog.choices.context.setValue(8192)
     dialog._rows[0].reserve.setValue(1.9)
     assert "GPU 0 would need" in notes[SplitMode.EVEN].text()
