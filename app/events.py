@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 
+from app.catalog.cache import Answer
+from app.catalog.library import Library
+from app.catalog.model import ModelEntry
+from app.catalog.repository import FileSet, Snapshot
+from app.catalog.search import FoundRepository
 from app.chat.session import ChatEvent
+from app.download.model import DownloadEvent
 from app.engine.model import EngineEvent
 from app.errors import AppError
 from app.gguf.model import ModelLayout
 from app.hardware.model import HardwareReport, HardwareSampled
+from app.plan import least
 from app.plan.model import LoadPlan
+from app.plan.overview import Fit, Overview
 from app.settings.model import Settings
 
 
@@ -51,6 +60,114 @@ class SettingsChanged:
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class CatalogListed:
+    """The catalog, and how each entry suits this machine (by id; missing until that is known)."""
+
+    entries: tuple[ModelEntry, ...]
+    fits: Mapping[str, Fit]
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class LibraryScanned:
+    """What is on this machine, and how it suits it (by the path of the first file)."""
+
+    library: Library
+    fits: Mapping[str, Fit]
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class HubSearched:
+    """What a search on the Hub found; `error` if there is no answer, not even an old one."""
+
+    words: str
+    answer: Answer[tuple[FoundRepository, ...]] | None
+    fits: Mapping[str, Fit]
+    error: AppError | None = None
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class RepositoriesRead:
+    """What can be downloaded of a model, one set a quantization (by the row's name).
+
+    Attributes:
+        key: Whose page it is for.
+        answers: The repositories that were read, the most usual one first.
+        sets: What is offered, projectors left out.
+        error: Why there is nothing; None if there is.
+    """
+
+    key: str
+    answers: tuple[Answer[Snapshot], ...]
+    sets: Mapping[str, FileSet]
+    error: AppError | None = None
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class ModelStudied:
+    """How the quantizations of a model suit this machine, as far as it is worked out.
+
+    Attributes:
+        reading: What is read for it now, in words; empty when nothing more comes.
+    """
+
+    key: str
+    overview: Overview
+    reading: str = ""
+    error: AppError | None = None
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class ChoicePlanned:
+    """The exact plan of one quantization with one context, on a model's page."""
+
+    key: str
+    name: str
+    layout: ModelLayout
+    plan: LoadPlan
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Related:
+    """A related model: what it is to this one, and how it suits this machine."""
+
+    entry: ModelEntry
+    relation: str
+    note: str
+    fit: Fit | None
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class HardwareFound:
+    """The least of each GPU that holds one quantization with one context."""
+
+    key: str
+    name: str
+    context: int
+    machines: tuple[least.Machine, ...]
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class ModelExplained:
+    """What the catalog says beside facts: usual questions with answers, related models."""
+
+    key: str
+    answers: tuple[tuple[str, str], ...]
+    related: tuple[Related, ...]
+
+
+ModelEvent = (
+    CatalogListed
+    | LibraryScanned
+    | HubSearched
+    | RepositoriesRead
+    | ModelStudied
+    | ChoicePlanned
+    | HardwareFound
+    | ModelExplained
+)
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class NoticeRaised:
     """Something to tell in one line; nothing failed."""
 
@@ -75,4 +192,6 @@ AppEvent = (
     | OperationFailed
     | EngineEvent
     | ChatEvent
+    | ModelEvent
+    | DownloadEvent
 )

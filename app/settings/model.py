@@ -8,6 +8,7 @@ from typing import Annotated
 
 import pydantic
 
+from app.download.manager import Hours
 from app.engine.protocol import Sampling
 from app.plan.model import FlashAttention, KvCacheType, Objective
 
@@ -111,4 +112,13 @@ class Settings(pydantic.BaseModel):
     )
     sampling: Sampling = pydantic.Field(
         default=Sampling(), title="Sampling", description="How the next token is chosen."
+    )
+    model_folders: tuple[str, ...] = pydantic.Field(
+        default=(), title="Folders of models", description="Looked into beside the usual ones."
+    )
+    download_limit: int | None = pydantic.Field(
+        default=None, ge=1024, title="Download limit", description="Bytes/s; none means no limit."
+    )
+    download_hours: Hours | None = pydantic.Field(
+        default=None, title="Download hours", description="When downloads run; none means always."
     )

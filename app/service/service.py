@@ -2,31 +2,24 @@
 
 from __future__ import annotations
 
-import concurrent.futures
-import contextlib
-import dataclasses
-import logging
-import threading
-import time
 from collections.abc import Callable
 from pathlib import Path
 
 from app import paths
 from app.catalog import starter
 from app.chat.message import Message
-from app.chat.session import ChatSession
-from app.engine import protocol
+from app.download.manager import Hours
+from app.download.model import Download
 from app.engine.model import EngineEvent, EngineState, ModelLoaded, TurnEnded, TurnProgressed
 from app.engine.once import dry_run
 from app.engine.safety import SafetyStore, engine_version
 from app.engine.supervisor import EngineSupervisor
-from app.errors import Action, AppError, Cancelled, ErrorKind
+from app.errors import AppError
 from app.events import (
     AppEvent,
     HardwareDetected,
     ModelChosen,
     NoticeRaised,
-    OperationFailed,
     PlanChanged,
     PlanPreviewed,
     SettingsChanged,
@@ -37,18 +30,24 @@ from app.gguf.reader import read_layout
 from app.hardware.detect import detect
 from app.hardware.meters import Meters
 from app.hardware.model import HardwareReport
-from app.plan.devices import plan_devices
 from app.plan.measured import MeasuredStore, measured
-from app.plan.model import LoadPlan, PlanHost
+from app.plan.model import KvCacheType, LoadPlan
+from app.plan.overview import Machine
 from app.plan.planner import make_plan
 from app.plan.remedies import with_remedies
 from app.plan.verdicts import confirmed
+from app.service import machine as machines
+from app.service.conversation import Conversation
+from app.service.downloads import DownloadService
+from app.service.jobs import Worker
+from app.service.loading import check_confirmable, checked, held, same_load
+from app.service.models import ModelService
+from app.service.subjects import Offer, Subject
 from app.settings.model import Settings
 from app.settings.requests import load_command, make_request
 from app.settings.store import SettingsStore
 
 Listener = Callable[[AppEvent], None]
-log = logging.getLogger("app.service")
 
 
 class AppService:
@@ -69,14 +68,27 @@ class AppService:
         self.loaded: ModelLoaded | None = None
         self.loaded_plan: LoadPlan | None = None
         self._listeners: list[Listener] = []
-        self._lock = threading.RLock()
-        self._session = ChatSession(system_prompt=self.settings.system_prompt)
+        self._conversation = Conversation(self.settings.system_prompt)
         self._loaded_at_report: ModelLoaded | None = None
         self._studied: Settings | None = None
-        self._wants_meters = False
+        self._wants_meters = self._lists_models = False
         self._meters: Meters | None = None
         self._measured = MeasuredStore(self.folders.data / "measured.json")
-        self._jobs = concurrent.futures.ThreadPoolExecutor(1, thread_name_prefix="service")
+        self._jobs = Worker("service", self._emit)
+        self.models = ModelService(
+            self.folders,
+            self._emit,
+            lambda: self._machine(self.settings),
+            lambda: self.settings.model_folders,
+        )
+        self.downloads = DownloadService(
+            self.folders.data / "downloads",
+            self.folders.models,
+            self._emit,
+            self.models.lookups,
+            on_done=self._downloaded,
+        )
+        self.load_when_done = False
         self._engine = EngineSupervisor(
             self._engine_said,
             store=SafetyStore(self.folders.data / "safety.json", engine_version()),
@@ -89,12 +101,23 @@ class AppService:
 
     # --- the machine, the model, the plan -----------------------------------
 
-    def start(self, model: Path | None = None, *, load: bool = False, meters: bool = False) -> None:
+    def start(
+        self,
+        model: Path | None = None,
+        *,
+        load: bool = False,
+        meters: bool = False,
+        downloads: bool = False,
+    ) -> None:
         """Look at the machine, read the chosen model, plan it, and load it where `load`.
 
-        With `meters` the devices' live values follow, about once a second.
+        With `meters` the devices' live values follow, about once a second; with `downloads` models
+        are listed, and downloads of earlier runs go on.
         """
         self._wants_meters = meters
+        self._lists_models = downloads
+        if downloads:
+            self.downloads.start(self.settings.download_limit, self.settings.download_hours)
 
         def job() -> None:
             for sentence in self._notices:
@@ -104,7 +127,7 @@ class AppService:
             if load:
                 self._load()
 
-        self._submit(job)
+        self._jobs.submit(job)
 
     def refresh_hardware(self) -> None:
         """Look at the machine again, and plan again."""
@@ -113,7 +136,7 @@ class AppService:
             self._detect()
             self._replan()
 
-        self._submit(job)
+        self._jobs.submit(job)
 
     def choose_model(self, model: Path | None, *, load: bool = False) -> None:
         """Read another model's header (None is the starter model) and plan it."""
@@ -127,7 +150,7 @@ class AppService:
             if load:
                 self._load()
 
-        self._submit(job)
+        self._jobs.submit(job)
 
     def update_settings(self, settings: Settings, *, reload: bool = False) -> None:
         """Store settings, plan again, and load again where `reload`."""
@@ -138,8 +161,7 @@ class AppService:
             try:
                 self._store.save(settings)
             finally:
-                with self._lock:
-                    self._session.system_prompt = settings.system_prompt
+                self._conversation.set_system_prompt(settings.system_prompt)
                 self._emit(SettingsChanged(settings=settings))
                 if servers_changed:
                     self._detect()
@@ -147,7 +169,7 @@ class AppService:
                 if reload:
                     self._load()
 
-        self._submit(job)
+        self._jobs.submit(job)
 
     def preview(self, settings: Settings, *, limits: bool = True) -> LoadPlan | None:
         """The plan with other settings; pure arithmetic.
@@ -159,23 +181,10 @@ class AppService:
         """
         if self.report is None or self.layout is None:
             return None
-        memory = self.report.memory
-        devices = plan_devices(
-            self.report,
-            order=settings.device_order,
-            disabled=settings.disabled_devices,
-            learned=self._measured.reserves(),
-        )
-        own = self._own_memory()
-        devices = tuple(
-            dataclasses.replace(
-                d, free_bytes=min(d.total_bytes, d.free_bytes + own.get(d.engine_name, 0))
-            )
-            for d in devices
-        )
-        lent = sum(own.get(d.engine_name, 0) for d in devices if d.shares_host_memory)
-        available = min(memory.total_bytes, memory.available_bytes + own.get("CPU", 0) + lent)
-        host = PlanHost(total_bytes=memory.total_bytes, available_bytes=available)
+        here = self._machine(settings)
+        if here is None:
+            return None
+        devices, host = here.devices, here.host
         request = make_request(settings, self.layout, devices)
         plan = make_plan(self.layout, request, devices, host, limits=limits)
         if not limits:
@@ -198,19 +207,18 @@ class AppService:
                 plan, error = None, fault
             self._emit(PlanPreviewed(settings=settings, plan=plan, error=error))
 
-        self._submit(job)
+        self._jobs.submit(job)
 
-    def _own_memory(self) -> dict[str, int]:
-        """What the engine held when the report was made; 0 before a load."""
-        if self._loaded_at_report is None:
-            return {}
-        # Weights on the host are mapped: the system counts them as available all the time.
-        return {
-            m.device: (0 if m.device == "CPU" else m.weights_bytes)
-            + m.kv_cache_bytes
-            + m.compute_bytes
-            for m in self._loaded_at_report.loaded.memory
-        }
+    def _machine(self, settings: Settings) -> Machine | None:
+        """What is planned for with `settings`; None before the machine was looked at."""
+        if self.report is None:
+            return None
+        return machines.machine(
+            self.report,
+            settings,
+            learned=self._measured.reserves(),
+            loaded=self._loaded_at_report,
+        )
 
     def _detect(self) -> None:
         pid = self._engine.pid
@@ -222,6 +230,8 @@ class AppService:
             previous=self.report,
         )
         self._emit(HardwareDetected(report=self.report))
+        if self._lists_models:
+            self.models.list_all()
         if self._wants_meters:
             self._stop_meters()
             self._meters = Meters(self.report, self._emit)
@@ -251,19 +261,12 @@ class AppService:
             plan, layout = self.plan, self.layout
             if plan is None or layout is None:
                 return
-            if self.loaded is not None and any(
-                s.used and s.device.backend == "rpc" for s in plan.devices
-            ):
-                raise AppError(
-                    "RPC servers serve one engine at a time.",
-                    hint="Unload the model, then confirm the plan.",
-                    kind=ErrorKind.USAGE,
-                )
+            check_confirmable(plan, loaded=self.loaded is not None)
             command = load_command(plan, layout, self.settings, self.report)
             self.plan = confirmed(plan, dry_run(command, layout, self.folders.data))
             self._emit(PlanChanged(plan=self.plan))
 
-        self._submit(job)
+        self._jobs.submit(job)
 
     # --- the engine ---------------------------------------------------------
 
@@ -284,32 +287,18 @@ class AppService:
         if self.loaded is None or plan is None or loaded is None or layout is None:
             return True
         same_model = self.loaded.model_path == str(layout.files[0])
-        return same_model and _same_load(plan, loaded)
+        return same_model and same_load(plan, loaded)
 
     def load(self, *, force: bool = False) -> None:
         """Load the chosen model as planned; `force` also where it does not fit."""
-        self._submit(lambda: self._load(force=force))
+        self._jobs.submit(lambda: self._load(force=force))
 
     def unload(self) -> None:
         """End the engine's process; all its memory comes back."""
         self._engine.unload()
 
     def _load(self, *, force: bool = False) -> None:
-        layout, plan = self.layout, self.plan
-        if layout is None or plan is None:
-            raise AppError(
-                "No model is chosen.",
-                hint="Choose a GGUF file.",
-                action=Action.CHOOSE_MODEL,
-                kind=ErrorKind.USAGE,
-            )
-        if not plan.runs and not force:
-            raise AppError(
-                f"{layout.name} does not fit: {plan.sentence}",
-                hint=plan.hint,
-                action=Action.OPEN_SPLIT,
-                kind=ErrorKind.MEMORY,
-            )
+        layout, plan = checked(self.layout, self.plan, force=force)
         self.loaded_plan = plan
         self._engine.load(load_command(plan, layout, self.settings, self.report))
 
@@ -321,36 +310,54 @@ class AppService:
         telling = any(share.used and share.device.backend == "cuda" for share in plan.devices)
         if telling:
             self._detect()
-        actual = {
-            m.device: m.weights_bytes + m.kv_cache_bytes + m.compute_bytes
-            for m in loaded.loaded.memory
-        }
-        self._measured.record(measured(plan, actual, self.report if telling else None))
+        self._measured.record(measured(plan, held(loaded), self.report if telling else None))
+
+    # --- models and downloads -------------------------------------------------
+
+    def open_model(self, path: Path, *, context: int | None, kv_type: KvCacheType) -> None:
+        """Load a model file with this context and KV cache."""
+        self.settings = self.settings.model_copy(
+            update={"context": context, "kv_type_k": kv_type, "kv_type_v": kv_type}
+        )
+        self.choose_model(path, load=True)
+
+    def offer(self, subject: Subject, quantization: str, absent: str = "") -> Offer:
+        """What can be done with a quantization now; `absent` says why its files are not known."""
+        loaded = Path(self.loaded.model_path) if self.loaded is not None else None
+        return self.models.offer(subject, quantization, self.downloads.all(), loaded, absent)
+
+    def change_download_rules(self, limit: int | None, hours: Hours | None) -> None:
+        """Another limit in bytes/s, other hours; stored, and in force at once."""
+        self.settings = self.settings.model_copy(
+            update={"download_limit": limit, "download_hours": hours}
+        )
+        settings = self.settings
+        self.downloads.change_limit(limit)
+        self.downloads.change_hours(hours)
+        self._jobs.submit(lambda: self._store.save(settings))
+        self._emit(SettingsChanged(settings=settings))
+
+    def _downloaded(self, download: Download) -> None:
+        """A set is whole and right."""
+        self.models.scan()
+        if self.load_when_done:
+            self.load_when_done = False
+            request = download.request
+            self.choose_model(request.target(request.files[0]), load=True)
 
     # --- the chat -----------------------------------------------------------
 
     @property
     def messages(self) -> tuple[Message, ...]:
         """The conversation."""
-        with self._lock:
-            return self._session.messages
+        return self._conversation.messages
 
     def send(self, text: str, *, max_tokens: int | None = None) -> None:
         """Send a message; the answer streams in as events."""
-        with self._lock:
-            if self._session.running:
-                return
-            started = self._session.begin(text, now_s=time.monotonic())
-            messages = self._session.prompt()
-        self._emit(started)
-        self._engine.generate(
-            protocol.Generate(
-                turn=started.turn,
-                messages=messages,
-                sampling=self.settings.sampling,
-                max_tokens=max_tokens,
-            )
-        )
+        begun = self._conversation.begin(text, self.settings.sampling, max_tokens)
+        if begun is not None:
+            self._emit(begun[0])
+            self._engine.generate(begun[1])
 
     def stop(self) -> None:
         """Stop the answer, or the load."""
@@ -358,58 +365,32 @@ class AppService:
 
     def set_system_prompt(self, text: str) -> None:
         """Use another system prompt from the next message on, and store it."""
-        with self._lock:
-            self._session.system_prompt = text
+        self._conversation.set_system_prompt(text)
         self.settings = self.settings.model_copy(update={"system_prompt": text})
         settings = self.settings
-        self._submit(lambda: self._store.save(settings))
+        self._jobs.submit(lambda: self._store.save(settings))
 
     def new_chat(self) -> None:
         """Forget the conversation; a running answer is stopped."""
-        with self._lock:
-            running = self._session.running
-            event = self._session.clear()
+        event, running = self._conversation.clear()
         if running:
             self._engine.cancel()
         self._emit(event)
 
     def _engine_said(self, event: EngineEvent) -> None:
         if isinstance(event, TurnProgressed | TurnEnded):
-            with self._lock:
-                chat_event = self._session.receive(event, now_s=time.monotonic())
+            chat_event = self._conversation.receive(event)
             if chat_event is not None:
                 self._emit(chat_event)
             return
         if isinstance(event, ModelLoaded):
             self.loaded = event
-            self._submit(self._measure)
+            self._jobs.submit(self._measure)
         elif self._engine.state in (EngineState.STOPPED, EngineState.STARTING, EngineState.CRASHED):
             self.loaded = None
         self._emit(event)
 
     # --- threads ------------------------------------------------------------
-
-    def _submit(self, job: Callable[[], object]) -> None:
-        def guarded() -> None:
-            try:
-                job()
-            except AppError as error:
-                self._emit(OperationFailed(error=error))
-            except Cancelled:
-                pass
-            except Exception as error:  # the one reporter of bugs
-                log.exception("a job failed")
-                text = AppError(
-                    "Something went wrong inside the app.",
-                    detail=f"{type(error).__name__}: {error}",
-                    hint="The log has the details: run `ultra-launcher doctor`.",
-                    action=Action.COPY_DIAGNOSTICS,
-                )
-                self._emit(OperationFailed(error=text))
-
-        # After close there is nobody to hear the answer.
-        with contextlib.suppress(RuntimeError):
-            self._jobs.submit(guarded)
 
     def _emit(self, event: AppEvent) -> None:
         for listener in tuple(self._listeners):
@@ -417,24 +398,8 @@ class AppService:
 
     def close(self) -> None:
         """End all threads and processes."""
-        self._jobs.shutdown(wait=True, cancel_futures=True)
+        self.models.close()
+        self.downloads.close()
+        self._jobs.close()
         self._stop_meters()
         self._engine.close()
-
-
-def _same_load(plan: LoadPlan, loaded: LoadPlan) -> bool:
-    """True if loading `plan` would change nothing that a person asked for.
-
-    An automatic split that would come out a little different now is no reason to load again.
-    """
-    by_hand = plan.request.layer_counts is not None or loaded.request.layer_counts is not None
-    if by_hand and plan.tensor_split != loaded.tensor_split:
-        return False
-    used = [
-        {share.device.id for share in each.devices if share.layer_count} for each in (plan, loaded)
-    ]
-    requests = [
-        dataclasses.replace(each.request, context=None, layer_counts=None, any_order=False)
-        for each in (plan, loaded)
-    ]
-    return used[0] == used[1] and requests[0] == requests[1] and plan.context == loaded.context

@@ -1,0 +1,58 @@
+"""The conversation, behind a lock: the window asks and the engine's thread answers."""
+
+from __future__ import annotations
+
+import threading
+import time
+
+from app.chat.message import Message
+from app.chat.session import ChatEvent, ChatSession
+from app.engine import protocol
+from app.engine.model import TurnEnded, TurnProgressed
+
+
+class Conversation:
+    """A `ChatSession` for several threads."""
+
+    def __init__(self, system_prompt: str) -> None:
+        """Empty."""
+        self._lock = threading.RLock()
+        self._session = ChatSession(system_prompt=system_prompt)
+
+    @property
+    def messages(self) -> tuple[Message, ...]:
+        """All of them."""
+        with self._lock:
+            return self._session.messages
+
+    def set_system_prompt(self, text: str) -> None:
+        """Use another one from the next message on."""
+        with self._lock:
+            self._session.system_prompt = text
+
+    def begin(
+        self, text: str, sampling: protocol.Sampling, max_tokens: int | None
+    ) -> tuple[ChatEvent, protocol.Generate] | None:
+        """A new message, and what to ask of the engine; None while an answer runs."""
+        with self._lock:
+            if self._session.running:
+                return None
+            started = self._session.begin(text, now_s=time.monotonic())
+            command = protocol.Generate(
+                turn=started.turn,
+                messages=self._session.prompt(),
+                sampling=sampling,
+                max_tokens=max_tokens,
+            )
+        return started, command
+
+    def receive(self, event: TurnProgressed | TurnEnded) -> ChatEvent | None:
+        """What a piece of the answer means for the chat."""
+        with self._lock:
+            return self._session.receive(event, now_s=time.monotonic())
+
+    def clear(self) -> tuple[ChatEvent, bool]:
+        """Forget everything; True if an answer was running."""
+        with self._lock:
+            running = self._session.running
+            return self._session.clear(), running

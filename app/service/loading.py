@@ -1,0 +1,74 @@
+"""Whether a plan may be loaded, and whether it already is."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from app.engine.model import ModelLoaded
+from app.errors import Action, AppError, ErrorKind
+from app.gguf.model import ModelLayout
+from app.plan.model import LoadPlan
+
+
+def checked(
+    layout: ModelLayout | None, plan: LoadPlan | None, *, force: bool
+) -> tuple[ModelLayout, LoadPlan]:
+    """Both, if they can be loaded; `force` also where the plan does not fit.
+
+    Raises:
+        AppError: No model is chosen, or it does not fit.
+    """
+    if layout is None or plan is None:
+        raise AppError(
+            "No model is chosen.",
+            hint="Choose a GGUF file.",
+            action=Action.CHOOSE_MODEL,
+            kind=ErrorKind.USAGE,
+        )
+    if not plan.runs and not force:
+        raise AppError(
+            f"{layout.name} does not fit: {plan.sentence}",
+            hint=plan.hint,
+            action=Action.OPEN_SPLIT,
+            kind=ErrorKind.MEMORY,
+        )
+    return layout, plan
+
+
+def held(loaded: ModelLoaded) -> dict[str, int]:
+    """What the model took, in bytes by the device's engine name."""
+    return {
+        m.device: m.weights_bytes + m.kv_cache_bytes + m.compute_bytes for m in loaded.loaded.memory
+    }
+
+
+def same_load(plan: LoadPlan, loaded: LoadPlan) -> bool:
+    """True if loading `plan` would change nothing that a person asked for.
+
+    An automatic split that would come out a little different now is no reason to load again.
+    """
+    by_hand = plan.request.layer_counts is not None or loaded.request.layer_counts is not None
+    if by_hand and plan.tensor_split != loaded.tensor_split:
+        return False
+    used = [
+        {share.device.id for share in each.devices if share.layer_count} for each in (plan, loaded)
+    ]
+    requests = [
+        dataclasses.replace(each.request, context=None, layer_counts=None, any_order=False)
+        for each in (plan, loaded)
+    ]
+    return used[0] == used[1] and requests[0] == requests[1] and plan.context == loaded.context
+
+
+def check_confirmable(plan: LoadPlan, *, loaded: bool) -> None:
+    """Make sure that a dry run of the plan would be answered.
+
+    Raises:
+        AppError: It needs RPC servers, which already serve the engine.
+    """
+    if loaded and any(s.used and s.device.backend == "rpc" for s in plan.devices):
+        raise AppError(
+            "RPC servers serve one engine at a time.",
+            hint="Unload the model, then confirm the plan.",
+            kind=ErrorKind.USAGE,
+        )

@@ -1,0 +1,373 @@
+"""`ModelService`: the catalog, what is on this machine, what the Hub has, and a model's page."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
+
+from app.catalog import api, entries, library, tokens
+from app.catalog.cache import Answer
+from app.catalog.library import Library, LocalModel, State
+from app.catalog.places import places
+from app.catalog.repository import FileSet, Role, Snapshot, file_sets
+from app.catalog.search import HubLookUps
+from app.download.model import Download
+from app.errors import AppError, ErrorKind
+from app.events import (
+    CatalogListed,
+    ChoicePlanned,
+    HardwareFound,
+    HubSearched,
+    LibraryScanned,
+    ModelExplained,
+    ModelStudied,
+    NoticeRaised,
+    Related,
+    RepositoriesRead,
+)
+from app.gguf.model import ModelLayout
+from app.gguf.reader import read_layout
+from app.paths import Folders
+from app.plan import catalog_answers, least, overview, recommend
+from app.plan.model import PlanRequest
+from app.plan.overview import Fit, Machine, Overview
+from app.plan.recommend import Choice
+from app.service.jobs import Emit, Worker
+from app.service.subjects import Offer, Subject, offer
+
+LayoutOf = Callable[[str], ModelLayout]
+
+
+class ModelService:
+    """Methods return at once; answers come as events. Only the newest search and page are worked on."""
+
+    def __init__(
+        self,
+        folders: Folders,
+        emit: Emit,
+        machine: Callable[[], Machine | None],
+        extra: Callable[[], tuple[str, ...]],
+    ) -> None:
+        """Nothing runs yet.
+
+        Args:
+            folders: The app's.
+            emit: Told of everything.
+            machine: What models are planned for; None while it is not known.
+            extra: Folders that a person added.
+        """
+        self.lookups = HubLookUps(folders.cache)
+        self._folders = folders
+        self._emit = emit
+        self._machine = machine
+        self._extra = extra
+        self._lists = Worker("models", emit)
+        self._hub = Worker("hub", emit)
+        self._pages = Worker("pages", emit)
+        self._lock = threading.Lock()
+        self._searched = ""
+        self._subject: Subject | None = None
+        self._layouts: dict[tuple[str, str], ModelLayout] = {}
+        self._local_fits: dict[str, Fit] = {}
+        self._sets: dict[str, Mapping[str, FileSet]] = {}
+        self.library = Library(models=())
+
+    # --- the list -------------------------------------------------------------
+
+    def list_all(self) -> None:
+        """Tell the catalog at once, then how all of it suits the machine, and what is on disk."""
+        self._emit(CatalogListed(entries=entries.entries(), fits={}))
+        self._lists.submit(self._list_catalog)
+        self.scan()
+
+    def scan(self) -> None:
+        """Look at the folders of models again."""
+        self._lists.submit(self._scan)
+
+    def _list_catalog(self) -> None:
+        machine = self._machine()
+        if machine is None:
+            return
+        fits: dict[str, Fit] = {}
+        for entry in entries.entries():
+            layouts = [entries.layout(entry, kind) for kind in entries.quantizations(entry)]
+            if layouts:
+                fits[entry.id] = overview.fit(layouts, machine)
+            else:
+                fits[entry.id] = overview.likely(entry.parameters.value, machine)
+        self._emit(CatalogListed(entries=entries.entries(), fits=fits))
+
+    def _scan(self) -> None:
+        where = places(self._folders.models, extra=map(Path, self._extra()))
+        self.library = library.scan(where, self._folders.cache)
+        self._emit(LibraryScanned(library=self.library, fits=dict(self._local_fits)))
+        machine = self._machine()
+        if machine is None:
+            return
+        fits = {}
+        for model in self.library.models:
+            if model.state is State.COMPLETE:
+                fits[str(model.files[0])] = overview.fit([read_layout(model.files[0])], machine)
+        self._local_fits = fits
+        self._emit(LibraryScanned(library=self.library, fits=fits))
+
+    def search(self, words: str, *, refresh: bool = False) -> None:
+        """Look for GGUF repositories on the Hub; an older search that still waits is dropped."""
+        self._searched = words
+
+        def job() -> None:
+            if self._searched != words:
+                return
+            answer = self.lookups.search(words, refresh=refresh)
+            machine = self._machine()
+            fits = {
+                found.repo: overview.likely(found.parameters, machine)
+                for found in answer.value
+                if found.parameters and machine
+            }
+            self._emit(HubSearched(words=words, answer=answer, fits=fits))
+
+        def failed(error: AppError) -> None:
+            self._emit(HubSearched(words=words, answer=None, fits={}, error=error))
+
+        self._hub.submit(job, failed)
+
+    def log_in(self, token: str, then: Callable[[], None] = lambda: None) -> None:
+        """Let the system's keyring keep a token that the Hub knows, then do `then`."""
+
+        def job() -> None:
+            tokens.check(token)
+            name = api.owner(token)
+            tokens.keep(token)
+            self._emit(NoticeRaised(sentence=f"The token of {name} is kept in the keyring."))
+            then()
+
+        self._hub.submit(job)
+
+    # --- a model's page ---------------------------------------------------------
+
+    def open(self, subject: Subject, *, refresh: bool = False) -> None:
+        """Work on a model's page: its files on the Hub, how it suits the machine, what is asked often."""
+        with self._lock:
+            self._subject = subject
+        if subject.repos:
+            self._hub.submit(
+                lambda: self._read(subject, refresh=refresh),
+                lambda error: self._tell_sets(subject, (), {}, error),
+            )
+        if subject.local is not None or self._known(subject):
+            self._pages.submit(lambda: self._study_known(subject))
+        elif subject.repos:
+            self._hub.submit(lambda: self._study_remote(subject))
+        if subject.entry is not None:
+            self._pages.submit(lambda: self._explain(subject))
+
+    def leave(self) -> None:
+        """No page is shown any more; what is not worked out yet is dropped."""
+        with self._lock:
+            self._subject = None
+
+    def _left(self, subject: Subject) -> bool:
+        with self._lock:
+            return self._subject is not subject
+
+    @staticmethod
+    def _known(subject: Subject) -> bool:
+        """True if the app knows the layers without the Hub."""
+        entry = subject.entry
+        return entry is not None and entry.id == subject.key and bool(entries.quantizations(entry))
+
+    def sets_of(self, key: str) -> Mapping[str, FileSet]:
+        """What was found on the Hub for a page, by the row's name."""
+        return self._sets.get(key, {})
+
+    def offer(
+        self,
+        subject: Subject,
+        quantization: str,
+        downloads: Iterable[Download],
+        loaded: Path | None,
+        absent: str,
+    ) -> Offer:
+        """What can be done with a quantization now, as `app.service.subjects.offer`."""
+        return offer(
+            subject,
+            quantization,
+            found=self.sets_of(subject.key).get(quantization),
+            models=self.library.models,
+            downloads=downloads,
+            loaded=loaded,
+            absent=absent,
+        )
+
+    def _read(self, subject: Subject, *, refresh: bool) -> None:
+        """The repositories of a subject; the first that answers has to, the others may fail."""
+        answers: list[Answer[Snapshot]] = []
+        sets: dict[str, FileSet] = {}
+        error: AppError | None = None
+        for repo in subject.repos:
+            if self._left(subject):
+                return
+            try:
+                answer = self.lookups.snapshot(repo, refresh=refresh)
+            except AppError as problem:
+                error = error or problem
+                if problem.kind is ErrorKind.NETWORK:
+                    break
+                continue
+            answers.append(answer)
+            for name, found in named_sets(answer.value).items():
+                sets.setdefault(name, found)
+        self._tell_sets(subject, tuple(answers), sets, None if answers else error)
+
+    def _tell_sets(
+        self,
+        subject: Subject,
+        answers: tuple[Answer[Snapshot], ...],
+        sets: Mapping[str, FileSet],
+        error: AppError | None,
+    ) -> None:
+        self._sets[subject.key] = sets
+        self._emit(RepositoriesRead(key=subject.key, answers=answers, sets=sets, error=error))
+
+    def _study_known(self, subject: Subject) -> None:
+        entry, local = subject.entry, subject.local
+        if local is not None:
+            layout = read_layout(local.files[0])
+            name = layout.quantization or local.quantization or layout.name
+            self._study(subject, [name], lambda _: layout)
+        elif entry is not None:
+            kinds = sorted(
+                entries.quantizations(entry), key=lambda k: entries.layout(entry, k).size_bytes
+            )
+            self._study(subject, kinds, lambda kind: entries.layout(entry, kind))
+
+    def _study_remote(self, subject: Subject) -> None:
+        """Read the headers of each set, the usual one first."""
+        sets = self._sets.get(subject.key, {})
+        entry = subject.entry
+        known = set(entries.quantizations(entry)) if entry is not None else set()
+
+        def layout(name: str) -> ModelLayout:
+            if entry is not None and name in known and sets[name].complete:
+                return entries.layout(entry, name)
+            return self.lookups.layout(sets[name])
+
+        names = [name for name, found in sets.items() if found.complete]
+        usual = [name for name in names if name == entries.DEFAULT_QUANTIZATION]
+        self._study(subject, usual + [n for n in names if n not in usual], layout)
+
+    def _study(self, subject: Subject, names: list[str], layout_of: LayoutOf) -> None:
+        machine = self._machine()
+        if machine is None:
+            return
+        rows: list[overview.Row] = []
+        problem: AppError | None = None
+        for number, name in enumerate(names):
+            if self._left(subject):
+                return
+            pending = tuple(names[number:])
+            self._emit(
+                ModelStudied(
+                    key=subject.key,
+                    overview=_overview(machine, rows, pending),
+                    reading=f"Reading layers, {number + 1} of {len(names)}",
+                )
+            )
+            try:
+                layout = layout_of(name)
+            except AppError as error:
+                problem = problem or error
+                if error.kind is ErrorKind.NETWORK:
+                    break
+                continue
+            self._layouts[subject.key, name] = layout
+            rows.append(overview.row(name, layout, machine))
+        done = _overview(machine, rows, ())
+        self._emit(ModelStudied(key=subject.key, overview=done, error=problem))
+
+    def plan_choice(self, subject: Subject, name: str, choice: Choice) -> None:
+        """Plan one cell to the byte, and find which hardware holds it."""
+
+        def job() -> None:
+            machine = self._machine()
+            if machine is None or self._left(subject):
+                return
+            exact = recommend.exactly(choice, machine.devices, machine.host)
+            self._emit(
+                ChoicePlanned(key=subject.key, name=name, layout=exact.layout, plan=exact.plan)
+            )
+
+        def hardware() -> None:
+            if self._left(subject):
+                return
+            request = PlanRequest(
+                context=choice.plan.context, kv_type_k=choice.kv_type, kv_type_v=choice.kv_type
+            )
+            found = least.machines(choice.layout, request)
+            self._emit(
+                HardwareFound(
+                    key=subject.key, name=name, context=choice.plan.context, machines=found
+                )
+            )
+
+        self._pages.submit(job)
+        self._pages.submit(hardware)
+
+    def _explain(self, subject: Subject) -> None:
+        entry = subject.entry
+        if entry is None or self._left(subject):
+            return
+        machine = self._machine()
+        self._emit(
+            ModelExplained(
+                key=subject.key,
+                answers=catalog_answers.answers(entry),
+                related=tuple(self._related(entry.id, machine)),
+            )
+        )
+
+    @staticmethod
+    def _related(entry_id: str, machine: Machine | None) -> Iterator[Related]:
+        entry = entries.find(entry_id)
+        if entry is None:
+            return
+        for relation, other, words in catalog_answers.relations(entry):
+            layouts = [entries.layout(other, kind) for kind in entries.quantizations(other)]
+            fit = None
+            if machine is not None:
+                fit = (
+                    overview.fit(layouts, machine)
+                    if layouts
+                    else overview.likely(other.parameters.value, machine)
+                )
+            note = f"{words} {relation.note}".strip()
+            yield Related(entry=other, relation=str(relation.kind), note=note, fit=fit)
+
+    def local(self, path: str) -> LocalModel | None:
+        """The model on this machine whose first file is `path`."""
+        return next((m for m in self.library.models if m.files and str(m.files[0]) == path), None)
+
+    def close(self) -> None:
+        """End all threads."""
+        self.leave()
+        self._searched = ""
+        for worker in (self._hub, self._pages, self._lists):
+            worker.close()
+
+
+def named_sets(snapshot: Snapshot) -> dict[str, FileSet]:
+    """The models of a repository by quantization, or by name where that does not tell them apart."""
+    models = [found for found in file_sets(snapshot) if found.role is Role.MODEL]
+    kinds = [found.quantization for found in models]
+    return {
+        found.quantization if kinds.count(found.quantization) == 1 and found.quantization
+        else found.name.rpartition("/")[2]: found
+        for found in models
+    }  # fmt: skip
+
+
+def _overview(machine: Machine, rows: list[overview.Row], pending: tuple[str, ...]) -> Overview:
+    ordered = tuple(sorted(rows, key=lambda row: row.size_bytes))
+    return Overview(machine=machine, rows=ordered, pending=pending)
