@@ -50,7 +50,7 @@ def window() -> int:
     theme.manager().install(app, theme.Appearance(service.settings.appearance))
     main_window = MainWindow(service)
     main_window.show()
-    service.start(load=service.settings.model_path is None, meters=True)
+    service.start(load=service.settings.model_path is None, meters=True, downloads=True)
     code = app.exec()
     service.close()
     return code

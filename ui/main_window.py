@@ -15,6 +15,13 @@ from app.chat.session import (
     TurnFinished,
     TurnStarted,
 )
+from app.download.model import (
+    DownloadProgressed,
+    DownloadRemoved,
+    DownloadStateChanged,
+    FileVerified,
+    UpdateFound,
+)
 from app.engine.model import (
     EngineState,
     EngineStateChanged,
@@ -26,12 +33,20 @@ from app.engine.model import (
 )
 from app.events import (
     AppEvent,
+    CatalogListed,
+    ChoicePlanned,
     HardwareDetected,
+    HardwareFound,
+    HubSearched,
+    LibraryScanned,
     ModelChosen,
+    ModelExplained,
+    ModelStudied,
     NoticeRaised,
     OperationFailed,
     PlanChanged,
     PlanPreviewed,
+    RepositoriesRead,
     SettingsChanged,
 )
 from app.hardware.model import HardwareSampled
@@ -42,7 +57,9 @@ from app.settings.model import Settings
 from app.settings.requests import with_remedy
 from ui.bridge import Bridge
 from ui.chat.chat_view import ChatView
+from ui.downloads.controller import DownloadsController
 from ui.launcher.launcher_view import LauncherView
+from ui.models.controller import ModelsController
 from ui.settings.split_dialog import SplitDialog
 from ui.widgets.rail import Rail
 
@@ -66,9 +83,17 @@ class MainWindow(QMainWindow):
         self.resize(1280, 820)
         self._service = service
         self.rail, self.launcher, self.chat = Rail(), LauncherView(), ChatView()
+        self.models = ModelsController(service, self)
+        self.downloads = DownloadsController(service, self)
         self.pages = QStackedWidget()
-        self.pages.addWidget(self.launcher)
-        self.pages.addWidget(self.chat)
+        self._places: dict[str, QWidget] = {
+            "Machine": self.launcher,
+            "Models": self.models.pages,
+            "Downloads": self.downloads.view,
+            "Chat": self.chat,
+        }
+        for place in self._places.values():
+            self.pages.addWidget(place)
         body = QWidget()
         row = QHBoxLayout(body)
         row.setContentsMargins(0, 0, 0, 0)
@@ -98,6 +123,14 @@ class MainWindow(QMainWindow):
             lambda kind: self._change(kv_type_k=kind, kv_type_v=kind)
         )
         self.launcher.remedy_chosen.connect(self._remedy)
+        self.models.loading.connect(lambda: self.show_page("Machine"))
+        self.models.download_shown.connect(self._show_download)
+        self.models.chat_wanted.connect(lambda: self.show_page("Chat"))
+        self.downloads.loading.connect(lambda: self.show_page("Machine"))
+        self.downloads.changed.connect(self.models.show_offer)
+        self.downloads.notice.connect(self.launcher.show_notice)
+        self.downloads.busy_changed.connect(lambda busy: self.rail.set_busy("Downloads", busy))
+        self.downloads.view.models_clicked.connect(lambda: self.show_page("Models"))
         self.chat.submitted.connect(self._service.send)
         self.chat.stop_clicked.connect(self._service.stop)
         self.chat.new_chat_clicked.connect(self._service.new_chat)
@@ -113,11 +146,18 @@ class MainWindow(QMainWindow):
             self.show_page(name)
 
     def show_page(self, name: str) -> None:
-        """Go to `Machine` or `Chat`."""
+        """Go to a place of the rail."""
+        again = self.pages.currentWidget() is self._places[name]
         self.rail.set_current(name)
-        self.pages.setCurrentWidget(self.chat if name == "Chat" else self.launcher)
+        self.pages.setCurrentWidget(self._places[name])
         if name == "Chat":
             self.chat.composer.setFocus()
+        elif name == "Models" and again:
+            self.models.back()
+
+    def _show_download(self, id: str) -> None:
+        self.downloads.view.show_download(id)
+        self.show_page("Downloads")
 
     def _primary(self) -> None:
         state = self._service.engine_state
@@ -194,6 +234,7 @@ class MainWindow(QMainWindow):
             case HardwareDetected(report=report):
                 self.launcher.set_report(report)
                 self.chat.set_report(report)
+                self.downloads.set_report(report)
             case ModelChosen(layout=layout):
                 self.launcher.set_layout_of(layout)
                 self.chat.set_model(layout.name)
@@ -229,7 +270,28 @@ class MainWindow(QMainWindow):
             case HardwareSampled():
                 self.launcher.set_sample(event)
                 self.chat.set_sample(event)
-            case SettingsChanged() | TokensCounted() | TurnProgressed() | TurnEnded():
+            case (
+                CatalogListed()
+                | LibraryScanned()
+                | HubSearched()
+                | RepositoriesRead()
+                | ModelStudied()
+                | ChoicePlanned()
+                | HardwareFound()
+                | ModelExplained()
+            ):
+                self.models.receive(event)
+            case (
+                DownloadStateChanged()
+                | DownloadProgressed()
+                | DownloadRemoved()
+                | FileVerified()
+                | UpdateFound()
+            ):
+                self.downloads.receive(event)
+            case SettingsChanged(settings=settings):
+                self.downloads.view.set_rules(settings.download_limit, settings.download_hours)
+            case TokensCounted() | TurnProgressed() | TurnEnded():
                 pass
             case _:
                 assert_never(event)
@@ -248,6 +310,7 @@ class MainWindow(QMainWindow):
         if event.state in (EngineState.STARTING, EngineState.STOPPED, EngineState.CRASHED):
             self.launcher.set_loaded(None)
             self.chat.set_loaded(None, None)
+        self.models.show_offer()
         words = _WORDS.get(event.state, "loaded")
         if event.state is EngineState.LOADING and event.fraction is not None:
             words = f"loading {100 * event.fraction:.0f} %"

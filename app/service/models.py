@@ -68,6 +68,7 @@ class ModelService:
         self._lock = threading.Lock()
         self._searched = ""
         self._subject: Subject | None = None
+        self._choice: Choice | None = None
         self._layouts: dict[tuple[str, str], ModelLayout] = {}
         self._local_fits: dict[str, Fit] = {}
         self._sets: dict[str, Mapping[str, FileSet]] = {}
@@ -288,11 +289,12 @@ class ModelService:
         self._emit(ModelStudied(key=subject.key, overview=done, error=problem))
 
     def plan_choice(self, subject: Subject, name: str, choice: Choice) -> None:
-        """Plan one cell to the byte, and find which hardware holds it."""
+        """Plan one cell to the byte, and find which hardware holds it; an older question is dropped."""
+        self._choice = choice
 
         def job() -> None:
             machine = self._machine()
-            if machine is None or self._left(subject):
+            if machine is None or self._choice is not choice or self._left(subject):
                 return
             exact = recommend.exactly(choice, machine.devices, machine.host)
             self._emit(
@@ -300,7 +302,7 @@ class ModelService:
             )
 
         def hardware() -> None:
-            if self._left(subject):
+            if self._choice is not choice or self._left(subject):
                 return
             request = PlanRequest(
                 context=choice.plan.context, kv_type_k=choice.kv_type, kv_type_v=choice.kv_type

@@ -337,6 +337,14 @@ class AppService:
         self._jobs.submit(lambda: self._store.save(settings))
         self._emit(SettingsChanged(settings=settings))
 
+    def add_model_folder(self, folder: str) -> None:
+        """Look for models in this folder, too, from now on."""
+        folders = tuple(dict.fromkeys((*self.settings.model_folders, folder)))
+        self.settings = self.settings.model_copy(update={"model_folders": folders})
+        settings = self.settings
+        self._jobs.submit(lambda: self._store.save(settings))
+        self.models.scan()
+
     def _downloaded(self, download: Download) -> None:
         """A set is whole and right."""
         self.models.scan()

@@ -8,7 +8,12 @@ from PySide6.QtWidgets import QAbstractButton, QVBoxLayout, QWidget
 
 from ui import theme
 
-ITEMS = (("Machine", "cpu"), ("Chat", "message-square"))
+ITEMS = (
+    ("Machine", "cpu"),
+    ("Models", "boxes"),
+    ("Downloads", "download"),
+    ("Chat", "message-square"),
+)
 
 
 class _Item(QAbstractButton):
@@ -55,7 +60,7 @@ class _Item(QAbstractButton):
 
 
 class Rail(QWidget):
-    """Signals: chosen(str), with `Machine`, `Chat` or `Settings`."""
+    """Signals: chosen(str), with a name of `ITEMS` or `Settings`."""
 
     chosen = Signal(str)
 
@@ -84,8 +89,11 @@ class Rail(QWidget):
 
     def set_busy(self, name: str, busy: bool) -> None:
         """Show the dot that something runs there."""
-        self._items[name].busy = busy
-        self._items[name].update()
+        item = self._items[name]
+        if item.busy != busy:
+            item.busy = busy
+            item.setAccessibleDescription("Something runs there" if busy else "")
+            item.update()
 
     def sizeHint(self) -> QSize:
         """88 px wide."""

@@ -1,0 +1,1 @@
+"""Downloads: the board of one, the queue, disk and speed."""

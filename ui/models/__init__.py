@@ -1,0 +1,1 @@
+"""Models: the list, and the page of one."""

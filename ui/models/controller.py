@@ -1,0 +1,167 @@
+"""Joins the list and the page to the service."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from huggingface_hub import constants
+from PySide6.QtCore import QObject, QUrl, Signal
+from PySide6.QtGui import QDesktopServices
+from PySide6.QtWidgets import QFileDialog, QStackedWidget
+
+from app.catalog import entries, hub
+from app.catalog.repository import DEFAULT_REVISION
+from app.events import (
+    CatalogListed,
+    ChoicePlanned,
+    HardwareFound,
+    HubSearched,
+    LibraryScanned,
+    ModelEvent,
+    ModelExplained,
+    ModelStudied,
+    RepositoriesRead,
+)
+from app.plan.overview import Cell
+from app.service import AppService
+from app.service.subjects import OfferKind, Subject, of_entry, of_local, of_repository
+from ui.models.model_page import ModelPage
+from ui.models.models_view import ModelsView
+
+
+class ModelsController(QObject):
+    """Signals: loading, a model is being loaded; download_shown(str); chat_wanted."""
+
+    loading = Signal()
+    download_shown = Signal(str)
+    chat_wanted = Signal()
+
+    def __init__(self, service: AppService, parent: QObject | None = None) -> None:
+        super().__init__(parent)
+        self._service = service
+        self._absent = "Asking the Hub for its files."
+        self.view, self.page = ModelsView(), ModelPage()
+        self.pages = QStackedWidget()
+        self.pages.addWidget(self.view)
+        self.pages.addWidget(self.page)
+        models = service.models
+        self.view.opened.connect(self.open)
+        self.view.searched.connect(lambda words, again: models.search(words, refresh=again))
+        self.view.folder_clicked.connect(self._add_folder)
+        self.page.back_clicked.connect(self.back)
+        self.page.related_clicked.connect(self.open)
+        self.page.cell_chosen.connect(self._cell_chosen)
+        self.page.primary_clicked.connect(self._primary)
+        self.page.card_clicked.connect(self._open_card)
+
+    # --- what the person does -------------------------------------------------------
+
+    def open(self, key: str) -> None:
+        """The page of a model, named by its key."""
+        subject = self._subject(key)
+        if subject is None:
+            return
+        self._absent = "Asking the Hub for its files." if subject.repos else "Nowhere to be had."
+        self.page.set_subject(subject)
+        self.pages.setCurrentWidget(self.page)
+        self.show_offer()
+        self._service.models.open(subject)
+        self.page.matrix.setFocus()
+
+    def _subject(self, key: str) -> Subject | None:
+        local = self._service.models.local(key)
+        if local is not None:
+            return of_local(local)
+        if key.startswith(hub.PREFIX):
+            return of_repository(key.removeprefix(hub.PREFIX))
+        entry = entries.find(key)
+        return of_entry(entry) if entry is not None else None
+
+    def back(self) -> None:
+        """To the list."""
+        self._service.models.leave()
+        self.pages.setCurrentWidget(self.view)
+        self.view.field.setFocus()
+
+    def _cell_chosen(self, name: str, cell: Cell) -> None:
+        if self.page.subject is not None:
+            self._service.models.plan_choice(self.page.subject, name, cell.choice)
+        self.show_offer()
+
+    def _primary(self) -> None:
+        offer, service, page = self.page.offer, self._service, self.page
+        match offer.kind:
+            case OfferKind.DOWNLOAD:
+                subject = page.subject
+                found = service.models.sets_of(subject.key if subject else "")
+                if page.matrix.chosen_name in found:
+                    service.downloads.enqueue(found[page.matrix.chosen_name], DEFAULT_REVISION)
+                    self.download_shown.emit("")
+            case OfferKind.RESUME:
+                service.downloads.resume(offer.download_id)
+                self.download_shown.emit(offer.download_id)
+            case OfferKind.SHOW_DOWNLOAD:
+                self.download_shown.emit(offer.download_id)
+            case OfferKind.LOAD if offer.path is not None:
+                self._load(offer.path)
+            case OfferKind.OPEN_CHAT:
+                self.chat_wanted.emit()
+            case _:
+                pass
+
+    def _load(self, path: Path) -> None:
+        cell = self.page.matrix.chosen
+        if cell is None:
+            self._service.choose_model(path, load=True)
+        else:
+            self._service.open_model(path, context=cell.context, kv_type=cell.choice.kv_type)
+        self.loading.emit()
+
+    def _open_card(self, repo: str) -> None:
+        QDesktopServices.openUrl(QUrl(f"{constants.ENDPOINT}/{repo}"))
+
+    def _add_folder(self) -> None:
+        folder = QFileDialog.getExistingDirectory(self.view, "Add a folder of models")
+        if folder:
+            self._service.add_model_folder(folder)
+
+    # --- what the service says --------------------------------------------------------
+
+    def receive(self, event: ModelEvent) -> None:
+        """One event; those of another page than the one shown are dropped."""
+        match event:
+            case CatalogListed(entries=found, fits=fits):
+                self.view.set_catalog(found, fits)
+                return
+            case LibraryScanned(library=library, fits=fits):
+                self.view.set_library(library, fits)
+                self.show_offer()
+                return
+            case HubSearched():
+                self.view.set_found(event)
+                return
+            case _:
+                pass
+        subject = self.page.subject
+        if subject is None or subject.key != event.key:
+            return
+        match event:
+            case RepositoriesRead(error=error):
+                self._absent = str(error) if error else "No repository known here has it."
+                self.page.set_repositories(event)
+                self.show_offer()
+            case ModelStudied():
+                self.page.set_studied(event)
+            case ChoicePlanned():
+                self.page.set_plan(event)
+            case HardwareFound():
+                self.page.set_hardware(event)
+            case ModelExplained():
+                self.page.set_explained(event)
+
+    def show_offer(self) -> None:
+        """Let the one button say what can be done now."""
+        page = self.page
+        if page.subject is not None:
+            name = page.matrix.chosen_name
+            page.set_offer(self._service.offer(page.subject, name, self._absent))
