@@ -116,8 +116,12 @@ class Overview:
 
     @property
     def best(self) -> Row | None:
-        """The row to take; None if there is none."""
-        return max(self.rows, key=lambda row: row.best.rank, default=None)
+        """The row to take: the best that fits, else the one that lacks least; None if there is none."""
+        fitting = [row for row in self.rows if row.verdict in _WHOLE]
+        if fitting:
+            return max(fitting, key=lambda row: row.best.rank)
+        runs = [row for row in self.rows if row.best.plan.runs] or self.rows
+        return min(runs, key=lambda row: row.cells[0].missing_bytes, default=None)
 
     @property
     def fitting(self) -> int:
@@ -139,6 +143,8 @@ def row(name: str, layout: ModelLayout, machine: Machine) -> Row:
     cells = tuple(_cell([c for c in choices if c.plan.context == n], machine) for n in contexts)
     # Of what leaves something to spare, the best; tight ones only where there is nothing else.
     best = max(cells, key=lambda cell: (cell.fits and not cell.tight, cell.choice.rank)).choice
+    if best.plan.verdict not in _WHOLE:
+        best = cells[0].choice
     rate = speed.estimate(best.plan, layout).generation if best.plan.runs else None
     return Row(
         name=name,

@@ -36,6 +36,8 @@ from app.plan.recommend import Choice
 from app.service.jobs import Emit, Worker
 from app.service.subjects import Offer, Subject, offer
 
+SAME_SIZE = 0.002
+"""Files whose sizes differ by less have the same layers; a header is some MB."""
 LayoutOf = Callable[[str], ModelLayout]
 
 
@@ -251,8 +253,11 @@ class ModelService:
         known = set(entries.quantizations(entry)) if entry is not None else set()
 
         def layout(name: str) -> ModelLayout:
-            if entry is not None and name in known and sets[name].complete:
-                return entries.layout(entry, name)
+            if entry is not None and name in known:
+                usual = entries.layout(entry, name)
+                # Others may quantize otherwise under the same name; then the headers are read.
+                if abs(usual.size_bytes / sets[name].size_bytes - 1) < SAME_SIZE:
+                    return usual
             return self.lookups.layout(sets[name])
 
         names = [name for name, found in sets.items() if found.complete]

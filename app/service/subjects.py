@@ -86,7 +86,8 @@ def on_disk(subject: Subject, quantization: str, models: Iterable[LocalModel]) -
     """The first file of a whole one on this machine; None if there is none."""
     if subject.local is not None:
         return subject.local.files[0] if subject.local.state is State.COMPLETE else None
-    starts = subject.entry is not None and subject.entry.starter
+    entry = subject.entry
+    starts = entry is not None and entry.starter and entry.id == subject.key
     for model in models:
         if model.state is not State.COMPLETE:
             continue

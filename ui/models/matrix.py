@@ -171,7 +171,7 @@ def _paint_cell(painter: QPainter, box: QRectF, cell: Cell, *, chosen: bool, foc
         painter.setPen(QPen(QColor(edge), 1, dash) if edge else Qt.PenStyle.NoPen)
         painter.drawRoundedRect(inner.adjusted(0.5, 0, -0.5, 0), 3, 3)
     if chosen:
-        painter.setPen(QPen(QColor(look.text if focus else look.accent), 2))
+        painter.setPen(QPen(QColor(look.accent), 3 if focus else 2))
         painter.setBrush(Qt.BrushStyle.NoBrush)
         painter.drawRoundedRect(inner.adjusted(1, 0, -1, 0), 3, 3)
     font = QFont(painter.font())
@@ -214,6 +214,11 @@ class Matrix(QTableView):
 
     def __init__(self, parent: QWidget | None = None) -> None:
         super().__init__(parent)
+        self._quiet = False
+        self._rest = QTimer(self)
+        self._rest.setSingleShot(True)
+        self._rest.setInterval(TYPING_MS)
+        self._rest.timeout.connect(self._tell)
         self._table = _Model()
         self.setModel(self._table)
         self.setItemDelegate(_Delegate(self))
@@ -234,11 +239,6 @@ class Matrix(QTableView):
         head.setHighlightSections(False)
         head.setSectionsClickable(False)
         self.setAccessibleName("Quantizations and contexts on this machine")
-        self._rest = QTimer(self)
-        self._rest.setSingleShot(True)
-        self._rest.setInterval(TYPING_MS)
-        self._rest.timeout.connect(self._tell)
-        self._quiet = False
         theme.manager().changed.connect(self.viewport().update)
 
     def set_overview(self, overview: Overview, shown: tuple[str, ...]) -> None:

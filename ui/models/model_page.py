@@ -17,6 +17,7 @@ from app.events import (
     ModelStudied,
     RepositoriesRead,
 )
+from app.gguf.model import ModelLayout
 from app.plan.model import PlanHost, Verdict
 from app.plan.overview import Cell, Machine, Overview
 from app.service.subjects import Offer, OfferKind, Subject
@@ -172,9 +173,7 @@ class ModelPage(QWidget):
         self.title.setToolTip(subject.name)
         entry = subject.entry
         self.licence.setText(_licence(subject))
-        good = [fact.value for fact in entry.strengths] if entry else []
-        mind = [fact.value for fact in entry.limits] if entry else []
-        self.facts.set_facts(tuple(_facts(subject)), good, mind)
+        self._show_facts(None)
         self.card.setVisible(bool(subject.repos or entry))
         self.answer.set_state("Working it out", "busy")
         self.note.setText("")
@@ -188,6 +187,14 @@ class ModelPage(QWidget):
         self.matrix.set_overview(_EMPTY, names)
         self.sources.setText(_sources(entry) if entry else "")
         self.set_offer(Offer(kind=OfferKind.NONE, words="Download"))
+
+    def _show_facts(self, layout: ModelLayout | None) -> None:
+        subject = self.subject
+        if subject is not None:
+            entry = subject.entry
+            good = [fact.value for fact in entry.strengths] if entry else []
+            mind = [fact.value for fact in entry.limits] if entry else []
+            self.facts.set_facts(tuple(_facts(subject, layout)), good, mind)
 
     def set_repositories(self, event: RepositoriesRead) -> None:
         """Where it is from, and how old that knowledge is."""
@@ -206,7 +213,10 @@ class ModelPage(QWidget):
 
     def set_studied(self, event: ModelStudied) -> None:
         """The rows so far."""
+        known = self._overview is not None and bool(self._overview.rows)
         self._overview = event.overview
+        if event.overview.rows and not known:
+            self._show_facts(event.overview.rows[0].best.layout)
         self._show_matrix()
         self.reading.setText(event.reading)
         done = not event.reading
@@ -379,30 +389,28 @@ def _licence(subject: Subject | None) -> str:
     return "A repository that the catalog does not know: read its page for the licence."
 
 
-def _facts(subject: Subject) -> Iterator[tuple[str, str]]:
+def _facts(subject: Subject, layout: ModelLayout | None) -> Iterator[tuple[str, str]]:
+    """What is known at once, and what the layers tell once they are read."""
     entry, local = subject.entry, subject.local
-    if entry is not None:
-        yield (
-            "Parameters",
-            f"{entry.parameters.value / 1e9:,.1f} billion"
-            if (entry.parameters.value >= 1e9)
-            else f"{entry.parameters.value / 1e6:,.0f} million",
-        )
-        yield "Structure", f"{entry.structure.value}; {entry.architecture.value}"
-        yield "Context", f"{entry.context_length.value:,} tokens"
-        if entry.reasoning is not None:
-            default = "on" if entry.reasoning.default_on else "off"
-            yield "Thinking", f"“{entry.reasoning.on_prompt}” turns it on; {default} by itself"
-    elif local is not None:
-        if local.parameter_count:
-            yield "Parameters", f"{local.parameter_count:,}"
-        yield "Architecture", local.architecture or "unknown"
-        if local.context_length:
-            yield "Context", f"{local.context_length:,} tokens"
+    count = entry.parameters.value if entry else layout.parameter_count if layout else 0
+    if count:
+        large = f"{count / 1e9:,.1f} billion" if count >= 1e9 else f"{count / 1e6:,.0f} million"
+        structure = f", {entry.structure.value}" if entry else ""
+        yield "Parameters", f"{large}{structure}"
+    if layout is None:
+        yield "Layers", "reading"
+    else:
+        empty = sum(1 for layer in layout.layers if not layer.size_bytes)
+        more = f", of which {empty} are empty" if empty else ""
+        yield "Layers", f"{layout.block_count}{more}"
+    tokens = entry.context_length.value if entry else layout.context_length if layout else 0
+    yield "Context", f"{tokens:,} tokens" if tokens else "reading"
+    if entry is not None and entry.reasoning is not None:
+        yield "Thinking", f"on with “{entry.reasoning.on_prompt}”"
+    elif layout is not None and entry is None:
+        yield "Architecture", layout.architecture
     if local is not None:
         yield "On disk", f"{units.format_file_size(local.size_bytes)} in {len(local.files)} files"
-    if subject.repos:
-        yield "Repository", subject.repos[0]
 
 
 def _sources(entry: ModelEntry) -> str:

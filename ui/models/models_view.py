@@ -243,8 +243,8 @@ class ModelsView(QWidget):
         verdict, state = words.fit(fit)
         size = ""
         if fit is not None and fit.size_bytes:
-            about = "about " if fit.likely else ""
-            size = f"{fit.quantization}, {about}{units.format_file_size(fit.size_bytes)}"
+            size = units.format_file_size(fit.size_bytes)
+            size = f"about {size}" if fit.likely else f"{fit.quantization}, {size}"
         return RowValues(
             key=entry.id,
             name=entry.name,

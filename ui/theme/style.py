@@ -28,7 +28,9 @@ QLabel[kind="strong"] { font-weight: 600; }
 QLabel[kind="small"] { font-size: ${small_px}px; }
 QLabel[kind="muted"] { font-size: ${small_px}px; color: $muted; }
 QLabel[kind="body-muted"] { color: $muted; }
+QLabel[kind="state"] { font-size: ${small_px}px; font-weight: 600; }
 QLabel[state="ok"] { color: $ok; }
+QLabel[state="accent"] { color: $accent; }
 QLabel[state="warn"] { color: $warn; }
 QLabel[state="error"] { color: $error; }
 QFrame[kind="card"] { background: $surface; border: 1px solid $line; border-radius: ${card_px}px; }
@@ -101,6 +103,14 @@ QComboBox QAbstractItemView {
     background: $surface; border: 1px solid $line_strong; selection-background-color: $alt;
     selection-color: $text; outline: none;
 }
+QTableView { background: transparent; border: none; }
+QHeaderView { background: transparent; border: none; }
+QHeaderView::section {
+    background: transparent; border: none; border-bottom: 1px solid $line; padding: 0 8px;
+    font-size: ${small_px}px; color: $muted;
+}
+QHeaderView::section:first { padding-left: 16px; }
+QWidget[kind="line"] { background: $line; }
 QProgressBar { background: $track; border: none; border-radius: 3px; }
 QProgressBar::chunk { background: $accent; border-radius: 3px; }
 QSlider::groove:horizontal { height: 4px; background: $line; border-radius: 2px; }
