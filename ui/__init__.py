@@ -4,6 +4,8 @@ import ctypes
 import sys
 
 if sys.version_info < (3, 12) and sys.implementation.name == "cpython":
-    # PySide6 6.12 drops a reference to None with every call that returns nothing (measured: 50 of 50),
-    # which ends the process after some ten thousand calls. From 3.12 on None cannot be freed.
-    ctypes.c_ssize_t.from_address(id(None)).value += 1 << 40
+    # PySide6 6.12 drops a reference to None with every call that returns nothing, and to True or False
+    # with others (measured: 50 of 50); some ten thousand calls later the process ends. From 3.12 on
+    # these cannot be freed. 32 bits of it count on every platform.
+    for _lasting in (None, True, False, NotImplemented):
+        ctypes.c_ssize_t.from_address(id(_lasting)).value += 1 << 30

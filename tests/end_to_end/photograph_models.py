@@ -122,6 +122,9 @@ class Camera:
         self._window.grab().save(str(self._folder / f"{name}.png"))
 
 
+ONLY = os.environ.get("ONLY", "")
+
+
 def main() -> None:
     """Each screen of models and downloads."""
     target = Path(sys.argv[1])
@@ -139,7 +142,8 @@ def main() -> None:
             wait(lambda: window.models.view._scanned and service.plan is not None)
             wait(lambda: window.models.view._fits and window.models.view._local_fits)
             camera = Camera(window, target)
-            models(window, service, camera)
+            if not ONLY:
+                models(window, service, camera)
             downloads(window, service, server, camera)
             window.close()
             service.close()

@@ -11,6 +11,8 @@ from PySide6.QtCore import QObject
 thing = QObject()
 for _ in range(300_000):
     thing.setObjectName("x")
+    thing.blockSignals(False)
+    thing.isWidgetType()
 """
 
 

@@ -26,7 +26,7 @@ from ui.models import words
 from ui.models.facts import Facts, Lines
 from ui.models.matrix import Matrix
 from ui.models.plan_strip import PlanStrip
-from ui.widgets.labels import button, label, set_state
+from ui.widgets.labels import button, frame, label, set_state
 from ui.widgets.verdict import StateWord
 
 USUAL = ("IQ2_M", "Q2_K", "Q3_K_M", "IQ4_XS", "Q4_K_M", "Q5_K_M", "Q6_K", "Q8_0", "BF16", "F16")
@@ -34,6 +34,7 @@ USUAL = ("IQ2_M", "Q2_K", "Q3_K_M", "IQ4_XS", "Q4_K_M", "Q5_K_M", "Q6_K", "Q8_0"
 MOST_ROWS = 10
 MOST_MACHINES = 6
 NARROW_PX = 1000
+READING_PX = 740
 
 
 class ModelPage(QWidget):
@@ -89,7 +90,7 @@ class ModelPage(QWidget):
         row.setSpacing(8)
         self.title = label("", "title", elide=True)
         row.addWidget(self.title, 1)
-        self.card = button("Model card")
+        self.card = button(" Model card")
         self.card.clicked.connect(self._open_card)
         row.addWidget(self.card)
         self.primary = button("Download", "primary")
@@ -105,6 +106,8 @@ class ModelPage(QWidget):
         self.reason.hide()
         head.addWidget(self.reason)
         outer.addLayout(head)
+        outer.addSpacing(8)
+        outer.addWidget(frame("rule"))
         theme.manager().changed.connect(self._draw_icon)
         self._draw_icon()
 
@@ -154,6 +157,7 @@ class ModelPage(QWidget):
         page.addSpacing(8)
         page.addLayout(self._columns)
         self.questions = QWidget()
+        self.questions.setMaximumWidth(READING_PX)
         self._answers = QVBoxLayout(self.questions)
         self._answers.setContentsMargins(0, 8, 0, 0)
         self._answers.setSpacing(4)
@@ -322,7 +326,9 @@ class ModelPage(QWidget):
             )
             verdict, fit = StateWord(kind="small"), related.fit
             verdict.set_state(*words.fit(fit))
-            size = units.format_file_size(fit.size_bytes) if fit and fit.size_bytes else ""
+            size = ""
+            if fit is not None and fit.size_bytes:
+                size = f"{fit.quantization}, {units.format_file_size(fit.size_bytes)}"
             rows.append((_left(link), related.relation, size, verdict))
         self.related.set_rows(rows)
         self.related.setVisible(bool(rows))
@@ -333,7 +339,6 @@ class ModelPage(QWidget):
         for question, answer in event.answers:
             head, text = label(question, "strong", wrap=True), label(answer, wrap=True)
             for part in (head, text):
-                part.setMaximumWidth(740)
                 part.setTextInteractionFlags(Qt.TextInteractionFlag.TextSelectableByMouse)
                 self._answers.addWidget(part)
             text.setContentsMargins(0, 0, 0, 8)
