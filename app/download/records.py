@@ -89,7 +89,7 @@ class Verified:
         place = self._place(path)
         try:
             kept = json.loads(place.read_text(encoding="utf-8"))
-            write_json(place, kept | {"mtime_ns": 0})
+            write_json(place, kept | {"mtime_ns": None})
         except (OSError, ValueError, TypeError):
             self.drop(path)
 

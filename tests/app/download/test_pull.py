@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import shutil
@@ -28,6 +29,8 @@ NAME = "tiny-Q4_1-0000{}-of-00003.gguf"
 def model(stage: Stage, starter_model: Path, home: Path) -> Path:
     """A split model on the hub, and another quantization; returns the folder it is to go to."""
     layout = read_layout(starter_model)
+    plain = {k: v for k, v in layout.metadata.items() if not isinstance(v, tuple)}
+    layout = dataclasses.replace(layout, metadata=plain)
     for file in shards.write(layout, stage.source / "split", "tiny-Q4_1", 3):
         stage.hub.add(f"org/model/{file.name}", file)
     stage.hub.add("org/model/tiny-Q8_0.gguf", starter_model)
