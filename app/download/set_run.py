@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import logging
+import os
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -209,7 +210,7 @@ class SetRun:
         if self._records.verified.knows(target, file):
             state.grow(file.size_bytes, file.size_bytes)
             state.verified = True
-        elif preflight.part_of(target).exists():
+        elif os.path.exists(preflight.part_of(target)):  # noqa: PTH110 - of any length
             record = journals.read(self._records.journal(target), self._request.commit, file)
             if record is not None:
                 state.grow(record.written_bytes(file.size_bytes), 0)
