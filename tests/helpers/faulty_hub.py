@@ -191,6 +191,9 @@ class _FaultyHandler(_Handler):
         """Send bytes of the file as fast as the connection or the rate lets."""
         stop = min(n for n in (fault.cut_after, fault.stall_after, count) if n is not None)
         begun, sent, server = time.monotonic(), 0, self.server
+        if server.rate:
+            # What was sent is to be what has left this machine, or almost.
+            self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 64 * 1024)
         with file.open("rb") as stream:
             while sent < stop and not server.outage.is_set():
                 most = min(SLICE_BYTES, stop - sent)

@@ -17,6 +17,7 @@ import tempfile
 import time
 from pathlib import Path
 
+from app.download.model import DownloadRequest
 from tests.helpers import puller
 from tests.helpers.hub_process import MB, HubProcess, hub_process, random_file, request
 
@@ -29,8 +30,9 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
-def one_round(hub: HubProcess, wanted: puller.DownloadRequest, work: Path, after_s: float) -> bool:
+def one_round(hub: HubProcess, wanted: DownloadRequest, work: Path, after_s: float) -> bool:
     """Download, kill after so many seconds, download the rest; False if it had ended before."""
+    work.mkdir()
     puller.describe(work / "wanted", wanted, work / "state")
     with puller.start(work / "wanted", hub.endpoint) as process:
         assert process.stdout is not None
@@ -51,7 +53,8 @@ def main() -> None:
     parser.add_argument("--rate-mb", type=int, default=40, help="of each connection; 0: no limit")
     parser.add_argument("--seed", type=int, default=1)
     options = parser.parse_args()
-    chance, lost, wrong, orphans = random.Random(options.seed), [], 0, 0
+    chance, wrong, orphans = random.Random(options.seed), 0, 0
+    lost: list[int] = []
     whole_s = sum(SIZES) / (4 * options.rate_mb * MB) if options.rate_mb else 1.0
     with tempfile.TemporaryDirectory() as name:
         place = Path(name)
