@@ -76,6 +76,7 @@ class FaultyHub(Hub):
         generation: Signed addresses of other generations have expired.
         location: Where the Hub leads to instead of the storage.
         storage_requests: GETs that the storage has had.
+        pouring: Replies on their way; at 0 `sent_bytes` stays as it is.
     """
 
     request_queue_size = 256
@@ -92,6 +93,7 @@ class FaultyHub(Hub):
         self.location: str | None = None
         self.storage_requests = 0
         self.resolves = 0
+        self.pouring = 0
         self.lock = threading.Lock()
 
     def add(self, name: str, file: Path) -> None:
@@ -185,7 +187,13 @@ class _FaultyHandler(_Handler):
         self.send_header("Content-Length", str(count))
         self.end_headers()
         self.wfile.flush()
-        self._pour(file, first, count, fault)
+        with self.server.lock:
+            self.server.pouring += 1
+        try:
+            self._pour(file, first, count, fault)
+        finally:
+            with self.server.lock:
+                self.server.pouring -= 1
 
     def _pour(self, file: Path, first: int, count: int, fault: Fault) -> None:
         """Send bytes of the file as fast as the connection or the rate lets."""

@@ -129,15 +129,13 @@ def test_pause_acts_at_once_and_resume_goes_on(stage: Stage, log: Log, make: Mak
     reach(manager, id, State.PAUSED)
     assert time.monotonic() - begun < 1.0
     wait_for(lambda: not any(t.name.startswith("download-fetch") for t in threading.enumerate()))
-    sent = stage.hub.sent_bytes
+    wait_for(lambda: not stage.hub.pouring)
     kept = manager.downloads()[0].progress.written_bytes
-    time.sleep(0.1)
-    assert stage.hub.sent_bytes - sent < 200_000
     stage.hub.rate = None
     sent = stage.hub.sent_bytes
     manager.resume(id)
     reach(manager, id, State.DONE)
-    assert stage.hub.sent_bytes - sent <= SIZE - kept + 200_000
+    assert stage.hub.sent_bytes - sent <= SIZE - kept
     log.assert_never_back(id)
     stage.assert_right(request)
 
