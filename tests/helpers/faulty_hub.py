@@ -10,6 +10,7 @@ import argparse
 import contextlib
 import dataclasses
 import gzip
+import json
 import os
 import re
 import socket
@@ -26,6 +27,7 @@ import huggingface_hub
 from tests.helpers import hub as helpers_hub
 from tests.helpers.hub import Hub, _etag, _Handler
 
+_PATHS_INFO = re.compile(r"/api/models/([^/]+/[^/]+)/paths-info/[^/]+")
 SLICE_BYTES = 256 * 1024
 
 
@@ -122,8 +124,25 @@ class _FaultyHandler(_Handler):
         if self.server.outage.is_set():
             self.close_connection = True
 
+    def do_POST(self) -> None:  # noqa: N802 - http.server's name
+        """`paths-info`, which mirrors ask."""
+        body = self.rfile.read(int(self.headers["Content-Length"] or 0)).decode()
+        match = _PATHS_INFO.fullmatch(urlsplit(self.path).path)
+        if match is None:
+            return self._refuse(404)
+        try:
+            wanted = json.loads(body)["paths"]
+        except ValueError:
+            wanted = parse_qs(body).get("paths", [])
+        wanted = [wanted] if isinstance(wanted, str) else wanted
+        return self._send_json([e for e in self.server.tree(match[1]) if e["path"] in wanted])
+
     def _hub(self) -> None:
         if "/resolve/" not in self.path:
+            if re.fullmatch(r"/api/models/[^/]+/[^/]+", self.path):
+                self.path += "/revision/main"
+            self.path = re.sub(r"/(?=\?|$)", "", self.path)
+            self.close_connection = self.command == "HEAD"
             return super()._hub()
         server = self.server
         with server.lock:
