@@ -18,6 +18,7 @@ from app import paths, units
 from app.catalog import entries, hub, names, repository
 from app.catalog.hub import Address
 from app.download import preflight, requests, text, verify
+from app.download.disk import disk_error
 from app.download.manager import DownloadManager
 from app.download.model import (
     HALTED,
@@ -34,7 +35,7 @@ from app.download.model import (
 )
 from app.download.records import Records
 from app.download.set_run import only_writer
-from app.download.transfer import DEFAULT_CONNECTIONS, disk_error
+from app.download.transfer import DEFAULT_CONNECTIONS
 from app.errors import AppError, ErrorKind
 from app.gguf.header import shard_names
 

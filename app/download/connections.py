@@ -86,8 +86,7 @@ class Connections:
         with self._lock:
             self._aborted = True
             for sock in self._sockets:
-                with contextlib.suppress(OSError):
-                    sock.shutdown(socket.SHUT_RDWR)
+                _end(sock)
             managers = list(self._managers.values())
         for manager in managers:
             manager.clear()
@@ -97,7 +96,7 @@ class Connections:
         with self._lock:
             self._sockets = {s for s in self._sockets if s.fileno() >= 0} | {sock}
             if self._aborted:
-                sock.shutdown(socket.SHUT_RDWR)
+                _end(sock)
 
     def _manager(self, url: str) -> urllib3.PoolManager:
         """What speaks to the host of `url`, through a proxy where the environment names one."""
@@ -134,6 +133,15 @@ class Connections:
             )
         manager.pool_classes_by_scheme = _pool_classes(self)
         return manager
+
+
+def _end(sock: socket.socket) -> None:
+    """End a connection under whoever reads from it.
+
+    Not by `SSLSocket.shutdown`, after which the rest would be read without decryption.
+    """
+    with contextlib.suppress(OSError):
+        socket.socket.shutdown(sock, socket.SHUT_RDWR)
 
 
 def _pool_classes(owner: Connections) -> dict[str, type[HTTPConnectionPool]]:

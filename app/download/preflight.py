@@ -13,8 +13,8 @@ import psutil
 
 from app import units
 from app.catalog import names
+from app.download.disk import disk_error
 from app.download.model import DownloadError, DownloadFile, DownloadRequest, Reason
-from app.download.transfer import disk_error
 
 MARGIN_BYTES = units.GIB
 """Left free on the target's disk."""

@@ -15,6 +15,7 @@ import filelock
 
 from app.download import journal as journals
 from app.download import preflight, verify
+from app.download.disk import disk_error
 from app.download.hub_source import HubSource
 from app.download.limiter import Limiter
 from app.download.meter import Meter
@@ -29,7 +30,7 @@ from app.download.model import (
 )
 from app.download.records import Records
 from app.download.source import FolderSource, Source, Timing, copy_of
-from app.download.transfer import DEFAULT_CONNECTIONS, Transfer, disk_error
+from app.download.transfer import DEFAULT_CONNECTIONS, Transfer
 from app.errors import Cancelled
 
 log = logging.getLogger("app.download.set_run")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import http.client
-import os
 import socket
 import ssl
 import subprocess
@@ -26,7 +25,7 @@ from app.download.model import DownloadError, Reason
 from app.download.records import Records
 from app.download.set_run import SetRun
 from app.download.source import Timing, TransientError
-from tests.app.download.conftest import QUICK, Stage
+from tests.app.download.conftest import QUICK, Stage, point_at
 from tests.app.download.test_faults import run
 
 
@@ -78,6 +77,9 @@ def test_a_folder_that_cannot_be_written(stage: Stage, tmp_path: Path) -> None:
     with pytest.raises(DownloadError) as caught:
         SetRun(request, Records(stage.state), timing=QUICK).run()
     assert caught.value.reason is Reason.DISK
+
+
+OK = b"HTTP/1.1 206 ok\r\nContent-Length: 2\r\nConnection: close\r\n\r\nok"
 
 
 class Proxy:
@@ -181,8 +183,8 @@ def certificate(folder: Path) -> tuple[Path, Path]:
 
 
 @contextlib.contextmanager
-def tls_server(cert: Path, key: Path) -> Iterator[int]:
-    """Answers every request with `ok`, over TLS; gives the port."""
+def tls_server(cert: Path, key: Path, reply: bytes = OK) -> Iterator[int]:
+    """Answers every request with `reply`, over TLS; gives the port."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(cert, key)
     listener = socket.create_server(("127.0.0.1", 0))
@@ -198,7 +200,7 @@ def tls_server(cert: Path, key: Path) -> Iterator[int]:
                 context.wrap_socket(client, server_side=True) as sock,
             ):
                 sock.recv(65536)
-                sock.sendall(b"HTTP/1.1 206 ok\r\nContent-Length: 2\r\nConnection: close\r\n\r\nok")
+                sock.sendall(reply)
 
     thread = threading.Thread(target=serve)
     thread.start()
@@ -229,6 +231,28 @@ def test_tls_is_checked_directly_and_through_a_proxy(
             assert friend.read(response, 10) == b"ok"
             friend.abort()
     assert proxy.lines == [f"CONNECT localhost:{port} HTTP/1.0"] * 2
+
+
+def test_https_never_leads_to_http(
+    stage: Stage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cert, key = certificate(tmp_path / "tls")
+    request = stage.serve(units.MIB)
+    reply = (
+        f"HTTP/1.1 302 there\r\nLocation: {stage.hub.endpoint}/file\r\nContent-Length: 0\r\n"
+        f"X-Repo-Commit: {request.commit}\r\nX-Linked-Size: {units.MIB}\r\n"
+        f"X-Linked-Etag: {request.files[0].sha256}\r\nConnection: close\r\n\r\n"
+    )
+    monkeypatch.setenv("SSL_CERT_FILE", str(cert))
+    huggingface_hub.close_session()
+    with tls_server(cert, key, reply.encode()) as port:
+        point_at(monkeypatch, f"https://localhost:{port}")
+        with pytest.raises(DownloadError) as caught:
+            SetRun(request, Records(stage.state), timing=QUICK).run()
+        huggingface_hub.close_session()
+    assert caught.value.reason is Reason.BAD_SERVER
+    assert "from https to http" in caught.value.detail
+    assert not stage.hub.requests
 
 
 def test_abort_wakes_a_reader(stage: Stage) -> None:
@@ -281,11 +305,3 @@ def test_speed_and_remaining_time() -> None:
         meter.add(float(second), 119_000)
     assert meter.bytes_per_s() == 0
     assert meter.remaining_s(5000) == pytest.approx(5 * 60 / 50, rel=0.05)
-
-
-def test_paths_that_are_too_long(stage: Stage) -> None:
-    request = stage.serve(units.MIB)
-    deep = request.folder.joinpath(*["d" * 200] * (os.pathconf("/", "PC_PATH_MAX") // 200))
-    with pytest.raises(DownloadError) as caught:
-        SetRun(dataclasses.replace(request, folder=deep), Records(stage.state)).run()
-    assert caught.value.reason is Reason.DISK
