@@ -238,11 +238,13 @@ class SetRun:
         if right:
             self._done(state, target)
             return True
-        state.written = state.hashed = 0
         record = journals.read(self._records.journal(target), self._request.commit, file)
         if record is not None and not preflight.part_of(target).exists():
             log.info("%s is damaged on disk and is mended", target)
             target.replace(preflight.part_of(target))
+        else:
+            # It was another file: the only case in which figures fall.
+            state.written = state.hashed = 0
         return False
 
     def _fetch(self, state: _File, target: Path) -> None:

@@ -34,7 +34,7 @@ FAULTS: dict[str, Sequence[Fault | None]] = {
     "503 on the GET": [Fault(status=503)],
     "429, Retry-After 2, twice": [Fault(status=429, headers=BUSY)] * 2,
     "no bytes any more": [Fault(stall_after=3 * MB)],
-    "wrong byte": [Fault(flip_at=5 * MB)],
+    "wrong byte": [Fault(flip_at=5 * MB)] * 4,
     "bytes from elsewhere": [Fault(shift=4096)],
     "range ignored once": [None, Fault(whole=True)],
     "range ignored always": [Fault(whole=True)] * 50,
