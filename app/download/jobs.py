@@ -189,12 +189,17 @@ class Job:
                 preflight.part_of(target).unlink(missing_ok=True)
                 if not target.exists():
                     self._records.forget(target)
-                    _remove_empty(target.parent, self.request.folder)
+                    remove_empty(target.parent, self.request.folder)
 
 
-def _remove_empty(folder: Path, top: Path) -> None:
+def remove_empty(folder: Path, top: Path) -> None:
     """Delete `folder` and those above it as long as they are empty, but not `top`."""
-    while folder != top and folder.is_relative_to(top) and not any(folder.iterdir()):
+    while (
+        folder != top
+        and folder.is_relative_to(top)
+        and folder.is_dir()
+        and not any(folder.iterdir())
+    ):
         folder.rmdir()
         folder = folder.parent
 

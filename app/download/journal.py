@@ -23,8 +23,8 @@ from app.download.model import DownloadFile
 
 VERSION = 1
 """Records of this and all earlier versions are taken on; those of later ones are not understood."""
-SEGMENT_BYTES = units.MIB
-"""Of new records; one with other segments is taken on as it is."""
+SEGMENT_BYTES = 512 * units.KIB
+"""Of new records; one with other segments is taken on as it is. A kill costs up to one for each connection."""
 
 _MAX_SEGMENT_BYTES = 64 * units.MIB
 _LINE = re.compile(rb"(\d+) ([0-9a-f]{8})|synced (\d+)")

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from app.download import jobs, preflight
+from app.download.disk import disk_error
 from app.download.jobs import Job, Wish
 from app.download.limiter import Limiter
 from app.download.model import (
@@ -269,6 +270,8 @@ class DownloadManager:
             pass
         except DownloadError as problem:
             error = problem
+        except OSError as problem:
+            error = disk_error(problem, job.request.folder)
         except Exception as problem:
             log.exception("download of %s", job.request.repo)
             error = DownloadError(

@@ -13,8 +13,8 @@ import psutil
 
 from app import units
 from app.catalog import names
+from app.download.disk import disk_error
 from app.download.model import DownloadError, DownloadFile, DownloadRequest, Reason
-from app.download.transfer import disk_error
 
 MARGIN_BYTES = units.GIB
 """Left free on the target's disk."""
@@ -41,6 +41,7 @@ def check_names(request: DownloadRequest) -> None:
         raise _unsafe(request.repo)
     if not request.files or len(request.files) > MAX_FILES:
         raise _unsafe(f"{request.repo} with {len(request.files)} files")
+    _check_longest(request)
     seen = set()
     for file in request.files:
         for path in (file.path, f"{file.path}.part"):
@@ -92,7 +93,6 @@ def check_disk(request: DownloadRequest, files: Sequence[DownloadFile]) -> None:
                 f"{units.format_file_size(free)} are free.",
                 hint="Free some space or choose another folder, then resume.",
             )
-        _check_longest(request)
         _check_fat(place, files)
         _probe(place)
     except OSError as error:

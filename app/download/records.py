@@ -56,7 +56,7 @@ class Verified:
         """The digest of `path` when it was last hashed; None if that is not known or it was touched."""
         try:
             kept = json.loads(self._place(path).read_text(encoding="utf-8"))
-            digest = kept.pop("digest")
+            digest, _kind = kept.pop("digest"), kept.pop("kind")
             return digest if kept == _fingerprint(path) and isinstance(digest, str) else None
         except (OSError, ValueError, KeyError, AttributeError):
             return None
@@ -65,9 +65,33 @@ class Verified:
         """True if `path` was once found to be `file`, and has not been touched since."""
         return self.digest(path) == (file.digest or "")
 
+    def last(self, path: Path) -> DownloadFile | None:
+        """What `path` was when it was last right, touched since or not; None if that is not known."""
+        try:
+            kept = json.loads(self._place(path).read_text(encoding="utf-8"))
+            digest, size = str(kept["digest"]), int(kept["size_bytes"])
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+        sha256 = digest if kept.get("kind") == "sha256" else None
+        git_oid = None if sha256 or not digest else digest
+        return DownloadFile(path=path.name, size_bytes=size, sha256=sha256, git_oid=git_oid)
+
     def keep(self, path: Path, file: DownloadFile) -> None:
         """`path` was hashed just now and is `file`."""
-        write_json(self._place(path), _fingerprint(path) | {"digest": file.digest or ""})
+        write_json(
+            self._place(path),
+            _fingerprint(path)
+            | {"digest": file.digest or "", "kind": "sha256" if file.sha256 else "git"},
+        )
+
+    def doubt(self, path: Path) -> None:
+        """`path` is not what it was, though nobody is known to have touched it."""
+        place = self._place(path)
+        try:
+            kept = json.loads(place.read_text(encoding="utf-8"))
+            write_json(place, kept | {"mtime_ns": None})
+        except (OSError, ValueError, TypeError):
+            self.drop(path)
 
     def drop(self, path: Path) -> None:
         """Nothing is known about `path`."""

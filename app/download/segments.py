@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import array
 import threading
 from collections.abc import Iterable, Mapping
 
@@ -22,9 +23,10 @@ class Segments:
         self.segment_bytes = segment_bytes
         self.count = -(-size_bytes // segment_bytes)
         self._states = bytearray(self.count)
-        self._digests = dict(digests)
-        for index in digests:
+        self._digests = array.array("L", bytes(self.count * array.array("L").itemsize))
+        for index, crc in digests.items():
             self._states[index] = _WRITTEN
+            self._digests[index] = crc
         self.written_bytes = sum(self.length(index) for index in digests)
         self._changed = threading.Condition()
         self._awaited = -1
@@ -36,7 +38,7 @@ class Segments:
 
     def digest(self, index: int) -> int | None:
         """CRC-32 at receipt."""
-        return self._digests.get(index)
+        return self._digests[index] if self._states[index] == _WRITTEN else None
 
     def take(self, connections: int, *, to_the_end: bool = False) -> tuple[int, int] | None:
         """The next missing bytes (start, end) for one request; None if none are missing now.
@@ -80,7 +82,6 @@ class Segments:
             for index in indices:
                 if self._states[index] == _WRITTEN:
                     self._states[index] = _MISSING
-                    self._digests.pop(index, None)
                     lost += self.length(index)
             self.written_bytes -= lost
             self._changed.notify_all()

@@ -22,6 +22,7 @@ from pathlib import Path
 
 from app import units
 from app.download import journal as journals
+from app.download.disk import allocate, disk_error, write
 from app.download.limiter import Limiter
 from app.download.model import DownloadError, DownloadFile, Reason
 from app.download.retry import Retry
@@ -170,7 +171,7 @@ class Transfer:
             )
             handle = os.open(self._part, flags, 0o644)
             try:
-                _allocate(handle, self._file.size_bytes)
+                allocate(handle, self._file.size_bytes)
                 os.fsync(handle)
             finally:
                 os.close(handle)
@@ -280,7 +281,7 @@ class Transfer:
                 take(len(data), self._stop)
                 if self._stop.is_set():
                     return
-                _write(out, data)
+                write(out, data)
                 self._received[number] += len(data)
                 run.crc = zlib.crc32(data, run.crc)
                 run.position += len(data)
@@ -371,41 +372,3 @@ class Transfer:
                     synced, since = count, now
                 if last:
                     return
-
-
-def _write(out: io.FileIO, data: bytes) -> None:
-    written = out.write(data) or 0
-    while written < len(data):
-        written += out.write(memoryview(data)[written:]) or 0
-
-
-def _allocate(handle: int, size_bytes: int) -> None:
-    """Room for the whole file, so that a full disk is seen before the first byte."""
-    if os.fstat(handle).st_size > size_bytes:
-        os.ftruncate(handle, size_bytes)
-    if not size_bytes:
-        return
-    try:
-        os.posix_fallocate(handle, 0, size_bytes)
-    except (AttributeError, OSError) as error:
-        unknown = (errno.EINVAL, errno.EOPNOTSUPP, errno.ENOSYS, errno.ENODEV)
-        if isinstance(error, OSError) and error.errno not in unknown:
-            raise
-        os.ftruncate(handle, size_bytes)
-
-
-def disk_error(error: OSError, path: Path) -> DownloadError:
-    """What an error of the file system means for a download."""
-    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-        return DownloadError(
-            Reason.NO_SPACE,
-            f"The disk of {path.parent} is full.",
-            detail=f"{error.strerror}.",
-            hint="Free some space or choose another folder, then resume; what is there is kept.",
-        )
-    return DownloadError(
-        Reason.DISK,
-        f"{path} cannot be written or read.",
-        detail=f"{error.strerror or error}.",
-        hint="Check the disk and its permissions, then resume; what is there is kept.",
-    )

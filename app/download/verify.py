@@ -57,7 +57,7 @@ def is_right(
     if right:
         verified.keep(path, file)
     else:
-        verified.drop(path)
+        verified.doubt(path)
     return right
 
 

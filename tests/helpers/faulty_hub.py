@@ -10,6 +10,7 @@ import argparse
 import contextlib
 import dataclasses
 import gzip
+import json
 import os
 import re
 import socket
@@ -26,6 +27,7 @@ import huggingface_hub
 from tests.helpers import hub as helpers_hub
 from tests.helpers.hub import Hub, _etag, _Handler
 
+_PATHS_INFO = re.compile(r"/api/models/([^/]+/[^/]+)/paths-info/[^/]+")
 SLICE_BYTES = 256 * 1024
 
 
@@ -76,6 +78,7 @@ class FaultyHub(Hub):
         generation: Signed addresses of other generations have expired.
         location: Where the Hub leads to instead of the storage.
         storage_requests: GETs that the storage has had.
+        pouring: Replies on their way; at 0 `sent_bytes` stays as it is.
     """
 
     request_queue_size = 256
@@ -92,6 +95,7 @@ class FaultyHub(Hub):
         self.location: str | None = None
         self.storage_requests = 0
         self.resolves = 0
+        self.pouring = 0
         self.lock = threading.Lock()
 
     def add(self, name: str, file: Path) -> None:
@@ -120,8 +124,25 @@ class _FaultyHandler(_Handler):
         if self.server.outage.is_set():
             self.close_connection = True
 
+    def do_POST(self) -> None:  # noqa: N802 - http.server's name
+        """`paths-info`, which mirrors ask."""
+        body = self.rfile.read(int(self.headers["Content-Length"] or 0)).decode()
+        match = _PATHS_INFO.fullmatch(urlsplit(self.path).path)
+        if match is None:
+            return self._refuse(404)
+        try:
+            wanted = json.loads(body)["paths"]
+        except ValueError:
+            wanted = parse_qs(body).get("paths", [])
+        wanted = [wanted] if isinstance(wanted, str) else wanted
+        return self._send_json([e for e in self.server.tree(match[1]) if e["path"] in wanted])
+
     def _hub(self) -> None:
         if "/resolve/" not in self.path:
+            if re.fullmatch(r"/api/models/[^/]+/[^/]+", self.path):
+                self.path += "/revision/main"
+            self.path = re.sub(r"/(?=\?|$)", "", self.path)
+            self.close_connection = self.command == "HEAD"
             return super()._hub()
         server = self.server
         with server.lock:
@@ -185,12 +206,21 @@ class _FaultyHandler(_Handler):
         self.send_header("Content-Length", str(count))
         self.end_headers()
         self.wfile.flush()
-        self._pour(file, first, count, fault)
+        with self.server.lock:
+            self.server.pouring += 1
+        try:
+            self._pour(file, first, count, fault)
+        finally:
+            with self.server.lock:
+                self.server.pouring -= 1
 
     def _pour(self, file: Path, first: int, count: int, fault: Fault) -> None:
         """Send bytes of the file as fast as the connection or the rate lets."""
         stop = min(n for n in (fault.cut_after, fault.stall_after, count) if n is not None)
         begun, sent, server = time.monotonic(), 0, self.server
+        if server.rate:
+            # What was sent is to be what has left this machine, or almost.
+            self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 64 * 1024)
         with file.open("rb") as stream:
             while sent < stop and not server.outage.is_set():
                 most = min(SLICE_BYTES, stop - sent)

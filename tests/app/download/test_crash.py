@@ -8,7 +8,6 @@ import functools
 import random
 import signal
 import threading
-import time
 import zlib
 from pathlib import Path
 
@@ -28,6 +27,7 @@ from tests.helpers import puller
 from tests.helpers.faulty_hub import Fault
 
 SIZE = 24 * units.MIB + 12_345
+SEGMENT = journal.SEGMENT_BYTES
 
 
 def partial(stage: Stage, request: DownloadRequest, bytes_at_least: int) -> int:
@@ -45,6 +45,7 @@ def partial(stage: Stage, request: DownloadRequest, bytes_at_least: int) -> int:
     made.halt()
     worker.join()
     stage.hub.rate = None
+    wait_for(lambda: not stage.hub.pouring)
     return SetRun(request, Records(stage.state)).progress().written_bytes
 
 
@@ -68,7 +69,7 @@ def test_kill_9(stage: Stage, tmp_path: Path) -> None:
         kills += 1
         now = SetRun(request, Records(stage.state)).progress().written_bytes
         assert now >= kept
-        time.sleep(0.05)  # what the server was sending is counted
+        wait_for(lambda: not stage.hub.pouring)
         loss = stage.hub.sent_bytes - before - (now - kept)
         assert loss <= 8 * units.MIB
         lost += loss
@@ -130,11 +131,11 @@ def test_a_power_cut_costs_what_had_not_reached_the_disk(stage: Stage) -> None:
     record.write_text("\n".join([lines[0], *segments[:3], "synced 3", *segments[3:], ""]))
     with part.open("r+b") as stream:
         for index in lost:
-            stream.seek(index * units.MIB)
-            stream.write(bytes(units.MIB))
+            stream.seek(index * SEGMENT)
+            stream.write(bytes(SEGMENT))
     sent = stage.hub.sent_bytes
     made = run(stage, request)
-    assert stage.hub.sent_bytes - sent == SIZE - kept + 2 * units.MIB
+    assert stage.hub.sent_bytes - sent == SIZE - kept + 2 * SEGMENT
     assert made.progress().refetched_bytes == 0
 
 
@@ -143,11 +144,11 @@ def test_damage_in_a_part_costs_the_segment(stage: Stage) -> None:
     kept = partial(stage, request, 10 * units.MIB)
     record, part = journal_of(stage, request)
     index = int(record.read_text().splitlines()[1].split()[0])
-    flip(part, index * units.MIB + 99)
+    flip(part, index * SEGMENT + 99)
     sent = stage.hub.sent_bytes
     made = run(stage, request)
-    assert stage.hub.sent_bytes - sent == SIZE - kept + units.MIB
-    assert made.progress().refetched_bytes == units.MIB
+    assert stage.hub.sent_bytes - sent == SIZE - kept + SEGMENT
+    assert made.progress().refetched_bytes == SEGMENT
 
 
 def test_damage_in_a_finished_file_costs_the_segment(stage: Stage) -> None:
@@ -156,8 +157,8 @@ def test_damage_in_a_finished_file_costs_the_segment(stage: Stage) -> None:
     flip(request.target(request.files[0]), 5 * units.MIB + 7)
     sent = stage.hub.sent_bytes
     made = run(stage, request)
-    assert stage.hub.sent_bytes - sent == units.MIB
-    assert made.progress().refetched_bytes == units.MIB
+    assert stage.hub.sent_bytes - sent == SEGMENT
+    assert made.progress().refetched_bytes == SEGMENT
 
 
 def test_damage_while_it_is_downloaded_costs_the_segment(stage: Stage) -> None:
@@ -170,15 +171,15 @@ def test_damage_while_it_is_downloaded_costs_the_segment(stage: Stage) -> None:
     worker.start()
     wait_for(lambda: made.progress().written_bytes > 4 * units.MIB)
     record = Records(stage.state).journal(target)
-    hashed = made.progress().hashed_bytes // units.MIB
+    hashed = made.progress().hashed_bytes // SEGMENT
     lines = [line.split() for line in record.read_text().splitlines()[1:-1]]
     ahead = [int(line[0]) for line in lines if line[0].isdigit() and int(line[0]) > hashed + 2]
-    flip(preflight.part_of(target), ahead[0] * units.MIB + 5)
+    flip(preflight.part_of(target), ahead[-1] * SEGMENT + 5)
     stage.hub.rate = None
     worker.join()
     stage.assert_right(request)
-    assert made.progress().refetched_bytes == units.MIB
-    assert stage.hub.sent_bytes == SIZE + units.MIB
+    assert made.progress().refetched_bytes == SEGMENT
+    assert stage.hub.sent_bytes == SIZE + SEGMENT
 
 
 def flip(path: Path, offset: int) -> None:

@@ -17,7 +17,6 @@ from app import units
 from app.download.manager import DownloadManager, Hours
 from app.download.model import (
     Download,
-    DownloadError,
     DownloadEvent,
     DownloadProgressed,
     DownloadRemoved,
@@ -129,15 +128,13 @@ def test_pause_acts_at_once_and_resume_goes_on(stage: Stage, log: Log, make: Mak
     reach(manager, id, State.PAUSED)
     assert time.monotonic() - begun < 1.0
     wait_for(lambda: not any(t.name.startswith("download-fetch") for t in threading.enumerate()))
-    sent = stage.hub.sent_bytes
+    wait_for(lambda: not stage.hub.pouring)
     kept = manager.downloads()[0].progress.written_bytes
-    time.sleep(0.1)
-    assert stage.hub.sent_bytes - sent < 200_000
     stage.hub.rate = None
     sent = stage.hub.sent_bytes
     manager.resume(id)
     reach(manager, id, State.DONE)
-    assert stage.hub.sent_bytes - sent <= SIZE - kept + 200_000
+    assert stage.hub.sent_bytes - sent <= SIZE - kept
     log.assert_never_back(id)
     stage.assert_right(request)
 
@@ -335,46 +332,6 @@ def test_a_second_manager_leaves_the_same_files_alone(stage: Stage, make: Make) 
     second.resume(id)
     reach(second, id, State.DONE)
     assert stage.hub.sent_bytes == SIZE
-
-
-def test_hostile_names_never_reach_the_queue(stage: Stage, make: Make) -> None:
-    manager = make()
-    request = stage.serve(SIZE)
-    bad = ["../evil", "/etc/evil", "a/../../b", "C:\\evil", "a\\b", "a\nb", "con", "NUL.gguf", "x" * 250, "",
-           ".", "a//b", "a/", "trailing.", "a:b", "\u202egpj.gguf"]  # fmt: skip
-    for path in bad:
-        evil = dataclasses.replace(request.files[0], path=path)
-        with pytest.raises(DownloadError) as caught:
-            manager.add(dataclasses.replace(request, files=(evil,)))
-        assert caught.value.reason is Reason.UNSAFE_NAME
-    for repo in ("../x", "a/..", "a", "a/b/c", "/etc", "a\\b/c", "con/x"):
-        with pytest.raises(DownloadError):
-            manager.add(dataclasses.replace(request, repo=repo))
-    for size in (-1, 2**60):
-        huge = dataclasses.replace(request.files[0], size_bytes=size)
-        with pytest.raises(DownloadError):
-            manager.add(dataclasses.replace(request, files=(huge,)))
-    twice = dataclasses.replace(request.files[0], path="FILE-0.bin")
-    with pytest.raises(DownloadError):
-        manager.add(dataclasses.replace(request, files=(request.files[0], twice)))
-    assert manager.downloads() == ()
-
-
-def test_links_out_of_the_folder_are_not_followed(stage: Stage, make: Make, tmp_path: Path) -> None:
-    request = stage.serve(SIZE)
-    outside = tmp_path / "outside"
-    outside.mkdir()
-    request.folder.mkdir()
-    (request.folder / "org").symlink_to(outside)
-    with pytest.raises(DownloadError):
-        make().add(request)
-    (request.folder / "org").unlink()
-    target = request.target(request.files[0])
-    target.parent.mkdir(parents=True)
-    (target.parent / "file-0.bin.part").symlink_to(outside / "stolen")
-    with pytest.raises(DownloadError):
-        make().add(request)
-    assert not list(outside.iterdir())
 
 
 def test_the_same_request_twice_is_one_download(stage: Stage, make: Make) -> None:
