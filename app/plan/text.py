@@ -92,7 +92,8 @@ def describe(
     if plan.verdict.on_host:
         mapped = memory(host.weights_bytes)
         lines += ["", f"{mapped} of main memory are mapped from the file, not copied."]
-    lines += ["", f"Up to {plan.max_context:,} tokens fit. KV cache in all: {memory(_kv(plan))}."]
+    most = f"Up to {plan.max_context:,} tokens fit." if plan.max_context else "No context fits."
+    lines += ["", f"{most} KV cache in all: {memory(_kv(plan))}."]
     lines += [
         f"Apart from its layer: {o.tensor} ({memory(o.size_bytes)}) on {o.device}. {o.reason}".rstrip()
         for o in plan.tensor_overrides
