@@ -21,6 +21,10 @@ _NOT_FOUND = {
 }
 
 
+class AbsentError(AppError):
+    """What was asked for is not there, or not for this token."""
+
+
 @contextlib.contextmanager
 def as_app_errors(name: str) -> Iterator[None]:
     """Turn what httpx2 and huggingface_hub raise about the file `name` into an `AppError`."""
@@ -62,6 +66,7 @@ def refused(name: str, response: httpx2.Response) -> AppError:
     status, code = response.status_code, response.headers.get("X-Error-Code", "")
     detail = _NOT_FOUND.get(code, f"The server answers {status}.")
     kind = ErrorKind.NETWORK
+    family = AbsentError if status in (401, 404, 410) and code != "GatedRepo" else AppError
     if code == "GatedRepo" or status == 403:
         title = f"{name} is only for those whom its owner lets in."
         hint = f"To be let in, {_LET_IN}"
@@ -78,7 +83,7 @@ def refused(name: str, response: httpx2.Response) -> AppError:
     else:
         title = f"{name} cannot be read: the server refuses."
         hint = "Try again in a few minutes."
-    return AppError(title, detail=detail, hint=hint, kind=kind)
+    return family(title, detail=detail, hint=hint, kind=kind)
 
 
 def too_many(name: str, wait_s: float | None) -> AppError:

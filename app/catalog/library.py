@@ -137,7 +137,7 @@ class _Scan:
         for place in places:
             store = place.origin is Origin.OLLAMA
             wanted = (lambda _: True) if store else _may_be_model
-            files = list(self._walk(place.folder, wanted)) if place.folder.exists() else []
+            files = list(self._walk(place.folder, wanted))
             kind = self._ollama if store else self._gguf
             for model in kind(place, files):
                 if len(found) == MAX_MODELS:
@@ -151,9 +151,11 @@ class _Scan:
     def _late(self) -> bool:
         return self._clock() > self._deadline
 
-    def _walk(self, folder: Path, wanted: Callable[[Path], bool]) -> Iterator[_File]:
-        """The files below `folder` that are `wanted`; linked folders too, each once."""
+    def _walk(self, folder: Path, wanted: Callable[[str], bool]) -> Iterator[_File]:
+        """The files below `folder` whose names are `wanted`; linked folders too, each once."""
         waiting, folders, entries = [(folder, 0)], set(), 0
+        # One huge folder leaves time for the others.
+        until = (self._clock() + self._deadline) / 2
         while waiting:
             here, depth = waiting.pop()
             try:
@@ -164,19 +166,21 @@ class _Scan:
                 with os.scandir(here) as listing:
                     for entry in listing:
                         entries += 1
-                        if entries > MAX_ENTRIES or self._late():
+                        if entries > MAX_ENTRIES or self._clock() > until:
                             self._notices.append(
                                 f"{folder} is too large to look at all of it; a folder that "
                                 "holds models alone can be added."
                             )
                             return
-                        file = self._file(entry)
-                        if file is None and depth < MAX_DEPTH and _is_folder(entry):
-                            waiting.append((Path(entry.path), depth + 1))
-                        if file is not None and wanted(file.path):
+                        if _is_folder(entry):
+                            if depth < MAX_DEPTH:
+                                waiting.append((Path(entry.path), depth + 1))
+                        elif wanted(entry.name) and (file := self._file(entry)) is not None:
                             yield file
             except OSError as error:
-                self._notices.append(f"{here} cannot be read: {error.strerror or error}.")
+                absent = isinstance(error, FileNotFoundError | NotADirectoryError)
+                if not absent or depth:
+                    self._notices.append(f"{here} cannot be read: {error.strerror or error}.")
 
     @staticmethod
     def _file(entry: os.DirEntry[str]) -> _File | None:
@@ -321,8 +325,8 @@ class _Scan:
         )
 
 
-def _may_be_model(path: Path) -> bool:
-    return ".gguf" in path.name or path.suffix == ".incomplete"
+def _may_be_model(name: str) -> bool:
+    return ".gguf" in name or name.endswith(".incomplete")
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:

@@ -55,7 +55,7 @@ def models(folder: Path, manifests: list[Path]) -> Iterator[OllamaModel]:
             name=_name(PurePosixPath(file.relative_to(folder / "manifests").as_posix())),
             blob=blob,
             size_bytes=max(0, layer.size),
-            begun=not blob.exists() and any(blobs.glob(f"{blob.name}-partial*")),
+            begun=any(blobs.glob(f"{blob.name}-partial*")),
         )
 
 

@@ -16,6 +16,7 @@ from app.catalog import api, hub, names, repository, tokens
 from app.catalog import hub_errors as told
 from app.catalog.cache import Answer, AnswerCache
 from app.catalog.repository import FileSet, Snapshot
+from app.errors import AppError, ErrorKind
 from app.gguf.model import ModelLayout
 from app.gguf.reader import read_layout_from
 
@@ -140,13 +141,18 @@ def search(words: str, *, limit: int = LIMIT) -> tuple[FoundRepository, ...]:
     """
     name = f"The list of models for “{words}”"
     found: list[FoundRepository] = []
-    for page in _pages(words, limit, name):
-        for raw in page:
-            item = _found(raw)
-            if item is not None:
-                found.append(item)
-        if len(found) >= limit:
-            break
+    try:
+        for page in _pages(words, limit, name):
+            found += (item for raw in page if (item := _found(raw)) is not None)
+            if len(found) >= limit:
+                break
+    except told.AbsentError as error:
+        raise AppError(
+            f"{constants.ENDPOINT} has no search.",
+            detail="Mirrors often have none.",
+            hint="Name a repository, as hf:owner/repo, or unset HF_ENDPOINT.",
+            kind=ErrorKind.NETWORK,
+        ) from error
     return tuple(found[:limit])
 
 

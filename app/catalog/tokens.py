@@ -51,11 +51,10 @@ def check(token: str) -> None:
 def _kept() -> str | None:
     """What the keyring holds; asked once, since some systems take long or ask a person."""
     import keyring  # not at the top: it looks for its backends, and few need it
-    from keyring.errors import KeyringError
 
     try:
         return keyring.get_password(SERVICE, ACCOUNT)
-    except (KeyringError, OSError, RuntimeError):
+    except Exception:  # noqa: BLE001 - each system's backend raises errors of its own
         return None
 
 
@@ -66,30 +65,39 @@ def keep(token: str) -> None:
         AppError: The system has no keyring, or it is locked.
     """
     import keyring
-    from keyring.errors import KeyringError
 
     try:
         keyring.set_password(SERVICE, ACCOUNT, token.strip())
-    except (KeyringError, OSError, RuntimeError) as error:
+    except Exception as error:  # noqa: BLE001 - as above
         # The cause might show what was to be kept.
-        raise AppError(
-            "The token cannot be kept: the system's keyring does not take it.",
-            detail=type(error).__name__ + ".",
-            hint="Set HF_TOKEN instead, or run `hf auth login`.",
-            kind=ErrorKind.SETTINGS,
-        ) from None
+        raise _unwilling("The token cannot be kept", error) from None
     finally:
         _kept.cache_clear()
 
 
 def forget() -> None:
-    """Take the token out of the keyring, if there is one."""
+    """Take the token out of the keyring, if there is one.
+
+    Raises:
+        AppError: The keyring is locked.
+    """
     import keyring
-    from keyring.errors import KeyringError
+    from keyring.errors import NoKeyringError, PasswordDeleteError
 
     try:
         keyring.delete_password(SERVICE, ACCOUNT)
-    except (KeyringError, OSError, RuntimeError):
+    except (NoKeyringError, PasswordDeleteError):
         pass  # none was kept
+    except Exception as error:  # noqa: BLE001 - as above
+        raise _unwilling("The token cannot be taken out", error) from None
     finally:
         _kept.cache_clear()
+
+
+def _unwilling(what: str, error: Exception) -> AppError:
+    return AppError(
+        f"{what}: the system's keyring does not allow it.",
+        detail=f"{type(error).__name__}.",
+        hint="Unlock the keyring, or use HF_TOKEN or `hf auth login` instead.",
+        kind=ErrorKind.SETTINGS,
+    )

@@ -62,6 +62,7 @@ def models(options: argparse.Namespace, _settings: Settings) -> int:
             return _login(options)
         case ["logout"]:
             tokens.forget()
+            print(json.dumps({}) if options.json else "Taken out of the system's keyring.")
             return 0
         case words:
             raise AppError(

@@ -83,25 +83,25 @@ def needs(layout: ModelLayout, context: int = CONTEXT) -> Needs:
     shapes = Shapes(layout)
 
     @functools.cache
-    def fewest(memory_bytes: int, backend: str, most: int) -> int:
-        """How many cards it takes; 0 if no number does."""
-        for count in range(max(1, layout.size_bytes * 9 // 10 // memory_bytes), most + 1):
-            plan = make_plan(
-                layout,
-                PlanRequest(context=tokens),
-                _devices([memory_bytes] * count, backend),
-                _HOST,
-                limits=False,
-                shapes=shapes,
-            )
-            if plan.verdict is Verdict.FITS:
-                return count
-        return 0
+    def each(count: int, backend: str) -> int:
+        """Bytes that each of `count` equal cards must have: what a balanced split takes on the fullest."""
+        plenty = 2 * layout.size_bytes + 2**40
+        request = PlanRequest(context=tokens)
+        devices = _devices([plenty] * count, backend)
+        plan = make_plan(layout, request, devices, _HOST, limits=False, shapes=shapes)
+        if plan.verdict is not Verdict.FITS:
+            return plenty
+        return plenty - min(share.left_bytes for share in plan.devices)
+
+    def fewest(gpu: Gpu) -> int:
+        """How many of it hold the model; 0 if no number does."""
+        counts = range(1, _most(gpu) + 1)
+        return next((n for n in counts if each(n, _backend(gpu)) <= gpu.memory_bytes), 0)
 
     found = [
         Cards(gpu=gpu.name, count=count, memory_bytes=count * gpu.memory_bytes)
         for gpu in gpu_table.known()
-        if (count := fewest(gpu.memory_bytes, _backend(gpu), _most(gpu)))
+        if (count := fewest(gpu))
     ]
     return Needs(
         quantization=layout.quantization,

@@ -27,7 +27,9 @@ LFS_BYTES = 1024
 """Files from this size on are kept by LFS, smaller ones by git itself."""
 MAX_HASHED_BYTES = 512 * 1024 * 1024
 """Larger files are sparse ones of a benchmark; their digest is made up."""
-_API = re.compile(r"/api/models/(?P<repo>[^/]+/[^/]+)/(?P<kind>revision|tree)/(?P<revision>[^/]+)")
+_API = re.compile(
+    r"/api/models/(?P<repo>[^/]+/[^/]+)(?:/(?P<kind>revision|tree|paths-info)/(?P<revision>[^/]+)/?)?"
+)
 _RESOLVE = re.compile(r"/(?P<repo>[^/]+/[^/]+)/resolve/(?P<revision>[^/]+)/(?P<path>.+)")
 
 
@@ -159,6 +161,9 @@ class _Handler(http.server.BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         self._answer()
 
+    def do_POST(self) -> None:
+        self._answer()
+
     def _answer(self) -> None:
         if self.server.latency_s and self.server.closing.wait(self.server.latency_s):
             return
@@ -193,8 +198,9 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         self.send_header("Content-Type", "application/json")
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
-        self.wfile.write(body)
-        self.server.sent_bytes += len(body)
+        if self.command != "HEAD":
+            self.wfile.write(body)
+            self.server.sent_bytes += len(body)
 
     def _let_in(self) -> bool:
         token = self.server.token
@@ -216,10 +222,13 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             return self._refuse(307, {"Location": f"{target}?{parts.query}"})
         if repo.private and not self._let_in():
             return self._refuse(401, {"X-Error-Code": "RepoNotFound"})
-        revision = unquote(match["revision"])
+        revision = unquote(match["revision"] or "main")
         commit = self.server.revisions.get(revision, revision)
         if commit not in self.server.revisions.values():
             return self._refuse(404, {"X-Error-Code": "RevisionNotFound"})
+        if match["kind"] == "paths-info":
+            asked = parse_qs(self.rfile.read(int(self.headers["Content-Length"])).decode())["paths"]
+            return self._send_json([e for e in self.server.tree(name) if e["path"] in asked])
         if match["kind"] == "tree":
             return self._page(self.server.tree(name), query)
         return self._send_json(self._card(name) | {"sha": commit})

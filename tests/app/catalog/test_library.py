@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import os
 import shutil
@@ -228,6 +229,34 @@ def test_a_folder_that_fails_is_a_notice(tmp_path: Path, monkeypatch: pytest.Mon
     assert found.notices == (f"{tmp_path / 'bad'} cannot be read: Permission denied.",)
 
 
+def test_a_place_that_may_not_be_entered_is_a_notice(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    closed = tmp_path / "closed" / ".ollama" / "models"
+    stat = Path.stat
+
+    def guarded(self: Path, **options: bool) -> os.stat_result:
+        if self.is_relative_to(tmp_path / "closed"):
+            raise PermissionError(13, "Permission denied")
+        return stat(self, **options)
+
+    monkeypatch.setattr(Path, "stat", guarded)
+    found = scan([Place(origin=Origin.OLLAMA, folder=closed)])
+    assert found == Library(models=(), notices=(f"{closed} cannot be read: Permission denied.",))
+
+
+def test_one_huge_folder_leaves_time_for_the_others(tmp_path: Path) -> None:
+    (tmp_path / "huge").mkdir()
+    for number in range(200):
+        (tmp_path / "huge" / f"{number}.txt").touch()
+    model(tmp_path / "small" / "tiny.gguf")
+    ticks = iter(range(10_000))
+    places = [Place(origin=Origin.FOLDER, folder=tmp_path / name) for name in ("huge", "small")]
+    found = scan(places, budget_s=60, clock=lambda: float(next(ticks)))
+    assert only(found).state is State.COMPLETE
+    assert "huge is too large" in found.notices[0]
+
+
 def test_huge_folders_are_left_in_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(library, "MAX_ENTRIES", 50)
     for number in range(100):
@@ -240,9 +269,9 @@ def test_huge_folders_are_left_in_time(tmp_path: Path, monkeypatch: pytest.Monke
 def test_what_there_is_no_time_for_is_shown_unchecked(tmp_path: Path) -> None:
     for number in range(5):
         model(tmp_path / f"{number}.gguf", f"Model {number}")
-    ticks = iter(range(1000))
+    ticks = itertools.chain(range(9), itertools.repeat(99))
     place = Place(origin=Origin.FOLDER, folder=tmp_path)
-    found = scan([place], budget_s=8, clock=lambda: float(next(ticks)))
+    found = scan([place], budget_s=20, clock=lambda: float(next(ticks)))
     assert {one.state for one in found.models} == {State.COMPLETE, State.UNCHECKED}
     assert len(found.models) == 5
     assert "not looked into" in found.notices[-1]

@@ -80,6 +80,14 @@ def test_hostile_entries_are_left_out(server: Hub) -> None:
         search.search("x")
 
 
+@pytest.mark.parametrize("status", [401, 404])
+def test_a_mirror_without_search_is_told(server: Hub, status: int) -> None:
+    server.faults = Faults(status=status)
+    with pytest.raises(AppError, match="has no search") as caught:
+        search.search("x")
+    assert "hf:owner/repo" in caught.value.hint
+
+
 def test_a_kept_answer_costs_no_request_and_says_its_age(filled: Hub, tmp_path: Path) -> None:
     first = HubLookUps(tmp_path).search("ultra")
     assert (first.age_s, first.notice) == (0, "")

@@ -120,6 +120,8 @@ def test_a_locked_keyring_is_told_without_what_it_holds(memory: Memory) -> None:
     assert "HF_TOKEN" in caught.value.hint
     assert "hf_" not in str(caught.value)
     assert caught.value.__suppress_context__
+    with pytest.raises(AppError, match="cannot be taken out"):
+        tokens.forget()
     assert tokens.get() is None, "as good as none"
 
 

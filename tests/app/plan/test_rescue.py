@@ -6,7 +6,7 @@ import pytest
 
 from app.gguf import bundled
 from app.plan import speed
-from app.plan.model import LoadPlan, PlanRequest, Verdict
+from app.plan.model import LoadPlan, PlanHost, PlanRequest, Verdict
 from app.plan.planner import make_plan
 from app.plan.remedies import with_remedies
 from app.units import GIB
@@ -95,3 +95,14 @@ def test_main_memory_costs_speed_and_the_plan_says_how_much() -> None:
     assert rate.generation.bound < 0.5 * rate.whole.bound
     assert rate.assumed_host
     assert rate.sources
+
+
+def test_devices_are_filled_also_where_main_memory_is_too_small() -> None:
+    little = PlanHost(total_bytes=48 * GIB, available_bytes=48 * GIB)
+    layout = bundled.layout(f"{ULTRA}:Q4_K_M")
+    plan = make_plan(layout, PlanRequest(context=8192), cards([24] * 3), little)
+    assert plan.verdict is Verdict.TOO_LARGE
+    assert plan.bottleneck == "host"
+    assert all(share.weights_bytes > 15 * GIB for share in plan.devices)
+    assert within_budget(plan)
+    assert plan.shortfall_bytes < 60 * GIB
