@@ -180,7 +180,7 @@ def downloads(window: MainWindow, service: AppService, server: FaultyHub, camera
     window.show_page("Downloads")
     view = window.downloads.view
     camera.take("downloads-empty", dark=False)
-    server.rate = 1_500_000
+    service.change_download_rules(2_000_000, None)
     window.models.open(f"hf:{SMALL}")
     window.show_page("Models")
     page = window.models.page
@@ -204,7 +204,7 @@ def downloads(window: MainWindow, service: AppService, server: FaultyHub, camera
     wait(lambda: state() is DownloadState.WAITING)
     camera.take("downloads-waiting", dark=False)
     server.outage.clear()
-    server.rate = None
+    service.change_download_rules(None, None)
     found = service.models.sets_of("nemotron-ultra-253b")["Q4_K_M"]
     service.downloads.enqueue(found, "main")
     wait(lambda: len(service.downloads.all()) == 2)
