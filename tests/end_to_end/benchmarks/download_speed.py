@@ -3,8 +3,8 @@
 Run: `python -m tests.end_to_end.benchmarks.download_speed [--runs 5] [--size-mb 2000]`; needs aria2c.
 
 Ours hashes and lets the data reach the disk; aria2c does neither. Ours is timed from the start of the
-transfer, as in the running app, room on the disk and the question for the address included. The runs take turns, so that the
-machine's moods hit both.
+transfer, as in the running app, room on the disk and the question for the address included. The runs
+take turns, so that the machine's moods hit both.
 """
 
 from __future__ import annotations
