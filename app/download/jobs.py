@@ -25,7 +25,7 @@ from app.download.model import (
     Progress,
     Reason,
 )
-from app.download.records import Records, write_json
+from app.download.records import Records, new_of, write_json
 from app.download.set_run import SetRun, only_writer
 
 log = logging.getLogger("app.download.jobs")
@@ -179,6 +179,7 @@ class Job:
         """The next process need not know of it."""
         with contextlib.suppress(OSError):
             self._path.unlink(missing_ok=True)
+            new_of(self._path).unlink(missing_ok=True)
 
     def discard(self) -> None:
         """Forget it and delete what is unfinished of it."""

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import shutil
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -165,12 +165,12 @@ def _check_fat(place: Path, files: Sequence[DownloadFile]) -> None:
 
 def _probe(place: Path) -> None:
     """Write and rename once; some network shares let one do the first only."""
-    handle, name = tempfile.mkstemp(dir=place, prefix=".probe-")
-    first, second = Path(name), Path(name + ".renamed")
+    # Always the same names: what a kill leaves here, the next probe takes away.
+    first, second = place / ".write-probe", place / ".write-probe-renamed"
     try:
-        os.write(handle, b"x" * 4096)
-        os.close(handle)
-        first.replace(second)
+        first.write_bytes(b"x" * 4096)
+        with contextlib.suppress(FileNotFoundError):  # another process probes, too
+            first.replace(second)
     finally:
         first.unlink(missing_ok=True)
         second.unlink(missing_ok=True)

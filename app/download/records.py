@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import tempfile
 import threading
 from pathlib import Path
 
@@ -96,6 +95,7 @@ class Verified:
     def drop(self, path: Path) -> None:
         """Nothing is known about `path`."""
         self._place(path).unlink(missing_ok=True)
+        new_of(self._place(path)).unlink(missing_ok=True)
 
     def _place(self, path: Path) -> Path:
         return self._folder / f"{_key(path)}.json"
@@ -120,13 +120,15 @@ def write_json(path: Path, value: object) -> None:
         OSError: The disk does not take it; the old one is intact.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=".new-")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as stream:
+    new = new_of(path)
+    with _writing:
+        with new.open("w", encoding="utf-8") as stream:
             json.dump(value, stream, indent=1)
             stream.flush()
             os.fsync(stream.fileno())
-        with _writing:  # two threads replacing one file collide on Windows
-            Path(name).replace(path)
-    finally:
-        Path(name).unlink(missing_ok=True)
+        new.replace(path)
+
+
+def new_of(path: Path) -> Path:
+    """Where a record is written before it replaces `path`; after a kill it may still be there."""
+    return path.with_name(f".{path.name}.new")
