@@ -210,6 +210,11 @@ class DownloadManager:
                     self._condition.wait(TICK_S)
             for event in events:
                 self._tell(event)
+            if events:
+                # Figures are never twice the same: without this they would be told without a break.
+                with self._condition:
+                    if not self._closed:
+                        self._condition.wait(TICK_S)
 
     def _step(self) -> list[DownloadEvent]:
         """Start and halt what is due; returns what there is to tell."""

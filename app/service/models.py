@@ -79,10 +79,14 @@ class ModelService:
     # --- the list -------------------------------------------------------------
 
     def list_all(self) -> None:
-        """Tell the catalog at once, then how all of it suits the machine, and what is on disk."""
+        """Tell the catalog at once, then how all of it, and the page that is open, suit the machine."""
         self._emit(CatalogListed(entries=entries.entries(), fits={}))
         self._lists.submit(self._list_catalog)
         self.scan()
+        with self._lock:
+            subject = self._subject
+        if subject is not None:
+            self._study_soon(subject)
 
     def scan(self) -> None:
         """Look at the folders of models again."""
@@ -159,6 +163,9 @@ class ModelService:
                 lambda: self._read(subject, refresh=refresh),
                 lambda error: self._tell_sets(subject, (), {}, error),
             )
+        self._study_soon(subject)
+
+    def _study_soon(self, subject: Subject) -> None:
         if subject.local is not None or self._known(subject):
             self._pages.submit(lambda: self._study_known(subject))
         elif subject.repos:

@@ -357,3 +357,14 @@ def test_a_full_disk_is_told_before_the_first_byte(
     assert "free" in halted.error.detail
     assert stage.hub.sent_bytes == 0
     monkeypatch.undo()
+
+
+def test_figures_come_a_few_times_a_second(stage: Stage, log: Log, make: Make) -> None:
+    request = stage.serve(8 * SIZE)
+    stage.hub.rate = 1_000_000
+    manager = make()
+    begun = time.monotonic()
+    id = manager.add(request)
+    reach(manager, id, State.DONE)
+    told = sum(isinstance(event, DownloadProgressed) for event in log.events)
+    assert told <= 8 * (time.monotonic() - begun) + 8

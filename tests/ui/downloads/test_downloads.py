@@ -72,7 +72,9 @@ def desk(qtbot: QtBot, stage: Stage) -> Iterator[Desk]:
 
     bridge = Bridge(controller)
     bridge.received.connect(
-        lambda event: controller.receive(event) if type(event).__module__.startswith("app.download") else None
+        lambda event: (
+            controller.receive(event) if type(event).__module__.startswith("app.download") else None
+        )
     )
     unsubscribe = service.subscribe(bridge.post)
     qtbot.addWidget(controller.view)
