@@ -154,6 +154,10 @@ class MainWindow(QMainWindow):
             self.chat.composer.setFocus()
         elif name == "Models" and again:
             self.models.back()
+        elif name == "Models":
+            self.models.focus_main()
+        elif name == "Downloads":
+            self.downloads.view.focus_main()
 
     def _show_download(self, id: str) -> None:
         self.downloads.view.show_download(id)

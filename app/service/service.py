@@ -328,22 +328,21 @@ class AppService:
 
     def change_download_rules(self, limit: int | None, hours: Hours | None) -> None:
         """Another limit in bytes/s, other hours; stored, and in force at once."""
-        self.settings = self.settings.model_copy(
-            update={"download_limit": limit, "download_hours": hours}
-        )
-        settings = self.settings
         self.downloads.change_limit(limit)
         self.downloads.change_hours(hours)
-        self._jobs.submit(lambda: self._store.save(settings))
-        self._emit(SettingsChanged(settings=settings))
+        self._keep(download_limit=limit, download_hours=hours)
+        self._emit(SettingsChanged(settings=self.settings))
 
     def add_model_folder(self, folder: str) -> None:
         """Look for models in this folder, too, from now on."""
         folders = tuple(dict.fromkeys((*self.settings.model_folders, folder)))
-        self.settings = self.settings.model_copy(update={"model_folders": folders})
-        settings = self.settings
-        self._jobs.submit(lambda: self._store.save(settings))
+        self._keep(model_folders=folders)
         self.models.scan()
+
+    def _keep(self, **changes: object) -> None:
+        """Change settings that no plan depends on, and store them."""
+        self.settings = settings = self.settings.model_copy(update=changes)
+        self._jobs.submit(lambda: self._store.save(settings))
 
     def _downloaded(self, download: Download) -> None:
         """A set is whole and right."""
@@ -374,9 +373,7 @@ class AppService:
     def set_system_prompt(self, text: str) -> None:
         """Use another system prompt from the next message on, and store it."""
         self._conversation.set_system_prompt(text)
-        self.settings = self.settings.model_copy(update={"system_prompt": text})
-        settings = self.settings
-        self._jobs.submit(lambda: self._store.save(settings))
+        self._keep(system_prompt=text)
 
     def new_chat(self) -> None:
         """Forget the conversation; a running answer is stopped."""

@@ -74,6 +74,8 @@ class Person(QObject):
             case "close":
                 window.close()
                 QApplication.quit()
+            case unknown:
+                raise ValueError(unknown)
 
     def _look(self) -> None:
         window = self._window

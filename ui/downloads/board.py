@@ -16,6 +16,7 @@ from ui.widgets.labels import button, frame, label, set_state
 from ui.widgets.verdict import StateWord
 
 State = DownloadState
+WITH_ICON = ("Discard", "Show in folder", "Pause")
 _RUNNING = (State.QUEUED, State.RESOLVING, State.DOWNLOADING, State.WAITING, State.VERIFYING)
 
 
@@ -104,7 +105,7 @@ class Board(QFrame):
         column.addLayout(head)
 
     def _button(self, words_: str, signal: object, kind: str = "") -> QPushButton:
-        made = button(words_, kind)
+        made = button(f" {words_}" if words_ in WITH_ICON else words_, kind)
         made.clicked.connect(lambda: signal.emit(self.id))  # type: ignore[attr-defined]
         return made
 
@@ -118,6 +119,13 @@ class Board(QFrame):
     def id(self) -> str:
         """The download that is shown; empty if none is."""
         return self._download.id if self._download else ""
+
+    def focus_main(self) -> None:
+        """Put the focus on what a person would most likely press."""
+        for one in (self.load, self.resume, self.pause):
+            if one.isVisible():
+                one.setFocus()
+                return
 
     def set_download(self, download: Download) -> None:
         """Show a download as it is now."""

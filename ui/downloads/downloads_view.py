@@ -97,6 +97,7 @@ class DownloadsView(QWidget):
         row.addWidget(find)
         row.addStretch(1)
         inner.addLayout(row)
+        self._find = find
         column.addWidget(self.empty)
 
     def _menu(self, icon: str) -> QPushButton:
@@ -114,8 +115,8 @@ class DownloadsView(QWidget):
     def set_rules(self, limit: int | None, hours: Hours | None) -> None:
         """Show the limit in bytes/s and the hours that are in force."""
         self._limit, self._hours = limit, hours
-        self.limit.setText(f"Limit: {_limit_words(limit)}")
-        self.schedule.setText(f"Schedule: {_hours_words(hours)}")
+        self.limit.setText(f" Limit: {_limit_words(limit)}")
+        self.schedule.setText(f" Schedule: {_hours_words(hours)}")
         self.limit.setAccessibleDescription("How many bytes a second downloads take at most")
         self.schedule.setAccessibleDescription("At what time of day downloads run")
         limits = {_limit_words(value): value for value in (*LIMITS, limit)}
@@ -166,6 +167,13 @@ class DownloadsView(QWidget):
         """Put this one on the board."""
         self._focus = id
         self._show()
+
+    def focus_main(self) -> None:
+        """Put the focus on what a person would most likely press."""
+        if self.empty.isVisible():
+            self._find.setFocus()
+        else:
+            self.board.focus_main()
 
     def _shown(self) -> Download | None:
         """The one on the board: the chosen one, else what runs, else what is not done, else any."""

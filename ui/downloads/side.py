@@ -87,7 +87,7 @@ class Side(QWidget):
             others = max(0, total - free - here)
             self.disk.set_values(DiskValues(total=total, others=others, here=here, coming=coming))
             self._disk_size.setText(f"models, {units.format_file_size(total)}")
-            size = units.format_file_size
+            size = _size
             after = free - coming
             self._disk_lines.set_values(
                 size(others), size(here), size(coming), size(free), size(after)
@@ -95,8 +95,9 @@ class Side(QWidget):
             self._disk_lines.warn(4, on=after < 0)
         history = self._histories.setdefault(download.id, SpeedHistory())
         self.sparkline.set_history(history)
-        self._average.setText(f"Average {words.rate(history.average)}" if history.samples else "")
-        self._peak.setText(f"Peak {words.rate(history.peak)}" if history.samples else "")
+        told = history.peak > 0
+        self._average.setText(f"Average {words.rate(history.average)}" if told else "Not begun")
+        self._peak.setText(f"Peak {words.rate(history.peak)}" if told else "")
         self._lines.set_values(
             str(progress.connections),
             f"{progress.retries:,}",
@@ -104,6 +105,10 @@ class Side(QWidget):
             if progress.refetched_bytes
             else "nothing",
         )
+
+
+def _size(size_bytes: int) -> str:
+    return units.format_file_size(size_bytes) if size_bytes else "0 GB"
 
 
 class _Numbers(QWidget):

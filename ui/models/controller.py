@@ -83,6 +83,11 @@ class ModelsController(QObject):
         self.pages.setCurrentWidget(self.view)
         self.view.field.setFocus()
 
+    def focus_main(self) -> None:
+        """Put the focus where a person goes on."""
+        on_page = self.pages.currentWidget() is self.page
+        (self.page.matrix if on_page else self.view.field).setFocus()
+
     def _cell_chosen(self, name: str, cell: Cell) -> None:
         if self.page.subject is not None:
             self._service.models.plan_choice(self.page.subject, name, cell.choice)
@@ -146,8 +151,9 @@ class ModelsController(QObject):
         if subject is None or subject.key != event.key:
             return
         match event:
-            case RepositoriesRead(error=error):
-                self._absent = str(error) if error else "No repository known here has it."
+            case RepositoriesRead(error=error, sets=sets):
+                kinds = ", ".join(sets) or "no GGUF model"
+                self._absent = str(error) if error else f"The repositories known here have {kinds}."
                 self.page.set_repositories(event)
                 self.show_offer()
             case ModelStudied():

@@ -34,6 +34,7 @@ FIRST = 5
 """The first column that is a context."""
 HEADS = ("Quantization", "GB", "Bits", "On this machine", "Tokens/s")
 WIDTHS = (118, 62, 50, 148, 84)
+WIDE_PX = 90
 TYPING_MS = 120
 """After so long without another key the chosen cell is planned."""
 Index = QModelIndex | QPersistentModelIndex
@@ -47,6 +48,7 @@ class _Model(QAbstractTableModel):
         self.rows: tuple[Row | str, ...] = ()
         self.contexts: tuple[int, ...] = ()
         self.best = ""
+        self.wide = True
 
     def rowCount(self, _parent: Index | None = None) -> int:
         return len(self.rows)
@@ -66,7 +68,7 @@ class _Model(QAbstractTableModel):
         if section < FIRST:
             return HEADS[section]
         text = words.context(self.contexts[section - FIRST])
-        return f"{text} context" if section == FIRST else text
+        return f"{text} context" if section == FIRST and self.wide else text
 
     def cell(self, row: int, column: int) -> Cell | None:
         """The cell; None in other columns, and for what is not worked out."""
@@ -315,6 +317,7 @@ class Matrix(QTableView):
         count = len(self._table.contexts)
         fixed, room = sum(WIDTHS), self.viewport().width()
         each = max(52, min(110, (room - fixed - 8) // max(1, count)))
+        self._table.wide = each >= WIDE_PX
         spare = max(0, room - 8 - fixed - each * count)
         for column in range(self._table.columnCount()):
             width = WIDTHS[column] + (spare // FIRST) if column < FIRST else each

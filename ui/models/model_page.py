@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import dataclasses
 
 from PySide6.QtCore import Qt, Signal
 from PySide6.QtGui import QResizeEvent
 from PySide6.QtWidgets import QBoxLayout, QFrame, QHBoxLayout, QScrollArea, QVBoxLayout, QWidget
 
 from app import units
-from app.catalog.model import ModelEntry
 from app.events import (
     ChoicePlanned,
     HardwareFound,
@@ -22,7 +21,7 @@ from app.plan.model import PlanHost, Verdict
 from app.plan.overview import Cell, Machine, Overview
 from app.service.subjects import Offer, OfferKind, Subject
 from ui import theme
-from ui.models import words
+from ui.models import page_text, words
 from ui.models.facts import Facts, Lines
 from ui.models.matrix import Matrix
 from ui.models.plan_strip import PlanStrip
@@ -176,7 +175,7 @@ class ModelPage(QWidget):
         self.title.setText(subject.name)
         self.title.setToolTip(subject.name)
         entry = subject.entry
-        self.licence.setText(_licence(subject))
+        self.licence.setText(page_text.licence(subject))
         self._show_facts(None)
         self.card.setVisible(bool(subject.repos or entry))
         self.answer.set_state("Working it out", "busy")
@@ -189,7 +188,7 @@ class ModelPage(QWidget):
         self.questions.hide()
         names = (subject.local.quantization or subject.name,) if subject.local else ()
         self.matrix.set_overview(_EMPTY, names)
-        self.sources.setText(_sources(entry) if entry else "")
+        self.sources.setText(page_text.sources(entry) if entry else "")
         self.set_offer(Offer(kind=OfferKind.NONE, words="Download"))
 
     def _show_facts(self, layout: ModelLayout | None) -> None:
@@ -198,12 +197,12 @@ class ModelPage(QWidget):
             entry = subject.entry
             good = [fact.value for fact in entry.strengths] if entry else []
             mind = [fact.value for fact in entry.limits] if entry else []
-            self.facts.set_facts(tuple(_facts(subject, layout)), good, mind)
+            self.facts.set_facts(tuple(page_text.facts(subject, layout)), good, mind)
 
     def set_repositories(self, event: RepositoriesRead) -> None:
         """Where it is from, and how old that knowledge is."""
         if event.error is not None:
-            self.licence.setText(f"{_licence(self.subject)} {event.error}".strip())
+            self.licence.setText(f"{page_text.licence(self.subject)} {event.error}".strip())
             set_state(self.licence, "warn")
             return
         set_state(self.licence, "")
@@ -213,7 +212,7 @@ class ModelPage(QWidget):
             parts += [answer.notice] if answer.notice else []
             parts += ["Gated: accept its terms on its page first."] if answer.value.gated else []
         if self.subject is not None:
-            self.licence.setText(f"{_licence(self.subject)} {' '.join(parts)}".strip())
+            self.licence.setText(f"{page_text.licence(self.subject)} {' '.join(parts)}".strip())
 
     def set_studied(self, event: ModelStudied) -> None:
         """The rows so far."""
@@ -345,7 +344,11 @@ class ModelPage(QWidget):
         self.questions.setVisible(bool(event.answers))
 
     def set_offer(self, offer: Offer) -> None:
-        """What the one button does now."""
+        """What the one button does now; what would not run here may be had all the same."""
+        cell = self.matrix.chosen
+        if offer.kind is OfferKind.DOWNLOAD and cell is not None and not cell.choice.plan.runs:
+            note = f"It would not run here. {cell.choice.plan.sentence}"
+            offer = dataclasses.replace(offer, reason=offer.reason or note)
         self.offer = offer
         self.primary.setText(offer.words)
         self.primary.setEnabled(offer.kind is not OfferKind.NONE)
@@ -381,52 +384,6 @@ def _left(widget: QWidget) -> QWidget:
     row.addWidget(widget)
     row.addStretch(1)
     return box
-
-
-def _licence(subject: Subject | None) -> str:
-    if subject is None:
-        return ""
-    entry = subject.entry
-    if entry is not None:
-        return f"{entry.vendor} · {entry.licence.name}. {entry.licence.commercial}"
-    if subject.local is not None:
-        return str(subject.local.files[0])
-    return "A repository that the catalog does not know: read its page for the licence."
-
-
-def _facts(subject: Subject, layout: ModelLayout | None) -> Iterator[tuple[str, str]]:
-    """What is known at once, and what the layers tell once they are read."""
-    entry, local = subject.entry, subject.local
-    count = entry.parameters.value if entry else layout.parameter_count if layout else 0
-    if count:
-        large = f"{count / 1e9:,.1f} billion" if count >= 1e9 else f"{count / 1e6:,.0f} million"
-        structure = f", {entry.structure.value}" if entry else ""
-        yield "Parameters", f"{large}{structure}"
-    if layout is None:
-        yield "Layers", "reading"
-    else:
-        empty = sum(1 for layer in layout.layers if not layer.size_bytes)
-        more = f", of which {empty} are empty" if empty else ""
-        yield "Layers", f"{layout.block_count}{more}"
-    tokens = entry.context_length.value if entry else layout.context_length if layout else 0
-    yield "Context", f"{tokens:,} tokens" if tokens else "reading"
-    if entry is not None and entry.reasoning is not None:
-        yield "Thinking", f"on with “{entry.reasoning.on_prompt}”"
-    elif layout is not None and entry is None:
-        yield "Architecture", layout.architecture
-    if local is not None:
-        yield "On disk", f"{units.format_file_size(local.size_bytes)} in {len(local.files)} files"
-
-
-def _sources(entry: ModelEntry) -> str:
-    seen: Mapping[str, None] = dict.fromkeys(
-        f"{source.title} ({source.reviewed:%Y-%m-%d})"
-        for source in (
-            entry.parameters.source, entry.licence.source, entry.positioning.source,
-            entry.context_length.source, *(fact.source for fact in (*entry.strengths, *entry.limits)),
-        )
-    )  # fmt: skip
-    return f"Sources: {'; '.join(seen)}."
 
 
 _EMPTY = Overview(

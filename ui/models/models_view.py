@@ -14,6 +14,7 @@ from app.catalog.library import Library, LocalModel, State
 from app.catalog.model import ModelEntry
 from app.catalog.search import FoundRepository
 from app.events import HubSearched
+from app.plan.model import Verdict
 from app.plan.overview import Fit
 from ui import theme
 from ui.models import words
@@ -116,9 +117,7 @@ class ModelsView(QWidget):
         column = QVBoxLayout(content)
         column.setContentsMargins(32, 4, 32, 24)
         column.setSpacing(12)
-        self.catalog = _Section(
-            "Catalog", ("", "Weights", "Best that fits", "Licence", "This machine")
-        )
+        self.catalog = _Section("Catalog", ("", "Weights", "Best here", "Licence", "This machine"))
         self.local = _Section(
             "On this machine", ("", "Weights", "Size", "Where", "This machine"), "Add a folder"
         )
@@ -244,7 +243,12 @@ class ModelsView(QWidget):
         size = ""
         if fit is not None and fit.size_bytes:
             size = units.format_file_size(fit.size_bytes)
-            size = f"about {size}" if fit.likely else f"{fit.quantization}, {size}"
+            if fit.likely:
+                size = f"about {size}"
+            elif fit.verdict is Verdict.TOO_LARGE:
+                size = f"from {size}"
+            else:
+                size = f"{fit.quantization}, {size}"
         return RowValues(
             key=entry.id,
             name=entry.name,

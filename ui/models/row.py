@@ -16,6 +16,7 @@ ROW_PX = 40
 HEAD_PX = 28
 LEFT, RIGHT = Qt.AlignmentFlag.AlignLeft, Qt.AlignmentFlag.AlignRight
 GAP = 16
+NARROW_PX = 900
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,7 +46,8 @@ class RowValues:
 
 def columns(width: int) -> tuple[QRectF, ...]:
     """Name, weights, size, licence, verdict in a row of this width; x and width only count."""
-    fixed = (64, 148, round(width * 0.21), 152)
+    narrow = width < NARROW_PX
+    fixed = (52, 124, 112, 146) if narrow else (64, 148, round(width * 0.21), 152)
     name = width - 32 - sum(fixed) - GAP * len(fixed)
     boxes, x = [], 16.0
     for wide in (name, *fixed):
