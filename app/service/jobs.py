@@ -14,6 +14,24 @@ Emit = Callable[[AppEvent], None]
 log = logging.getLogger("app.service")
 
 
+class Listeners:
+    """All who are told of everything, on the thread that tells it."""
+
+    def __init__(self) -> None:
+        """Nobody yet."""
+        self._listeners: list[Emit] = []
+
+    def add(self, listener: Emit) -> Callable[[], None]:
+        """Tell `listener` from now on; returns what ends that."""
+        self._listeners.append(listener)
+        return lambda: self._listeners.remove(listener)
+
+    def tell(self, event: AppEvent) -> None:
+        """Everybody gets it."""
+        for listener in tuple(self._listeners):
+            listener(event)
+
+
 class Worker:
     """One thread."""
 

@@ -42,6 +42,18 @@ def held(loaded: ModelLoaded) -> dict[str, int]:
     }
 
 
+def is_loaded(
+    layout: ModelLayout | None,
+    plan: LoadPlan | None,
+    loaded: ModelLoaded | None,
+    loaded_plan: LoadPlan | None,
+) -> bool:
+    """True unless another plan, or another model, is loaded than `layout` with `plan`."""
+    if loaded is None or plan is None or loaded_plan is None or layout is None:
+        return True
+    return loaded.model_path == str(layout.files[0]) and same_load(plan, loaded_plan)
+
+
 def same_load(plan: LoadPlan, loaded: LoadPlan) -> bool:
     """True if loading `plan` would change nothing that a person asked for.
 

@@ -16,7 +16,6 @@ from app.engine.safety import SafetyStore, engine_version
 from app.engine.supervisor import EngineSupervisor
 from app.errors import AppError
 from app.events import (
-    AppEvent,
     HardwareDetected,
     ModelChosen,
     NoticeRaised,
@@ -39,15 +38,13 @@ from app.plan.verdicts import confirmed
 from app.service import machine as machines
 from app.service.conversation import Conversation
 from app.service.downloads import DownloadService
-from app.service.jobs import Worker
-from app.service.loading import check_confirmable, checked, held, same_load
+from app.service.jobs import Emit, Listeners, Worker
+from app.service.loading import check_confirmable, checked, held, is_loaded
 from app.service.models import ModelService
 from app.service.subjects import Offer, Subject
 from app.settings.model import Settings
 from app.settings.requests import load_command, make_request
 from app.settings.store import SettingsStore
-
-Listener = Callable[[AppEvent], None]
 
 
 class AppService:
@@ -67,7 +64,8 @@ class AppService:
         self.plan: LoadPlan | None = None
         self.loaded: ModelLoaded | None = None
         self.loaded_plan: LoadPlan | None = None
-        self._listeners: list[Listener] = []
+        self._listeners = Listeners()
+        self._emit = self._listeners.tell
         self._conversation = Conversation(self.settings.system_prompt)
         self._loaded_at_report: ModelLoaded | None = None
         self._studied: Settings | None = None
@@ -94,10 +92,9 @@ class AppService:
             store=SafetyStore(self.folders.data / "safety.json", engine_version()),
         )
 
-    def subscribe(self, listener: Listener) -> Callable[[], None]:
+    def subscribe(self, listener: Emit) -> Callable[[], None]:
         """Send all events to `listener` from now on; returns what ends that."""
-        self._listeners.append(listener)
-        return lambda: self._listeners.remove(listener)
+        return self._listeners.add(listener)
 
     # --- the machine, the model, the plan -----------------------------------
 
@@ -283,11 +280,7 @@ class AppService:
     @property
     def plan_is_loaded(self) -> bool:
         """True unless another plan, or another model, is loaded than the one shown."""
-        plan, loaded, layout = self.plan, self.loaded_plan, self.layout
-        if self.loaded is None or plan is None or loaded is None or layout is None:
-            return True
-        same_model = self.loaded.model_path == str(layout.files[0])
-        return same_model and same_load(plan, loaded)
+        return is_loaded(self.layout, self.plan, self.loaded, self.loaded_plan)
 
     def load(self, *, force: bool = False) -> None:
         """Load the chosen model as planned; `force` also where it does not fit."""
@@ -396,10 +389,6 @@ class AppService:
         self._emit(event)
 
     # --- threads ------------------------------------------------------------
-
-    def _emit(self, event: AppEvent) -> None:
-        for listener in tuple(self._listeners):
-            listener(event)
 
     def close(self) -> None:
         """End all threads and processes."""

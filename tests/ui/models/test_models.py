@@ -1,0 +1,215 @@
+"""The list and the page of models, as a person uses them: values in, what is said and asked for out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from PySide6.QtCore import Qt
+from pytestqt.qtbot import QtBot
+
+from app.catalog import entries
+from app.catalog.cache import Answer
+from app.catalog.library import Library, LocalModel, State
+from app.catalog.places import Origin
+from app.catalog.search import FoundRepository
+from app.errors import AppError, ErrorKind
+from app.events import ChoicePlanned, HubSearched, ModelStudied
+from app.gguf import bundled
+from app.plan import overview, recommend
+from app.plan.model import PlanHost, Verdict
+from app.plan.overview import Fit, Machine, Overview
+from app.service.subjects import Offer, OfferKind, of_entry
+from app.units import GIB
+from tests.helpers.machines import cards
+from ui.models.matrix import FIRST, Matrix, cell_text
+from ui.models.model_page import ModelPage
+from ui.models.models_view import ModelsView
+
+EIGHT = Machine(
+    devices=cards([24] * 8), host=PlanHost(total_bytes=128 * GIB, available_bytes=120 * GIB)
+)
+KINDS = ("IQ4_XS", "Q4_K_M", "Q6_K", "BF16")
+
+
+@pytest.fixture(scope="module")
+def rows() -> tuple[overview.Row, ...]:
+    return tuple(
+        overview.row(kind, bundled.layout(f"nemotron-ultra-253b:{kind}"), EIGHT) for kind in KINDS
+    )
+
+
+@pytest.fixture
+def view(qtbot: QtBot) -> ModelsView:
+    view = ModelsView()
+    qtbot.addWidget(view)
+    view.resize(1100, 800)
+    view.show()
+    fits = {
+        "nemotron-ultra-253b": Fit(
+            verdict=Verdict.FITS, quantization="Q4_K_M", size_bytes=150_900_000_000
+        )
+    }
+    view.set_catalog(entries.entries(), fits)
+    return view
+
+
+def found(repo: str) -> FoundRepository:
+    return FoundRepository(
+        repo=repo, downloads=7, likes=1, modified=None, gated=False, private=False,
+        parameters=8_000_000_000, architecture="llama", context_length=8192,
+    )  # fmt: skip
+
+
+def test_the_catalog_comes_first_with_size_licence_and_fit(view: ModelsView) -> None:
+    ultra = view.catalog.rows[0]
+    assert ultra.values.size == "Q4_K_M, 150.9 GB"
+    assert ultra.values.verdict == "Fits"
+    assert "NVIDIA Open Model License" in ultra.accessibleName()
+    assert len(view.catalog.rows) == len(entries.entries())
+
+
+def test_typing_filters_at_once_and_asks_the_hub_on_return(qtbot: QtBot, view: ModelsView) -> None:
+    with qtbot.waitSignal(view.searched) as asked:
+        qtbot.keyClicks(view.field, "super")
+        assert {row.values.key for row in view.catalog.rows} == {
+            "nemotron-super-49b", "nemotron-super-49b-v1.5",
+        }  # fmt: skip
+        qtbot.keyClick(view.field, Qt.Key.Key_Return)
+    assert asked.args == ["super", False]
+    assert "Asking the Hub" in view.hub.empty.text()
+    answer = Answer(value=(found("org/super-GGUF"),), age_s=7200.0, notice="The Hub is away.")
+    view.set_found(HubSearched(words="other", answer=answer, fits={}))
+    assert not view.hub.rows, "an answer to another question"
+    view.set_found(HubSearched(words="super", answer=answer, fits={}))
+    assert [row.values.key for row in view.hub.rows] == ["hf:org/super-GGUF"]
+    assert "The Hub is away." in view.hub.note.text()
+    assert "2 h ago" in view.hub.note.text()
+
+
+def test_offline_is_said_where_results_would_be_and_asked_again(
+    qtbot: QtBot, view: ModelsView
+) -> None:
+    qtbot.keyClicks(view.field, "super")
+    error = AppError("The Hub cannot be reached.", kind=ErrorKind.NETWORK)
+    view.set_found(HubSearched(words="super", answer=None, fits={}, error=error))
+    assert view.hub.empty.isVisible()
+    assert "cannot be reached" in view.hub.empty.text()
+    with qtbot.waitSignal(view.searched) as asked:
+        view.hub.more.click()
+    assert asked.args == ["super", True]
+
+
+def test_arrows_go_from_row_to_row_and_return_opens(qtbot: QtBot, view: ModelsView) -> None:
+    rows = view.catalog.rows
+    rows[0].setFocus()
+    qtbot.keyClick(rows[0], Qt.Key.Key_Down)
+    assert rows[1].hasFocus()
+    with qtbot.waitSignal(view.opened) as opened:
+        qtbot.keyClick(rows[1], Qt.Key.Key_Return)
+    assert opened.args == [rows[1].values.key]
+    qtbot.keyClick(rows[0], Qt.Key.Key_Up)
+    assert view.field.hasFocus()
+
+
+def test_models_here_tell_damage_from_fit(view: ModelsView) -> None:
+    def local(name: str, state: State, reason: str = "") -> LocalModel:
+        return LocalModel(
+            name=name, origin=Origin.OLLAMA, files=(Path(f"/m/{name}.gguf"),), state=state,
+            reason=reason, size_bytes=10**9,
+        )  # fmt: skip
+
+    assert "Looking into folders" in view.local.empty.text()
+    models = (local("good", State.COMPLETE), local("cut", State.DAMAGED, "Cut."))
+    view.set_library(Library(models=models), {"/m/good.gguf": Fit(verdict=Verdict.PARTLY)})
+    assert [row.values.verdict for row in view.local.rows] == ["Partly in RAM", "Damaged"]
+    assert [row.values.licence for row in view.local.rows] == ["Ollama", "Ollama"]
+
+
+@pytest.fixture
+def page(qtbot: QtBot) -> ModelPage:
+    page = ModelPage()
+    qtbot.addWidget(page)
+    page.resize(1190, 820)
+    page.show()
+    entry = entries.find("nemotron-ultra-253b")
+    assert entry is not None
+    page.set_subject(of_entry(entry))
+    return page
+
+
+def texts(matrix: Matrix, row: int) -> list[str]:
+    model = matrix.model()
+    return [str(model.index(row, c).data()) for c in range(FIRST, model.columnCount())]
+
+
+def test_the_matrix_says_what_fits_and_what_is_missing(
+    page: ModelPage, rows: tuple[overview.Row, ...]
+) -> None:
+    page.set_studied(
+        ModelStudied(
+            key="k", overview=Overview(machine=EIGHT, rows=rows[:1], pending=KINDS[1:]),
+            reading="Reading layers, 2 of 4",
+        )
+    )  # fmt: skip
+    assert page.reading.text() == "Reading layers, 2 of 4"
+    assert page.matrix.model().rowCount() == 4, "rows that are still to come have their place"
+    page.set_studied(ModelStudied(key="k", overview=Overview(machine=EIGHT, rows=rows)))
+    assert page.answer.word.text() == "Yes, with Q4_K_M"
+    assert "2 of 4 quantizations fit" in page.note.text()
+    assert texts(page.matrix, 1) == ["f16", "f16", "f16", "q8_0", "q4_0, tight"]
+    missing = texts(page.matrix, 2)
+    assert all(text.startswith("+") for text in missing)
+    told = recommend.missing_bytes(rows[2].cells[0].choice, EIGHT.devices, EIGHT.host)
+    assert rows[2].cells[0].missing_bytes <= told
+    assert page.matrix.chosen_name == "Q4_K_M"
+    assert page.matrix.chosen_context == 65_536
+    spoken = page.matrix.model().index(1, FIRST + 3).data(Qt.ItemDataRole.AccessibleTextRole)
+    assert spoken.startswith("Q4_K_M with 65,536 tokens: fits with q8_0")
+
+
+def test_a_cell_chosen_by_keys_is_planned_and_its_devices_are_shown(
+    qtbot: QtBot, page: ModelPage, rows: tuple[overview.Row, ...]
+) -> None:
+    page.set_studied(ModelStudied(key="k", overview=Overview(machine=EIGHT, rows=rows)))
+    page.matrix.setFocus()
+    with qtbot.waitSignal(page.cell_chosen) as chosen:
+        qtbot.keyClick(page.matrix, Qt.Key.Key_Left)
+        qtbot.keyClick(page.matrix, Qt.Key.Key_Up)
+    name, cell = chosen.args
+    assert (name, cell.context, cell_text(cell)) == ("IQ4_XS", 32_768, "f16")
+    exact = recommend.exactly(cell.choice, EIGHT.devices, EIGHT.host)
+    assert not page.strip.isVisible()
+    page.set_plan(ChoicePlanned(key="k", name="IQ4_XS", layout=exact.layout, plan=exact.plan))
+    assert page.strip.isVisible()
+    assert "all 162 layers on 8 devices" in page.strip.verdict.word.text()
+    page.set_studied(ModelStudied(key="k", overview=Overview(machine=EIGHT, rows=rows)))
+    assert page.matrix.chosen_name == "IQ4_XS", "news do not move what a person chose"
+
+
+def test_what_would_not_run_here_is_said_before_it_is_downloaded(
+    page: ModelPage, rows: tuple[overview.Row, ...]
+) -> None:
+    page.set_studied(ModelStudied(key="k", overview=Overview(machine=EIGHT, rows=rows)))
+    offer = Offer(kind=OfferKind.DOWNLOAD, words="Download Q4_K_M, 150.9 GB")
+    page.set_offer(offer)
+    assert page.primary.isEnabled()
+    assert not page.reason.isVisible()
+    page.matrix.choose("BF16", 8_192)
+    page.set_offer(offer)
+    assert page.primary.isEnabled()
+    assert page.reason.text().startswith("It would not run here.")
+    page.set_offer(Offer(kind=OfferKind.NONE, words="Download", reason="Nobody has it."))
+    assert not page.primary.isEnabled()
+    assert page.reason.text() == "Nobody has it."
+
+
+def test_a_machine_without_room_is_told_no_and_the_nearest_is_chosen(page: ModelPage) -> None:
+    small = Machine(devices=(), host=PlanHost(total_bytes=24 * GIB, available_bytes=20 * GIB))
+    rows = tuple(
+        overview.row(kind, bundled.layout(f"nemotron-ultra-253b:{kind}"), small)
+        for kind in ("IQ1_S", "Q4_K_M")
+    )
+    page.set_studied(ModelStudied(key="k", overview=Overview(machine=small, rows=rows)))
+    assert page.answer.word.text() == "No"
+    assert page.matrix.chosen_name == "IQ1_S"
