@@ -169,6 +169,7 @@ class MainWindow(QMainWindow):
             self._service.preview,
             self,
             in_use=self._in_use(),
+            layout=layout,
         )
         self.dialog.applied.connect(self._applied)
         self.dialog.studied.connect(self._service.study)

@@ -32,6 +32,12 @@ class Range:
     likely_low: float
     likely_high: float
 
+    @property
+    def likely(self) -> str:
+        """The likely range alone: `3.0–5.2`."""
+        digits = 0 if self.likely_low >= 10 else 1
+        return f"{self.likely_low:,.{digits}f}–{self.likely_high:,.{digits}f}"
+
     def __str__(self) -> str:
         """The range in words, with no more digits than it deserves."""
         digits = 0 if self.likely_low >= 10 else 1

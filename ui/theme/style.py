@@ -1,6 +1,6 @@
 """The one style sheet. Widgets choose their part by a dynamic property `kind`, or by object name.
 
-`kind` of labels: `title`, `lead`, `strong`, `small`, `muted` (small and muted), `body-muted`.
+`kind` of labels: `title`, `lead`, `strong`, `small`, `small-strong`, `muted` (small and muted), `body-muted`.
 `kind` of buttons: `primary`, `plain`, `icon`, `link`; none is the ordinary button.
 `kind` of frames: `card`, `rule`, `vrule`.
 """
@@ -26,6 +26,7 @@ QLabel[kind="lead"] { font-size: ${lead_px}px; }
 QLabel[kind="section"] { font-size: ${lead_px}px; font-weight: 600; }
 QLabel[kind="strong"] { font-weight: 600; }
 QLabel[kind="small"] { font-size: ${small_px}px; }
+QLabel[kind="small-strong"] { font-size: ${small_px}px; font-weight: 600; }
 QLabel[kind="muted"] { font-size: ${small_px}px; color: $muted; }
 QLabel[kind="body-muted"] { color: $muted; }
 QLabel[state="ok"] { color: $ok; }
