@@ -73,6 +73,7 @@ class AppService:
         self._session = ChatSession(system_prompt=self.settings.system_prompt)
         self._loaded_at_report: ModelLoaded | None = None
         self._studied: Settings | None = None
+        self._wanted = self.settings
         self._wants_meters = False
         self._meters: Meters | None = None
         self._measured = MeasuredStore(self.folders.data / "measured.json")
@@ -132,7 +133,7 @@ class AppService:
     def update_settings(self, settings: Settings, *, reload: bool = False) -> None:
         """Store settings, plan again, and load again where `reload`."""
         servers_changed = settings.rpc_servers != self.settings.rpc_servers
-        self.settings = settings
+        self.settings = self._wanted = settings
 
         def job() -> None:
             try:
@@ -143,7 +144,9 @@ class AppService:
                 self._emit(SettingsChanged(settings=settings))
                 if servers_changed:
                     self._detect()
-                self._replan()
+                # Plans take up to seconds; those that nobody will see are left out.
+                if reload or settings is self._wanted:
+                    self._replan()
                 if reload:
                     self._load()
 

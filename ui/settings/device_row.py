@@ -33,7 +33,7 @@ class DeviceRow:
         self.up.setToolTip("Move up: this device gets earlier layers")
         self.slider = QSlider(Qt.Orientation.Horizontal)
         self.slider.setRange(0, total_layers)
-        self.slider.setMinimumWidth(56)
+        self.slider.setFixedWidth(64)
         self.slider.setAccessibleName(f"Layers on {name}")
         self.number = QSpinBox()
         self.number.setRange(0, total_layers)

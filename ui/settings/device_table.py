@@ -27,7 +27,7 @@ class DeviceTable(QScrollArea):
         outer = QVBoxLayout(card)
         outer.setContentsMargins(16, 10, 16, 10)
         self._grid = QGridLayout()
-        self._grid.setHorizontalSpacing(12)
+        self._grid.setHorizontalSpacing(10)
         self._grid.setVerticalSpacing(4)
         self._grid.setColumnStretch(BAR_COLUMN, 1)
         outer.addLayout(self._grid)
