@@ -144,10 +144,14 @@ class MainWindow(QMainWindow):
     def _change(self, **changes: object) -> None:
         """Other settings; the plan follows, a loaded model stays as it is."""
         values = self._service.settings.model_dump() | changes
-        self._service.update_settings(Settings.model_validate(values))
+        self._plan_with(Settings.model_validate(values))
 
     def _remedy(self, remedy: Remedy) -> None:
-        self._service.update_settings(with_remedy(self._service.settings, remedy))
+        self._plan_with(with_remedy(self._service.settings, remedy))
+
+    def _plan_with(self, settings: Settings) -> None:
+        self.launcher.set_pending()
+        self._service.update_settings(settings)
 
     def _copy_diagnostics(self) -> None:
         report = self._service.report

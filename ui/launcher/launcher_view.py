@@ -213,6 +213,10 @@ class LauncherView(QWidget):
         self._draw()
         self._update_primary()
 
+    def set_pending(self) -> None:
+        """Another plan is being worked out; until then the old one is shown."""
+        self._options.set_pending()
+
     def set_loaded(self, loaded: Loaded | None) -> None:
         """Show what the model really takes, beside the plan."""
         self._loaded = loaded
@@ -259,6 +263,8 @@ class LauncherView(QWidget):
     def show_error(self, error: AppError) -> None:
         """One sentence and the way out, where the eye is."""
         self.card.show_failure()
+        if self._plan is not None:
+            self._options.set_plan(self._plan)
         self._status.setText(str(error))
         set_state(self._status, "error")
         self._update_primary()

@@ -94,6 +94,11 @@ class OptionsColumn(QWidget):
         self._limit.setText(limit if plan.max_context else "No context fits.")
         set_state(self._limit, "" if plan.context <= plan.max_context else "error")
 
+    def set_pending(self) -> None:
+        """Something was changed; its plan is being worked out."""
+        self._limit.setText("Working out the plan.")
+        set_state(self._limit, "")
+
     def _moved(self, index: int) -> None:
         self._context.setText(f"{self._steps[index]:,} tokens")
         self._settle.start()

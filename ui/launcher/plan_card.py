@@ -111,6 +111,7 @@ class PlanCard(QFrame):
             axis.set_scale(own_scale)
             self._grid.addWidget(axis, row + 2, 2)
         self.footnote.setText(_footnote(plan, actual))
+        set_state(self.footnote, "warn" if plan.basis is Basis.ESTIMATED else "")
 
     def _row(
         self,

@@ -80,10 +80,12 @@ QPushButton[kind="plain"]:hover, QPushButton[kind="icon"]:hover { background: $a
 QPushButton[kind="plain"]:focus, QPushButton[kind="icon"]:focus { border: 2px solid $accent; }
 QPushButton[kind="icon"]:focus { padding: 0; min-width: 28px; min-height: 28px; }
 QPushButton[kind="link"] {
-    border: none; background: transparent; color: $accent; padding: 0; min-height: 20px;
-    font-size: ${small_px}px;
+    border: 2px solid transparent; border-radius: 4px; background: transparent; color: $accent;
+    padding: 0 2px; min-height: 18px; font-size: ${small_px}px;
 }
-QPushButton[kind="link"]:hover, QPushButton[kind="link"]:focus { text-decoration: underline; }
+QPushButton[kind="link"]:hover { text-decoration: underline; }
+QPushButton[kind="link"]:focus { border-color: $accent; }
+QPushButton[kind="link"]:disabled { color: $muted; border-color: transparent; }
 QComboBox, QLineEdit, QSpinBox, QDoubleSpinBox, QPlainTextEdit, QTextEdit {
     border: 1px solid $line_strong; border-radius: ${control_px}px; background: $surface;
     selection-background-color: $accent; selection-color: $on_accent;

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import itertools
 
@@ -14,7 +15,7 @@ from app.engine.protocol import DeviceMemory, Loaded
 from app.gguf import bundled
 from app.gguf.model import ModelLayout
 from app.plan.devices import plan_devices
-from app.plan.model import KvCacheType, LoadPlan, PlanHost, Remedy
+from app.plan.model import Basis, KvCacheType, LoadPlan, PlanHost, Remedy
 from app.plan.planner import make_plan
 from app.plan.remedies import with_remedies
 from app.plan.verdicts import confirmed
@@ -180,9 +181,11 @@ def test_the_basis_is_told_and_a_load_stands_beside_the_plan(view: LauncherView)
     assert "Difference" in shown
     assert "+34 MiB" in shown
     assert "within 34 MiB" in view.card.footnote.text()
-    view.set_plan(plan, current=False)
+    view.set_plan(dataclasses.replace(plan, basis=Basis.ESTIMATED), current=False)
     settle()
     assert "Difference" not in texts(view), "another plan is not compared with what is loaded"
+    assert "the numbers are estimates" in view.card.footnote.text()
+    assert view.card.confirm.isVisible()
 
 
 @pytest.mark.parametrize("width", [872, 1192])
