@@ -166,6 +166,8 @@ class MainWindow(QMainWindow):
         report, layout = self._service.report, self._service.layout
         if report is None or layout is None:
             return
+        if self.dialog is not None:
+            self.dialog.deleteLater()
         self.dialog = SplitDialog(
             self._service.settings,
             report.usable_devices,

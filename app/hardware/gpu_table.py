@@ -92,6 +92,7 @@ def _rows() -> tuple[_Row, ...]:
     )
 
 
+@functools.cache
 def find(name: str) -> Gpu | None:
     """The GPU whose name, as a driver reports it, ends like one of the table."""
     ends = _ends(name) | _ends(re.sub(r"\([^)]*\)", "", name))

@@ -135,7 +135,11 @@ class SplitDialog(QDialog):
             row.reserve.valueChanged.connect(functools.partial(self._reserved, row))
             row.up.clicked.connect(functools.partial(self._raise, row))
             row.lock.toggled.connect(row.show_icons)
-            theme.manager().changed.connect(row.show_icons)
+        theme.manager().changed.connect(self._show_icons)
+
+    def _show_icons(self) -> None:
+        for row in self._rows:
+            row.show_icons()
 
     # --- what the person does -----------------------------------------------------
 
