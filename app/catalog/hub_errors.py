@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import httpx2
 from huggingface_hub import errors as hub_errors
+from huggingface_hub.utils import parse_ratelimit_headers
 
 from app.errors import AppError, ErrorKind
 
@@ -18,6 +19,10 @@ _NOT_FOUND = {
     "RevisionNotFound": "The repository has no such revision.",
     "EntryNotFound": "The repository has no such file.",
 }
+
+
+class AbsentError(AppError):
+    """What was asked for is not there, or not for this token."""
 
 
 @contextlib.contextmanager
@@ -61,6 +66,7 @@ def refused(name: str, response: httpx2.Response) -> AppError:
     status, code = response.status_code, response.headers.get("X-Error-Code", "")
     detail = _NOT_FOUND.get(code, f"The server answers {status}.")
     kind = ErrorKind.NETWORK
+    family = AbsentError if status in (401, 404, 410) and code != "GatedRepo" else AppError
     if code == "GatedRepo" or status == 403:
         title = f"{name} is only for those whom its owner lets in."
         hint = f"To be let in, {_LET_IN}"
@@ -73,21 +79,39 @@ def refused(name: str, response: httpx2.Response) -> AppError:
         hint = "Check owner, repository, path and revision on the model's page."
         kind = ErrorKind.MODEL_FILE
     elif status == 429:
-        title = f"{name} cannot be read now: the Hub has had too many requests from here."
-        wait = response.headers.get("Retry-After", "")
-        when = f"in {wait} seconds" if wait.isdigit() else "in five minutes"
-        hint = f"Try again {when}; with a token in HF_TOKEN more requests are allowed."
+        return too_many(name, retry_after_s(response.headers))
     else:
         title = f"{name} cannot be read: the server refuses."
         hint = "Try again in a few minutes."
-    return AppError(title, detail=detail, hint=hint, kind=kind)
+    return family(title, detail=detail, hint=hint, kind=kind)
 
 
-def no_hub(name: str) -> AppError:
+def too_many(name: str, wait_s: float | None) -> AppError:
+    """The error for a server that wants to be left alone, for `wait_s` seconds if it says so."""
+    when = "in five minutes" if wait_s is None else f"in {wait_s:.0f} seconds"
+    return AppError(
+        f"{name} cannot be read now: the Hub has had too many requests from here.",
+        detail="The server answers 429.",
+        hint=f"Try again {when}; with a token in HF_TOKEN more requests are allowed.",
+        kind=ErrorKind.NETWORK,
+    )
+
+
+def no_hub(name: str, detail: str = "") -> AppError:
     """The error for a server that lacks what makes it a Hub."""
     return AppError(
         f"{name} cannot be read: what answers is not a Hugging Face Hub.",
+        detail=detail,
         hint="Check HF_ENDPOINT, and whether the network wants a login first.",
+        kind=ErrorKind.NETWORK,
+    )
+
+
+def insecure(name: str) -> AppError:
+    """The error for a server that leads from an encrypted connection to one that is not."""
+    return AppError(
+        f"{name} cannot be read: the server leads to an address without encryption.",
+        hint="Check HF_ENDPOINT and the proxy.",
         kind=ErrorKind.NETWORK,
     )
 
@@ -128,3 +152,12 @@ def no_ranges(name: str) -> AppError:
         hint="Check HF_ENDPOINT and the proxy, or download the file.",
         kind=ErrorKind.NETWORK,
     )
+
+
+def retry_after_s(headers: Mapping[str, str]) -> float | None:
+    """How many seconds a server wants to be left alone, None if it does not say."""
+    limit = parse_ratelimit_headers(headers)
+    if limit is not None and limit.remaining == 0:
+        return float(limit.reset_in_seconds)
+    text = headers.get("Retry-After", "")
+    return float(text) if text.isascii() and text.isdigit() else None

@@ -7,9 +7,10 @@ import sys
 from pathlib import Path
 
 from app import paths, units
-from app.catalog import hub, starter
+from app.catalog import entries, hub, names, repository, starter
+from app.catalog.model import ModelEntry
+from app.catalog.search import HubLookUps
 from app.errors import AppError, ErrorKind
-from app.gguf import bundled
 from app.gguf.model import ModelLayout
 from app.gguf.reader import read_layout, read_layout_from
 from app.hardware import gpu_table
@@ -29,8 +30,9 @@ def add_model(command: argparse.ArgumentParser) -> None:
     """The MODEL argument."""
     command.add_argument(
         "model",
-        help="a GGUF file (any shard of a split one), `starter`, hf:owner/repo/file.gguf, or a known "
-        f"model such as nemotron-ultra-253b:Q4_K_M (known: {', '.join(bundled.names())})",
+        help="a GGUF file (any shard of a split one), `starter`, hf:owner/repo:QUANT, "
+        "hf:owner/repo/file.gguf, or a model of the catalog such as nemotron-ultra-253b:Q4_K_M "
+        "(`models` lists them)",
     )
 
 
@@ -70,17 +72,62 @@ def layout(name: str) -> ModelLayout:
         AppError: There is no such model, or it cannot be read.
     """
     if hub.is_address(name):
-        return read_layout_from(hub.open_files(hub.parse(name)))
-    if bundled.is_name(name) and not Path(name).exists():
-        return bundled.layout(name)
+        return _on_hub(hub.parse(name))
+    entry = catalog_entry(name)
+    if entry is not None:
+        return _known(entry, name.partition(":")[2])
     if ":" in name and not Path(name).expanduser().exists():
         raise AppError(
             f"There is no model “{name}”.",
             hint="Name a GGUF file, `starter`, hf:owner/repo/file.gguf, or one of "
-            f"{', '.join(bundled.names())} with a quantization, such as nemotron-ultra-253b:Q4_K_M.",
+            f"{', '.join(e.id for e in entries.entries())} with a quantization, such as "
+            "nemotron-ultra-253b:Q4_K_M.",
             kind=ErrorKind.MODEL_FILE,
         )
     return starter.named(read_layout(model_path(name)))
+
+
+def layouts(name: str) -> tuple[ModelLayout, ...]:
+    """The layouts to choose among: all quantizations of a model of the catalog, else the one named."""
+    entry = catalog_entry(name)
+    known = entries.quantizations(entry) if entry is not None else ()
+    if entry is None or not known:
+        return (layout(name),)
+    return tuple(entries.layout(entry, kind) for kind in known)
+
+
+def catalog_entry(name: str) -> ModelEntry | None:
+    """The catalog's entry that a MODEL argument means; None for a file, an address, or `starter`."""
+    if hub.is_address(name) or name == "starter" or Path(name).expanduser().exists():
+        return None
+    return entries.find(name)
+
+
+def _on_hub(address: hub.Address) -> ModelLayout:
+    """The layout of a file or quantization on the Hub, of which only headers are read."""
+    if address.path:
+        return read_layout_from(hub.open_files(address))
+    look_ups = HubLookUps(paths.folders().cache)
+    answer = look_ups.snapshot(address.repo, address.revision)
+    if answer.notice:
+        print(f"{answer.notice} Its list of files is old.", file=sys.stderr)
+    return look_ups.layout(repository.choose(repository.file_sets(answer.value), address))
+
+
+def _known(entry: ModelEntry, quantization: str) -> ModelLayout:
+    """The layout of a model of the catalog: one that comes with the app, else one on the Hub."""
+    kind = names.quantization(quantization)
+    known = entries.quantizations(entry)
+    here = kind in known or (known and not quantization)
+    if here or not entry.repositories or (quantization and not kind):
+        return entries.layout(entry, quantization)
+    errors = []
+    for address in entries.addresses(entry, kind):
+        try:
+            return _on_hub(address)
+        except AppError as error:
+            errors.append(error)
+    raise errors[0]
 
 
 def machine(
@@ -193,11 +240,21 @@ def imagined_device(gpu: gpu_table.Gpu, index: int, backend: str) -> PlanDevice:
 
 
 def alternatives(name: str) -> tuple[ModelLayout, ...]:
-    """Other quantizations of a known model, and the nearest smaller models at Q4_K_M."""
-    if not bundled.is_name(name):
+    """Other quantizations of a model of the catalog, and its smaller relatives at Q4_K_M, the nearest first."""
+    entry = catalog_entry(name)
+    if entry is None:
         return ()
-    model = name.partition(":")[0].lower()
-    same = [bundled.layout(f"{model}:{kind}") for kind in bundled.quantizations(model)]
-    others = [bundled.layout(other) for other in bundled.names() if other != model]
-    smaller = [other for other in others if other.parameter_count < same[0].parameter_count]
-    return (*same, *sorted(smaller, key=lambda other: -other.parameter_count))
+    same = [entries.layout(entry, kind) for kind in entries.quantizations(entry)]
+    return (*same, *(entries.layout(other) for other in entries.smaller(entry)))
+
+
+def relatives(layout: ModelLayout) -> list[tuple[ModelLayout, ...]]:
+    """Smaller models in all their quantizations, the nearest first, the starter model last."""
+    entry = entries.find(layout.name)
+    found = entries.smaller(entry) if entry else entries.smaller_than(layout.parameter_count)
+    starters = tuple(other for other in entries.entries() if other.starter and other is not entry)
+    return [
+        tuple(entries.layout(other, kind) for kind in kinds)
+        for other in (*found, *starters)
+        if (kinds := entries.quantizations(other))
+    ]

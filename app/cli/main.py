@@ -12,6 +12,7 @@ import pydantic
 import app
 from app import logs, paths
 from app.cli import machine
+from app.cli import models as models_command
 from app.cli import plan as plan_command
 from app.cli import recommend as recommend_command
 from app.cli.chat import chat
@@ -26,6 +27,7 @@ from app.settings.store import SettingsStore
 EXAMPLES = """examples:
   ultra-launcher                                open the window
   ultra-launcher detect                         what this machine has
+  ultra-launcher models search nemotron         what there is, here and on the Hub
   ultra-launcher plan model.gguf --context 8192 what would run where
   ultra-launcher recommend nemotron-ultra-253b --gpus '8x RTX 3090'
   ultra-launcher plan hf:owner/repo/model.gguf  before it is downloaded
@@ -64,6 +66,16 @@ def parser() -> argparse.ArgumentParser:
 
     add("detect", "show GPUs, CPU, memory and disk", "detect --rpc 192.168.1.20:50052")
     add("doctor", "show versions, backends, folders and a self-test", "doctor --json")
+    models_command.add_options(
+        add("models", "list models: known, on this machine, on the Hub", "models search nemotron")
+    )
+    models_command.add_show_options(
+        add(
+            "show",
+            "show all about a model, or the files of a repository",
+            "show nemotron-ultra-253b",
+        )
+    )
     plan = add("plan", "show what of a model would run where", "plan model.gguf --context 8192")
     best = add(
         "recommend",
@@ -127,6 +139,10 @@ def _run(options: argparse.Namespace) -> int:
     match options.command:
         case "detect":
             return _detect(options, settings)
+        case "models":
+            return models_command.models(options, settings)
+        case "show":
+            return models_command.show(options, settings)
         case "plan":
             return plan_command.plan(options, settings)
         case "recommend":

@@ -5,37 +5,33 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Mapping, Sequence
 
 from app import units
 from app.cli import machine
-from app.gguf import bundled
 from app.plan import least, speed
 from app.plan import recommend as recommendation
 from app.plan import text as plan_text
-from app.plan.model import PlanRequest, Verdict
+from app.plan.model import KvCacheType, PlanDevice, PlanHost, PlanRequest, Verdict
 from app.settings.model import Settings
+
+KV_TYPES = (KvCacheType.F16, KvCacheType.Q8_0, KvCacheType.Q4_0)
 
 
 def recommend(options: argparse.Namespace, settings: Settings) -> int:
     """Print the best choice and the matrix behind it; the exit code says whether anything fits."""
-    if bundled.is_name(options.model) and not Path(options.model).exists():
-        name = options.model.partition(":")[0].lower()
-        layouts = [bundled.layout(f"{name}:{kind}") for kind in bundled.quantizations(name)]
-    else:
-        layouts = [machine.layout(options.model)]
+    layouts = machine.layouts(options.model)
     devices, host = machine.machine(options, settings)
     request = PlanRequest(
         any_order=options.devices is None
         and (options.gpus is not None or not settings.device_order)
     )
     choices = recommendation.matrix(layouts, request, devices, host)
-    best = choices[0]
+    best = recommendation.exactly(choices[0], devices, host)
     fits = best.plan.verdict is not Verdict.TOO_LARGE
     relatives = []
     if best.plan.verdict in (Verdict.TOO_LARGE, Verdict.PARTLY):
-        others = [a for a in machine.alternatives(options.model) if a.name != best.layout.name]
+        others = machine.relatives(best.layout)
         relatives = recommendation.relatives(others, request, devices, host)
     rate = speed.estimate(best.plan, best.layout)
     if options.json:
@@ -49,9 +45,11 @@ def recommend(options: argparse.Namespace, settings: Settings) -> int:
         print(f"{best.layout.name}\n{recommendation.reason(best)}")
         for line in plan_text.speed_lines(rate) if fits else ():
             print(line)
-        for choice in relatives:
-            print(f"{choice.layout.name}, the nearest relative: {recommendation.reason(choice)}")
-        print(f"\n{_table(choices)}")
+        for number, choice in enumerate(relatives):
+            words = "fits too" if number else "the nearest relative that fits"
+            print(f"{choice.layout.name}, {words}: {recommendation.reason(choice)}")
+        lacking = _lacking(choices, devices, host)
+        print(f"\n{_table(choices, lacking)}")
     return 0 if fits else 4
 
 
@@ -97,7 +95,19 @@ def _choice_json(choice: recommendation.Choice) -> dict[str, object]:
     }
 
 
-def _table(choices: Sequence[recommendation.Choice]) -> str:
+def _lacking(
+    choices: Sequence[recommendation.Choice], devices: Sequence[PlanDevice], host: PlanHost
+) -> dict[tuple[str, int], int]:
+    """Bytes that the fullest device lacks, by quantization and context, with the smallest KV cache."""
+    return {
+        (choice.layout.quantization, choice.plan.context): recommendation.missing_bytes(
+            choice, devices, host
+        )
+        for choice in sorted(choices, key=lambda c: KV_TYPES.index(c.kv_type))
+    }
+
+
+def _table(choices: Sequence[recommendation.Choice], lacking: Mapping[tuple[str, int], int]) -> str:
     """Quantizations by contexts: the most precise KV cache that fits, or how many layers do."""
     layouts = {choice.layout.quantization: choice.layout for choice in choices}
     contexts = sorted({choice.plan.context for choice in choices})
@@ -110,19 +120,20 @@ def _table(choices: Sequence[recommendation.Choice]) -> str:
                 if c.layout.quantization == kind and c.plan.context == context
             ]  # fmt: skip
             best = max(here, key=lambda c: c.rank) if here else None
-            cells.append("" if best is None else _cell(best))
+            cells.append("" if best is None else _cell(best, lacking[kind, context]))
         rows.append((kind, f"{layout.size_bytes / 1e9:.1f}", *cells))
     lines = plan_text.columns(rows)
     note = (
-        "f16, q8_0, q4_0: it fits with this KV cache. n/m: layers on devices, the rest on the CPU."
+        "f16, q8_0, q4_0: it fits with this KV cache. +n: GiB that the fullest device lacks at q4_0; "
+        "it runs with a part in main memory. –: too large for that, too."
     )
-    return "\n".join([*lines, "", f"{note} –: too large."])
+    return "\n".join([*lines, "", note])
 
 
-def _cell(choice: recommendation.Choice) -> str:
+def _cell(choice: recommendation.Choice, lacking: int) -> str:
     plan = choice.plan
     if plan.verdict is Verdict.TOO_LARGE:
         return "–"
     if plan.verdict is Verdict.PARTLY:
-        return f"{plan.gpu_layers}/{plan.block_count + 1}"
+        return f"+{lacking / units.GIB:.1f}"
     return str(choice.kv_type) if plan.verdict is Verdict.FITS else f"CPU {choice.kv_type}"

@@ -92,7 +92,12 @@ def dry_run(
             count = len(command.devices)
             servers = [stack.enter_context(imagined.rpc_devices(count))] if count else []
             changes["rpc_servers"] = tuple(servers)
-            changes["devices"] = tuple(f"RPC{index}" for index in range(count))
+            stand_in = {name: f"RPC{index}" for index, name in enumerate(command.devices)}
+            changes["devices"] = tuple(stand_in.values())
+            changes["tensor_overrides"] = tuple(
+                (pattern, stand_in.get(device, device))
+                for pattern, device in command.tensor_overrides
+            )
             # The buffers for this processor's special kernels say nothing of another machine.
             changes["use_extra_buffers"] = False
         loaded = load_once(command.model_copy(update=changes), data)

@@ -50,7 +50,9 @@ def machines(layout: ModelLayout, request: PlanRequest) -> tuple[Machine, ...]:
 def _fewest(layout: ModelLayout, request: PlanRequest, gpu: Gpu) -> Machine | None:
     # Fewer than their plain sum cannot hold it.
     least = max(1, -(-layout.size_bytes * 9 // 10 // gpu.memory_bytes))
-    for count in range(least, MOST_CARDS + 1):
+    # A machine with unified memory has one GPU; several of them are several machines.
+    most = 1 if "unified" in gpu.link else MOST_CARDS
+    for count in range(least, most + 1):
         plan = make_plan(layout, request, _devices(gpu, count), _HOST, limits=False)
         if plan.verdict is Verdict.FITS:
             return _machine(layout, plan, gpu, count)

@@ -302,9 +302,10 @@ class Planner:
         attempt = Search(self, context, 0)
         plan = self.build(context, attempt.split(), exact=exact)
         for _ in range(CORRECTIONS if exact else 0):
-            if plan.runs or attempt.forced:
+            over = -min((share.left_bytes for share in plan.devices if share.used), default=0)
+            if over <= 0 or attempt.forced:
                 break
-            attempt = Search(self, context, attempt.margin + plan.shortfall_bytes)
+            attempt = Search(self, context, attempt.margin + over)
             plan = self.build(context, attempt.split(), exact=exact)
         whole = plan.runs and plan.gpu_layers == self.total_layers
         if whole or not exact or not self.devices or self.request.gpu_layers is not None:

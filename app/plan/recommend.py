@@ -9,7 +9,8 @@ from app import units
 from app.gguf.model import ModelLayout
 from app.plan import memory
 from app.plan.model import KvCacheType, LoadPlan, PlanDevice, PlanHost, PlanRequest, Verdict
-from app.plan.planner import make_plan
+from app.plan.planner import Planner, make_plan
+from app.plan.search import Search
 from app.plan.shapes import Shapes
 
 CONTEXTS = (4_096, 8_192, 16_384, 32_768, 65_536, 131_072)
@@ -74,16 +75,34 @@ def matrix(
     return tuple(sorted(choices, key=lambda choice: choice.rank, reverse=True))
 
 
+def exactly(choice: Choice, devices: Sequence[PlanDevice], host: PlanHost) -> Choice:
+    """The same choice with figures to the byte, and with tensors apart where that helps."""
+    return dataclasses.replace(
+        choice, plan=make_plan(choice.layout, choice.plan.request, devices, host)
+    )
+
+
+def missing_bytes(choice: Choice, devices: Sequence[PlanDevice], host: PlanHost) -> int:
+    """What the fullest device lacks in the best split of all layers; 0 where they fit."""
+    if choice.plan.verdict is Verdict.FITS or not devices:
+        return 0
+    planner = Planner(choice.layout, choice.plan.request, tuple(devices), host)
+    return Search(planner, choice.plan.context, 0).missing()[0]
+
+
 def relatives(
-    layouts: Sequence[ModelLayout],
+    models: Sequence[Sequence[ModelLayout]],
     request: PlanRequest,
     devices: Sequence[PlanDevice],
     host: PlanHost,
 ) -> list[Choice]:
-    """The best choice of each other model that lies wholly on devices, or in main memory without any."""
+    """The best choice of each other model that lies wholly on devices, or in main memory without any.
+
+    `models` are the quantizations of each, the nearest relative first.
+    """
     wanted = Verdict.FITS if devices else Verdict.CPU_ONLY
-    best = (matrix([layout], request, devices, host)[0] for layout in layouts)
-    return [choice for choice in best if choice.plan.verdict is wanted]
+    best = (matrix(layouts, request, devices, host)[0] for layouts in models)
+    return [exactly(choice, devices, host) for choice in best if choice.plan.verdict is wanted]
 
 
 def reason(best: Choice) -> str:
@@ -99,8 +118,6 @@ def reason(best: Choice) -> str:
         where = used[0].device.label if len(used) == 1 else f"{len(used)} devices"
         return f"{words}: the best quantization that lies wholly on {where}, with {left} left on the fullest."
     if plan.verdict is Verdict.PARTLY:
-        return (
-            f"{words}: it runs with {plan.gpu_layers} of {plan.block_count + 1} layers on devices "
-            "and the rest on the CPU, which is slow."
-        )
+        held = units.format_memory(plan.host.weights_bytes + plan.host.kv_cache_bytes)
+        return f"{words}: it runs with {held} of it in main memory, which is slow."
     return f"{words}: it runs on the CPU alone, in main memory."

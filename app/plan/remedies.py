@@ -125,3 +125,5 @@ def _missing(plan: LoadPlan) -> Iterator[str]:
         )
     if plan.host.left_bytes < 0:
         yield f"Main memory is {units.format_memory(-plan.host.left_bytes)} short."
+        if plan.host.left_bytes + plan.host.weights_bytes >= 0:
+            yield "Forced, it reads what main memory cannot keep from the disk again for each token."

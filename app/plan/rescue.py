@@ -58,12 +58,12 @@ def rescued(made: Planner, context: int) -> LoadPlan | None:
 
 def best_partial(made: Planner, context: int, plain: LoadPlan) -> LoadPlan:
     """The plan that leaves least in main memory: `plain`, or one with tensors of large layers there."""
-    least = plain.host.weights_bytes + plain.host.kv_cache_bytes if plain.runs else None
+    least = plain.host.weights_bytes + plain.host.kv_cache_bytes
     base = memory.tensors_bytes(made.layout.token_embedding, CPU)
     found: list[tuple[int, _Search, Split]] = []
     for targets in _to_host(made):
         moved = base + sum(memory.tensor_bytes(tensor, CPU) for _, tensor, _ in targets)
-        if least is not None and moved >= least:
+        if moved >= least:
             continue
         search = _Search(made, context, targets)
         split = search.most()
@@ -71,12 +71,12 @@ def best_partial(made: Planner, context: int, plain: LoadPlan) -> LoadPlan:
             continue
         layers = made.total_layers - sum(split[1])
         left = moved + made.on_host(context, layers) - search.twice(layers)
-        if least is None or left < least:
+        if left < least:
             found.append((left, search, split))
             least = left
     for _, search, split in sorted(found, key=lambda each: each[0])[:MOST_CHECKED]:
         plan = made.build(context, split, exact=True, overrides=search.moved(split))
-        if plan.runs:
+        if all(share.left_bytes >= 0 for share in plan.devices if share.used):
             return plan
     return plain
 

@@ -172,8 +172,10 @@ class Search:
     def _fastest(
         self, first: int, cost: placement.Cost, split: Split, *, free_order: bool
     ) -> Split:
-        """Least time for one token; unknown bandwidths count as equal ones."""
+        """Least time for one token; unknown bandwidths count as equal ones, and all splits then as fast."""
         rates = [device.bandwidth_bytes_per_s or 1e12 for device in self._planner.devices]
+        if len(set(rates)) == 1:
+            return split
         by_rate = sorted(range(len(rates)), key=lambda index: rates[index])
         orders = {tuple(split[0])}
         if free_order:

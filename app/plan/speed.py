@@ -68,7 +68,9 @@ class Speed:
 
 
 def estimate(plan: LoadPlan, layout: ModelLayout, host_bandwidth: float | None = None) -> Speed:
-    """What the devices' bandwidths and measured rates allow."""
+    """What the devices' bandwidths and measured rates allow; nothing is known of what cannot run."""
+    if plan.verdict is Verdict.TOO_LARGE:
+        return Speed(generation=None, empty_context=None, prompt=None)
     bandwidth = host_bandwidth or HOST_BANDWIDTH
     generation = _generation(plan, layout, bandwidth, cache=True)
     prompt = _prompt(plan, layout)

@@ -89,7 +89,11 @@ def describe(
         cells = [row[0].ljust(widths[0]), row[1].ljust(widths[1])]
         cells += [cell.rjust(width) for cell, width in zip(row[2:], widths[2:], strict=True)]
         lines.append("  ".join(cells).rstrip())
-    lines += ["", f"Up to {plan.max_context:,} tokens fit. KV cache in all: {memory(_kv(plan))}."]
+    if plan.verdict.on_host:
+        mapped = memory(host.weights_bytes)
+        lines += ["", f"{mapped} of main memory are mapped from the file, not copied."]
+    most = f"Up to {plan.max_context:,} tokens fit." if plan.max_context else "No context fits."
+    lines += ["", f"{most} KV cache in all: {memory(_kv(plan))}."]
     lines += [
         f"Apart from its layer: {o.tensor} ({memory(o.size_bytes)}) on {o.device}. {o.reason}".rstrip()
         for o in plan.tensor_overrides
@@ -175,6 +179,7 @@ def to_json(plan: LoadPlan, rate: Speed | None = None) -> dict[str, object]:
             "layers": plan.host.layer_count,
             "first_layer": 0 if plan.host.layer_count else None,
             "last_layer": plan.host.layer_count - 1 if plan.host.layer_count else None,
+            "mapped": plan.host.weights_bytes,
             **_bytes(plan.host),
         },
     }

@@ -1,12 +1,15 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
+import httpx2
+import huggingface_hub
 import hypothesis
 import pytest
 from huggingface_hub import constants
+from huggingface_hub.utils._http import default_client_factory
 from hypothesis import strategies
 
 from app import units
@@ -14,30 +17,11 @@ from app.catalog import hub
 from app.errors import AppError, ErrorKind
 from app.gguf.model import ModelLayout
 from app.gguf.reader import read_layout, read_layout_from
+from tests.app.catalog.conftest import point_at
 from tests.helpers import headers
 from tests.helpers.hub import COMMIT, Faults, Hub
-from tests.helpers.hub import hub as hub_server
 
 TIMEOUT_S = 5.0
-
-
-def point_at(patch: pytest.MonkeyPatch, endpoint: str) -> None:
-    patch.setattr(constants, "ENDPOINT", endpoint)
-    template = endpoint + "/{repo_id}/resolve/{revision}/{filename}"
-    patch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
-
-
-@pytest.fixture
-def server(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, starter_model: Path) -> Iterator[Hub]:
-    """The Hub with the starter model in `org/repo/sub/starter.gguf`; nobody is logged in."""
-    for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HF_HUB_OFFLINE"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "token"))
-    monkeypatch.setattr(constants, "AGENT_HARNESSES_PATH", str(tmp_path / "harnesses.json"))
-    with hub_server() as running:
-        running.files["org/repo/sub/starter.gguf"] = starter_model
-        point_at(monkeypatch, running.endpoint)
-        yield running
 
 
 def read(text: str = "hf:org/repo/sub/starter.gguf", timeout_s: float = TIMEOUT_S) -> ModelLayout:
@@ -56,7 +40,19 @@ def test_addresses() -> None:
     plain = hub.parse("hf:org/repo/sub/m.gguf")
     assert (plain.repo, plain.path, plain.revision) == ("org/repo", "sub/m.gguf", None)
     assert hub.parse("hf:org/repo/m.gguf@refs/pr/1").revision == "refs/pr/1"
-    for text in ("hf:org/repo", "hf:m.gguf", "hf:o/r/../m.gguf", "hf:o/r/m.bin", "hf:o/r//m.gguf"):
+    whole = hub.parse("hf:org/repo@v1")
+    assert (whole.repo, whole.path, whole.revision, whole.name) == (
+        "org/repo",
+        "",
+        "v1",
+        "org/repo",
+    )
+    kind = hub.parse("hf:org/repo-GGUF:ud-q4_k_xl@refs/pr/1")
+    assert (kind.quantization, kind.revision) == ("ud-q4_k_xl", "refs/pr/1")
+    for text in (
+        "hf:m.gguf", "hf:o/r/../m.gguf", "hf:o/r/m.bin", "hf:o/r//m.gguf", "hf:o/r:", "hf:o/r@",
+        "hf:o/r:Q4/m.gguf", "hf:o/r/a\x1bb.gguf", "hf:o/r/a\\b.gguf", "hf:o/r@a\nb",
+    ):  # fmt: skip
         with pytest.raises(AppError) as caught:
             hub.parse(text)
         assert caught.value.kind is ErrorKind.USAGE
@@ -226,3 +222,50 @@ def test_whatever_comes_ends_in_a_layout_or_an_app_error(
     else:
         assert layout.block_count >= 0
     assert len(server.requests) <= 5
+
+
+def test_shards_that_break_off_are_taken_up_where_they_were(server: Hub, tmp_path: Path) -> None:
+    add_shards(server, tmp_path)
+    server.faults = Faults(cuts=[100, 200, 100])
+    assert read("hf:org/repo/q/m-00002-of-00003.gguf").block_count == 3
+    assert len([r for r in server.requests if r.range]) == 6
+
+
+def test_a_fault_of_one_shard_is_the_models(server: Hub, tmp_path: Path) -> None:
+    add_shards(server, tmp_path)
+    server.faults = Faults(etags=['"one"'] * 3 + ['"two"'] * 9, cuts=[100] * 3)
+    with pytest.raises(AppError, match="changed while it was read"):
+        read("hf:org/repo/q/m-00002-of-00003.gguf")
+
+
+@pytest.mark.parametrize("step", ["HEAD", "GET"])
+def test_encryption_is_never_given_up(
+    server: Hub, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    seen = []
+
+    def answer(request: httpx2.Request) -> httpx2.Response:
+        seen.append(request)
+        plain = {"Location": "http://storage.test/file"}
+        safe = {"Location": "https://storage.test/file"}
+        facts = {"X-Repo-Commit": COMMIT, "X-Linked-Size": "5000"}
+        if request.method == "HEAD":
+            return httpx2.Response(302, headers=facts | (plain if step == "HEAD" else safe))
+        if request.url.scheme == "https":
+            return httpx2.Response(302, headers=plain)
+        size = {"Content-Range": "bytes 0-4999/5000", "ETag": '"x"'}
+        return httpx2.Response(206, headers=size, content=b"GGUF" * 1250)
+
+    monkeypatch.setenv("HF_TOKEN", "hf_right")
+    huggingface_hub.close_session()
+    huggingface_hub.set_client_factory(
+        lambda: httpx2.Client(transport=httpx2.MockTransport(answer), follow_redirects=True)
+    )
+    try:
+        point_at(monkeypatch, "https://hub.test")
+        assert "without encryption" in refused().title
+    finally:
+        huggingface_hub.close_session()
+        huggingface_hub.set_client_factory(default_client_factory)
+    tokens = [r.headers.get("Authorization") for r in seen if r.url.host != "hub.test"]
+    assert set(tokens) <= {None}

@@ -4,31 +4,50 @@ from __future__ import annotations
 
 import dataclasses
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
 from app.engine import protocol
-from app.engine.once import dry_run
+from app.engine.once import dry_run, load_once
 from app.errors import AppError
 from app.gguf import bundled
 from app.gguf.model import ModelLayout
-from app.plan.model import KvCacheType, LoadPlan, PlanDevice, PlanHost, PlanRequest
+from app.gguf.reader import read_layout
+from app.plan.model import (
+    DevicePlan,
+    HostPlan,
+    KvCacheType,
+    LoadPlan,
+    PlanDevice,
+    PlanHost,
+    PlanRequest,
+)
 from app.plan.planner import make_plan
 from app.settings.model import Settings
 from app.settings.requests import load_command
-from app.units import GIB, MIB
+from app.units import GIB
+from tests.helpers.rpc import rpc_servers
 
 HOST = PlanHost(total_bytes=128 * GIB, available_bytes=128 * GIB)
 
 
-def planned(layout: ModelLayout, count: int, size: int, request: PlanRequest) -> LoadPlan:
+Q8 = PlanRequest(
+    context=16_384,
+    kv_type_k=KvCacheType.Q8_0,
+    kv_type_v=KvCacheType.Q8_0,
+    reserves={f"gpu-{index}": 0 for index in range(8)},
+)
+
+
+def planned(layout: ModelLayout, sizes: Sequence[int], request: PlanRequest) -> LoadPlan:
     devices = [
         PlanDevice(
             id=f"gpu-{index}", label=f"GPU {index}", name="", engine_name=f"CUDA{index}",
             backend="rpc", total_bytes=size, free_bytes=size,
         )
-        for index in range(count)
+        for index, size in enumerate(sizes)
     ]  # fmt: skip
     return make_plan(layout, request, devices, HOST)
 
@@ -47,57 +66,42 @@ def found(
         folder.rmdir()
 
 
-def held(layout: ModelLayout, first: int, last: int) -> int:
-    """Bytes of these layers; each device with any gets its copy of the rope factors."""
-    inside = sum(layer.size_bytes for layer in layout.layers[first : last + 1])
-    output = sum(tensor.size_bytes for tensor in layout.output)
-    rope = sum(tensor.size_bytes for tensor in layout.other)
-    ends = last == layout.block_count
-    return inside + (output if ends else 0) + (rope if first < layout.block_count else 0)
-
-
 @pytest.mark.parametrize(
-    ("name", "count", "size", "request_", "all_fit"),
+    ("name", "sizes", "request_", "apart"),
     [
-        (
-            "nemotron-ultra-253b:Q4_K_M", 8, 24 * GIB,
-            PlanRequest(context=32_768, kv_type_k=KvCacheType.Q8_0, kv_type_v=KvCacheType.Q8_0),
-            True,
-        ),
-        ("nemotron-ultra-253b:IQ3_XXS", 3, 24 * GIB, PlanRequest(context=8192), False),
-        ("nemotron-super-49b:Q5_K_M", 2, 32 * GIB, PlanRequest(context=16_384), True),
+        ("nemotron-ultra-253b:Q4_K_M", (24,) * 8, dataclasses.replace(Q8, context=32_768), None),
+        ("nemotron-ultra-253b:IQ3_XXS", (24,) * 3, PlanRequest(context=8192), "CPU"),
+        ("nemotron-ultra-253b:IQ3_XXS", (23, 23, 23.5, 31.5), Q8, "CUDA"),
+        ("nemotron-super-49b:Q5_K_M", (32, 32), PlanRequest(context=16_384), None),
     ],
-)  # fmt: skip
+)
 def test_llama_cpp_counts_what_the_plan_counts(
     name: str,
-    count: int,
-    size: int,
+    sizes: tuple[float, ...],
     request_: PlanRequest,
-    all_fit: bool,
+    apart: str | None,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     layout = bundled.layout(name)
-    plan = planned(layout, count, size, request_)
-    assert (plan.gpu_layers == layout.block_count + 1) is all_fit
+    plan = planned(layout, [round(size * GIB) for size in sizes], request_)
+    assert {override.device.rstrip("0123456789") for override in plan.tensor_overrides} == (
+        {apart} if apart else set()
+    )
     counted = found(plan, layout, tmp_path, monkeypatch)
-    for share in plan.devices:
-        assert share.first_layer is not None
-        assert share.last_layer is not None
-        weights, kv_cache, compute = counted[share.device.engine_name]
-        assert weights == held(layout, share.first_layer, share.last_layer)
-        assert kv_cache == share.kv_cache_bytes
-        assert compute <= share.compute_bytes + 16 * MIB
-        # The rope factors' copy is all that may be missing from the plan.
-        assert weights - share.weights_bytes in (0, 256)
-    assert counted["CPU"][1] == plan.host.kv_cache_bytes
+    shares: list[DevicePlan | HostPlan] = [*plan.devices, plan.host]
+    for share in shares:
+        place = "CPU" if isinstance(share, HostPlan) else share.device.engine_name
+        weights, kv_cache, compute = counted[place]
+        assert (weights, kv_cache) == (share.weights_bytes, share.kv_cache_bytes)
+        assert compute == pytest.approx(share.compute_bytes, abs=64 * 1024)
 
 
 def test_without_devices_all_is_in_main_memory(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     layout = bundled.layout("nemotron-super-49b:Q8_0")
-    plan = planned(layout, 0, 0, PlanRequest(context=4096))
+    plan = planned(layout, (), PlanRequest(context=4096))
     weights, kv_cache, _compute = found(plan, layout, tmp_path, monkeypatch)["CPU"]
     assert (weights, kv_cache) == (layout.size_bytes, plan.host.kv_cache_bytes)
 
@@ -113,3 +117,27 @@ def test_a_header_that_llama_cpp_refuses_is_told(tmp_path: Path, home: Path) -> 
     command = protocol.Load(model_path="absent.gguf", context=512)
     with pytest.raises(AppError, match=r"architecture “unheard-of” of absent.gguf"):
         dry_run(command, layout, tmp_path)
+
+
+def test_a_real_load_puts_tensors_apart_where_the_plan_says(
+    starter_model: Path, tmp_path: Path
+) -> None:
+    layout = read_layout(starter_model)
+    moved = {t.name: t for t in layout.layers[20].tensors}["blk.20.ffn_down.weight"]
+    with rpc_servers(2) as endpoints:
+        command = protocol.Load(
+            model_path=str(starter_model),
+            devices=("RPC0", "RPC1"),
+            rpc_servers=endpoints,
+            gpu_layers=31,
+            tensor_split=(15, 16),
+            context=512,
+            op_offload=False,
+        )
+        plain = load_once(command, tmp_path)
+        override = (r"^blk\.20\.ffn_down\.weight$", "RPC0")
+        apart = load_once(command.model_copy(update={"tensor_overrides": (override,)}), tmp_path)
+    before = {memory.device: memory.weights_bytes for memory in plain.memory}
+    after = {memory.device: memory.weights_bytes for memory in apart.memory}
+    assert after["RPC0"] - before["RPC0"] == moved.size_bytes
+    assert before["RPC1"] - after["RPC1"] == moved.size_bytes

@@ -1,0 +1,388 @@
+"""Models already on this machine, used where they lie: whole, incomplete and damaged ones told apart."""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+import os
+import re
+import stat
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+
+from app.catalog import names, ollama, starter
+from app.catalog.cache import AnswerCache
+from app.catalog.places import Origin, Place
+from app.errors import AppError
+from app.gguf.reader import read_layout
+
+BUDGET_S = 10.0
+"""Longest time for one look at everything, in seconds."""
+MAX_ENTRIES = 200_000
+"""Files and folders looked at in one place."""
+MAX_DEPTH = 12
+MAX_MODELS = 2_000
+
+_UNFINISHED = re.compile(
+    r"(?P<name>.+\.gguf)\.(?:part|partial|incomplete|tmp|download|downloading|crdownload|aria2"
+    r"|downloadInProgress)$",
+    re.IGNORECASE | re.ASCII,
+)
+_HUB_FOLDER = re.compile(r"models--(?P<owner>[^/]+?)--(?P<name>[^/]+)", re.ASCII)
+
+
+class State(enum.StrEnum):
+    """Whether a model can be used."""
+
+    COMPLETE = "complete"
+    INCOMPLETE = "incomplete"
+    """Files are missing, or their download has not ended."""
+    DAMAGED = "damaged"
+    """All files are there, and at least one is cut, unreadable or no model."""
+    UNCHECKED = "unchecked"
+    """All files are there; there was no time yet to look into them."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class LocalModel:
+    """A model on this machine.
+
+    Attributes:
+        name: What the file calls itself, else its name without extension.
+        files: Those that are there, shards in their order; the first is the one to open.
+        reason: Why it cannot be used, as a sentence; empty if it can.
+        size_bytes: On disk.
+        repo: The repository it is from, where the folder tells; else empty.
+        parameter_count: 0 if unknown, as are the following.
+        modified: When the newest file changed, in seconds since 1970.
+    """
+
+    name: str
+    origin: Origin
+    files: tuple[Path, ...]
+    state: State
+    reason: str = ""
+    size_bytes: int
+    repo: str = ""
+    quantization: str = ""
+    architecture: str = ""
+    parameter_count: int = 0
+    context_length: int = 0
+    modified: float = 0.0
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Library:
+    """All models that were found, by name, and what could not be looked at, as sentences."""
+
+    models: tuple[LocalModel, ...]
+    notices: tuple[str, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Checked:
+    """What a model's headers say; `reason` is empty if they are sound."""
+
+    reason: str = ""
+    name: str = ""
+    quantization: str = ""
+    architecture: str = ""
+    parameter_count: int = 0
+    context_length: int = 0
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class _File:
+    """A file as it was found."""
+
+    path: Path
+    size_bytes: int
+    modified: float
+    identity: tuple[int, int]
+
+
+def scan(
+    places: Iterable[Place],
+    cache: Path | None = None,
+    *,
+    budget_s: float = BUDGET_S,
+    clock: Callable[[], float] = time.monotonic,
+) -> Library:
+    """The models in `places`; a file that is there twice, by link or place, counts once.
+
+    Args:
+        places: In order of preference.
+        cache: The app's cache folder, so that a file is looked into once as long as it stays the same.
+        budget_s: Models not looked into within it are `UNCHECKED`.
+        clock: For tests.
+    """
+    return _Scan(cache, clock() + budget_s, clock).run(places)
+
+
+class _Scan:
+    """One look at everything."""
+
+    def __init__(self, cache: Path | None, deadline: float, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self._deadline = deadline
+        self._notices: list[str] = []
+        self._seen: set[tuple[int, int]] = set()
+        self._checks = (
+            AnswerCache(cache / "library", Checked, max_age_s=float("inf")) if cache else None
+        )
+
+    def run(self, places: Iterable[Place]) -> Library:
+        found: list[LocalModel] = []
+        for place in places:
+            store = place.origin is Origin.OLLAMA
+            wanted = (lambda _: True) if store else _may_be_model
+            files = list(self._walk(place.folder, wanted))
+            kind = self._ollama if store else self._gguf
+            for model in kind(place, files):
+                if len(found) == MAX_MODELS:
+                    self._notices.append(f"Only the first {MAX_MODELS:,} models are shown.")
+                    break
+                found.append(model)
+        found = [self._looked_into(model) for model in found]
+        order = sorted(found, key=lambda m: (m.name.lower(), m.quantization, str(m.files[:1])))
+        return Library(models=tuple(order), notices=tuple(dict.fromkeys(self._notices)))
+
+    def _late(self) -> bool:
+        return self._clock() > self._deadline
+
+    def _walk(self, folder: Path, wanted: Callable[[str], bool]) -> Iterator[_File]:
+        """The files below `folder` whose names are `wanted`; linked folders too, each once."""
+        waiting, folders, entries = [(folder, 0)], set(), 0
+        # One huge folder leaves time for the others.
+        until = (self._clock() + self._deadline) / 2
+        while waiting:
+            here, depth = waiting.pop()
+            try:
+                status = here.stat()
+                if (status.st_dev, status.st_ino) in folders:
+                    continue
+                folders.add((status.st_dev, status.st_ino))
+                with os.scandir(here) as listing:
+                    for entry in listing:
+                        entries += 1
+                        if entries > MAX_ENTRIES or self._clock() > until:
+                            self._notices.append(
+                                f"{folder} is too large to look at all of it; a folder that "
+                                "holds models alone can be added."
+                            )
+                            return
+                        if _is_folder(entry):
+                            if depth < MAX_DEPTH:
+                                waiting.append((Path(entry.path), depth + 1))
+                        elif wanted(entry.name) and (file := self._file(entry)) is not None:
+                            yield file
+            except OSError as error:
+                absent = isinstance(error, FileNotFoundError | NotADirectoryError)
+                if not absent or depth:
+                    self._notices.append(f"{here} cannot be read: {error.strerror or error}.")
+
+    @staticmethod
+    def _file(entry: os.DirEntry[str]) -> _File | None:
+        try:
+            status = entry.stat()
+        except OSError:  # a link to nowhere
+            return None
+        if not stat.S_ISREG(status.st_mode):
+            return None
+        allocated = getattr(status, "st_blocks", None)
+        unfinished = _UNFINISHED.fullmatch(entry.name) or entry.name.endswith(".incomplete")
+        size = status.st_size
+        if unfinished and allocated is not None:
+            size = min(size, allocated * 512)  # room is often taken in advance
+        return _File(
+            path=Path(entry.path),
+            size_bytes=size,
+            modified=status.st_mtime,
+            identity=(status.st_dev, status.st_ino or hash(entry.path)),
+        )
+
+    def _gguf(self, place: Place, files: Sequence[_File]) -> Iterator[LocalModel]:
+        """Sets of GGUF files, begun downloads among them."""
+        groups: dict[tuple[Path, str, int], dict[int, _File]] = {}
+        begun: dict[tuple[Path, str, int], dict[int, _File]] = {}
+        for file in sorted(files, key=lambda f: f.path):
+            unfinished = _UNFINISHED.fullmatch(file.path.name)
+            name = unfinished["name"] if unfinished else file.path.name
+            if not name.endswith(".gguf"):
+                if file.path.suffix == ".incomplete" and _is_gguf(file.path):
+                    yield self._blob(place, file)
+                continue
+            if names.is_projector(name) or names.is_importance_matrix(name):
+                continue
+            match = names.SHARD.fullmatch(name)
+            stem = match["stem"] if match else name.removesuffix(".gguf")
+            number, count = (int(match["number"]), int(match["count"])) if match else (1, 0)
+            target = begun if unfinished else groups
+            target.setdefault((file.path.parent, stem, count), {})[number] = file
+        for key in sorted(groups.keys() | begun.keys()):
+            model = self._set(place, key, groups.get(key, {}), begun.get(key, {}))
+            if model is not None:
+                yield model
+
+    def _set(
+        self,
+        place: Place,
+        key: tuple[Path, str, int],
+        there: dict[int, _File],
+        begun: dict[int, _File],
+    ) -> LocalModel | None:
+        """One model; None if its files were met before."""
+        folder, stem, count = key
+        files = [there[number] for number in sorted(there)]
+        parts = [begun[number] for number in sorted(begun)]
+        if not self._is_new([*files, *parts]):
+            return None
+        # aria2 writes into the file itself, and keeps a file beside it until it is done.
+        kept = {n for n, file in begun.items() if file.path.suffix == ".aria2"}
+        whole = there.keys() - kept
+        reason = _lacking(stem, count, whole, begun.keys() - whole)
+        return LocalModel(
+            name=names.printable(stem),
+            origin=place.origin,
+            files=tuple(file.path for file in files or parts),
+            state=State.INCOMPLETE if reason else State.UNCHECKED,
+            reason=reason,
+            size_bytes=sum(file.size_bytes for file in [*files, *parts]),
+            repo=_repository(place, folder),
+            quantization=names.quantization(f"{folder.name}/{stem}"),
+            modified=max(file.modified for file in [*files, *parts]),
+        )
+
+    def _is_new(self, files: Sequence[_File]) -> bool:
+        identities = {file.identity for file in files}
+        new = not identities <= self._seen
+        self._seen |= identities
+        return new
+
+    def _blob(self, place: Place, file: _File) -> LocalModel:
+        """A download that another program has begun, under a name of its own."""
+        self._seen.add(file.identity)
+        repo = _repository(place, file.path.parent)
+        return LocalModel(
+            name=repo or file.path.stem,
+            origin=place.origin,
+            files=(file.path,),
+            state=State.INCOMPLETE,
+            reason="Its download has not ended.",
+            size_bytes=file.size_bytes,
+            repo=repo,
+            modified=file.modified,
+        )
+
+    def _ollama(self, place: Place, files: Sequence[_File]) -> Iterator[LocalModel]:
+        by_path = {file.path: file for file in files}
+        below = place.folder / "manifests"
+        manifests = sorted(path for path in by_path if path.is_relative_to(below))
+        for model in ollama.models(place.folder, manifests):
+            file = by_path.get(model.blob)
+            if file is not None and not self._is_new([file]):
+                continue
+            reason = ""
+            if file is None:
+                reason = "Its download has not ended." if model.begun else "Its file is missing."
+            elif file.size_bytes < model.size_bytes:
+                reason = "Its file is shorter than its manifest says."
+            cut = file is not None and bool(reason)
+            yield LocalModel(
+                name=names.printable(model.name),
+                origin=place.origin,
+                files=() if file is None else (file.path,),
+                state=State.DAMAGED if cut else State.INCOMPLETE if reason else State.UNCHECKED,
+                reason=reason,
+                size_bytes=file.size_bytes if file else 0,
+                modified=file.modified if file else 0.0,
+            )
+
+    def _looked_into(self, model: LocalModel) -> LocalModel:
+        """The model with what its headers say, where there is time to read them."""
+        if model.state is not State.UNCHECKED:
+            return model
+        if self._late():
+            self._notices.append("Some models were not looked into yet.")
+            return model
+        if self._checks is None:
+            found = _check(model.files[0])
+        else:
+            question = "\n".join(_fingerprint(path) for path in model.files)
+            found = self._checks.get(question, lambda: _check(model.files[0])).value
+        if found.reason:
+            return dataclasses.replace(model, state=State.DAMAGED, reason=found.reason)
+        own = model.origin is Origin.OLLAMA
+        return dataclasses.replace(
+            model,
+            state=State.COMPLETE,
+            name=model.name if own else names.printable(found.name) or model.name,
+            quantization=model.quantization or found.quantization,
+            architecture=found.architecture,
+            parameter_count=found.parameter_count,
+            context_length=found.context_length,
+        )
+
+
+def _may_be_model(name: str) -> bool:
+    return ".gguf" in name or name.endswith(".incomplete")
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:
+        return False
+
+
+def _is_gguf(path: Path) -> bool:
+    try:
+        with path.open("rb") as stream:
+            return stream.read(4) == b"GGUF"
+    except OSError:
+        return False
+
+
+def _lacking(stem: str, count: int, whole: set[int], unfinished: set[int]) -> str:
+    """Why these files are not all of a model; empty if they are."""
+    missing = names.missing_shards(stem, count, whole) if count else ""
+    ended = "Its download has not ended." if unfinished and (missing or not count) else ""
+    return " ".join(part for part in (missing, ended) if part)
+
+
+def _repository(place: Place, folder: Path) -> str:
+    """`owner/repo`, where the folder of a place tells it."""
+    parts = folder.relative_to(place.folder).parts if folder.is_relative_to(place.folder) else ()
+    for part in parts:
+        match = _HUB_FOLDER.fullmatch(part)
+        if match:
+            return f"{match['owner']}/{match['name']}"
+    if place.origin in (Origin.APP, Origin.LM_STUDIO) and len(parts) >= 2:
+        repo = "/".join(parts[:2])
+        return repo if names.is_repository(repo) else ""
+    return ""
+
+
+def _fingerprint(path: Path) -> str:
+    """What changes whenever a file does."""
+    try:
+        status = path.stat()
+    except OSError as error:
+        return f"{path} {error.strerror}"
+    return f"{path} {status.st_size} {status.st_mtime_ns} {status.st_ino}"
+
+
+def _check(path: Path) -> Checked:
+    """What the headers of a model say, all shards of it."""
+    try:
+        layout = starter.named(read_layout(path))
+    except AppError as error:
+        return Checked(reason=" ".join(part for part in (error.title, error.detail) if part))
+    return Checked(
+        name=layout.name,
+        quantization=layout.quantization,
+        architecture=layout.architecture,
+        parameter_count=layout.parameter_count,
+        context_length=layout.context_length,
+    )
