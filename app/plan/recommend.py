@@ -9,7 +9,8 @@ from app import units
 from app.gguf.model import ModelLayout
 from app.plan import memory
 from app.plan.model import KvCacheType, LoadPlan, PlanDevice, PlanHost, PlanRequest, Verdict
-from app.plan.planner import Planner, make_plan
+from app.plan.planner import make_plan, usable
+from app.plan.problem import Problem
 from app.plan.search import Search
 from app.plan.shapes import Shapes
 
@@ -86,8 +87,8 @@ def missing_bytes(choice: Choice, devices: Sequence[PlanDevice], host: PlanHost)
     """What the fullest device lacks in the best split of all layers; 0 where they fit."""
     if choice.plan.verdict is Verdict.FITS or not devices:
         return 0
-    planner = Planner(choice.layout, choice.plan.request, tuple(devices), host)
-    return Search(planner, choice.plan.context, 0).missing()[0]
+    problem = Problem(choice.layout, choice.plan.request, usable(devices), host)
+    return Search(problem, choice.plan.context, 0).missing()[0]
 
 
 def relatives(
