@@ -73,7 +73,7 @@ def _machine(layout: ModelLayout, plan: LoadPlan, gpu: Gpu, count: int) -> Machi
 
 
 def _devices(gpu: Gpu, count: int) -> tuple[PlanDevice, ...]:
-    backend = "metal" if gpu.name.startswith("Apple") else "cuda"
+    backend = gpu_table.backend(gpu)
     return tuple(
         PlanDevice(
             id=f"gpu-{index}",

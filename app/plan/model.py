@@ -267,8 +267,11 @@ class LoadPlan:
         remedies: All that would help, in the order of what it costs.
         missing_bytes: Where not all lies on devices: how much more each would need, in the split that
             needs least, to hold it all; 0 if all does, or if the split was fixed by hand.
-        missing_on: Id of the device that lacks it there.
+        missing_on: Id of the device that lacks most there.
+        missing_devices: How many devices lack something there.
+        missing_total_bytes: What they lack together.
         tensor_overrides: Tensors of layers that are too large for one device.
+        warnings: What else to know, a sentence each.
         quantization: Of the model, as the field writes it, or empty.
     """
 
@@ -292,6 +295,9 @@ class LoadPlan:
     quantization: str = ""
     missing_bytes: int = 0
     missing_on: str | None = None
+    missing_devices: int = 0
+    missing_total_bytes: int = 0
+    warnings: tuple[str, ...] = ()
 
     @property
     def runs(self) -> bool:

@@ -23,6 +23,8 @@ CORRECTIONS = 3
 """How often a split is sought again after the exact figures were larger than the quick ones."""
 SLACK = 128 * MIB
 """By so much the quick figures may be too large."""
+LONGEST_PROBES = 5
+"""Contexts that are tried beyond the longest for whole layers."""
 TIGHT = 256 * MIB
 """With less left than this on a device the quick figures are not enough."""
 
@@ -64,9 +66,16 @@ def make_plan(
     plan = dataclasses.replace(plan, max_context=max_context(problem, plan))
     if plan.fits or request.by_hand or not problem.devices:
         return plan
-    size, index = Search(problem, context, 0).missing()
-    missing_on = problem.devices[index].id
-    return dataclasses.replace(plan, missing_bytes=size, missing_on=missing_on)
+    lacking = Search(problem, context, 0).missing()
+    if not lacking:
+        return plan
+    return dataclasses.replace(
+        plan,
+        missing_bytes=lacking[0][0],
+        missing_on=problem.devices[lacking[0][1]].id,
+        missing_devices=len(lacking),
+        missing_total_bytes=sum(size for size, _ in lacking),
+    )
 
 
 def usable(devices: Sequence[PlanDevice]) -> tuple[PlanDevice, ...]:
@@ -156,7 +165,8 @@ def automatic_context(problem: Problem) -> int:
     else:
         context = min(first, 8 * MIN_CONTEXT)
     if problem.request.objective is Objective.LONGEST:
-        return max_context(problem, _quick(problem, context, 0)) or context
+        most = max_context(problem, _quick(problem, context, 0)) or context
+        return _longest(problem, most) if problem.devices else most
     return max(1, context)
 
 
@@ -173,9 +183,32 @@ def max_context(problem: Problem, plan: LoadPlan) -> int:
             low = middle
         else:
             high = middle
+    back = 1
     while low and not limits.exactly(low * step):
-        low -= max(1, low // 64)
+        low, high, back = max(0, low - back), low, 2 * back
+    while high - low > 1 and back > 1:
+        middle = (low + high) // 2
+        if limits.exactly(middle * step):
+            low = middle
+        else:
+            high = middle
     return min(low * step, most)
+
+
+def _longest(problem: Problem, context: int) -> int:
+    """The most tokens that fit if tensors may lie apart, where `context` fits without."""
+    low, high = context, problem.layout.context_length
+    if high <= low or rescue.rescued(problem, high) is not None:
+        return max(low, high)
+    for _ in range(LONGEST_PROBES):
+        middle = (low + high) // 2 // memory.CONTEXT_STEP * memory.CONTEXT_STEP
+        if middle <= low:
+            break
+        if rescue.rescued(problem, middle) is not None:
+            low = middle
+        else:
+            high = middle
+    return low
 
 
 class _Limits:

@@ -38,6 +38,8 @@ class Choice:
         It says nothing of memory that is left over, so more memory never makes the best one worse.
         """
         context = self.plan.context
+        if self.plan.verdict is Verdict.TOO_LARGE:
+            return (0, -self.plan.shortfall_bytes)
         return (
             _VERDICTS.index(self.plan.verdict),
             self.kv_type is not KvCacheType.Q4_0,
@@ -88,7 +90,8 @@ def missing_bytes(choice: Choice, devices: Sequence[PlanDevice], host: PlanHost)
     if choice.plan.verdict is Verdict.FITS or not devices:
         return 0
     problem = Problem(choice.layout, choice.plan.request, usable(devices), host)
-    return Search(problem, choice.plan.context, 0).missing()[0]
+    lacking = Search(problem, choice.plan.context, 0).missing()
+    return lacking[0][0] if lacking else 0
 
 
 def relatives(

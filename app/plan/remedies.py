@@ -26,8 +26,7 @@ def with_remedies(
 
     `alternatives` are other quantizations of the model, and relatives, the nearest first.
     """
-    good = plan.verdict is Verdict.FITS or (not devices and plan.runs)
-    if good or plan.request.force:
+    if plan.fits or plan.request.force:
         return plan
     wanted = Verdict.FITS if devices else Verdict.CPU_ONLY
     problem = Problem(layout, plan.request, usable(devices), host)
@@ -44,6 +43,26 @@ def _found(
         if _fits(problem, plan, wanted):
             yield Remedy(sentence="Reset the split to automatic: then it fits.", changes=automatic)
             return
+    if problem.request.reserves and _fits(problem, plan, wanted, reserves={}):
+        yield Remedy(sentence="With the usual reserve it fits.", changes={"reserves": {}})
+        return
+    yield from _smaller_work(problem, plan, wanted)
+    context = _fitting_context(problem, plan, wanted)
+    if context:
+        yield Remedy(
+            sentence=f"With a context of up to {context:,} tokens it fits.",
+            changes={"context": context},
+        )
+    smaller = _smaller(plan, problem, wanted, alternatives)
+    if smaller:
+        yield Remedy(sentence=smaller)
+    elif alternatives and not context:
+        yield Remedy(sentence="No other quantization or relative that is known here fits.")
+    yield from (Remedy(sentence=words, missing=True) for words in _missing(plan))
+
+
+def _smaller_work(problem: Problem, plan: LoadPlan, wanted: Verdict) -> Iterator[Remedy]:
+    """The most precise smaller KV cache, and the largest smaller micro-batch, that are enough alone."""
     for kind in (KvCacheType.Q8_0, KvCacheType.Q4_0):
         kinds = {"kv_type_k": kind, "kv_type_v": kind}
         if _fits(problem, plan, wanted, **kinds):
@@ -57,18 +76,6 @@ def _found(
                 changes={"micro_batch": batch},
             )
             break
-    context = _fitting_context(problem, plan, wanted)
-    if context:
-        yield Remedy(
-            sentence=f"With a context of up to {context:,} tokens it fits.",
-            changes={"context": context},
-        )
-    smaller = _smaller(plan, problem, wanted, alternatives)
-    if smaller:
-        yield Remedy(sentence=smaller)
-    elif not context:
-        yield Remedy(sentence="Choose a smaller quantization or a smaller model.")
-    yield from (Remedy(sentence=words, missing=True) for words in _missing(plan))
 
 
 def _fits(problem: Problem, plan: LoadPlan, wanted: Verdict, **changes: object) -> bool:
@@ -122,10 +129,15 @@ def _missing(plan: LoadPlan) -> Iterator[str]:
             yield f"{share.device.label} is {units.format_memory(-share.left_bytes)} short."
     if plan.missing_bytes:
         labels = {share.device.id: share.device.label for share in plan.devices}
-        yield (
-            f"{labels[plan.missing_on or '']} is {units.format_memory(plan.missing_bytes)} short of a split "
-            "with all layers on devices."
-        )
+        most = units.format_memory(plan.missing_bytes)
+        if plan.missing_devices == 1:
+            yield f"{labels[plan.missing_on or '']} is {most} short of a split with all layers on devices."
+        else:
+            total = units.format_memory(plan.missing_total_bytes)
+            yield (
+                f"For a split with all layers on devices {plan.missing_devices} of them are up to {most} "
+                f"short each, {total} together."
+            )
     if plan.host.left_bytes < 0:
         yield f"Main memory is {units.format_memory(-plan.host.left_bytes)} short."
         if plan.host.left_bytes + plan.host.weights_bytes >= 0:

@@ -59,10 +59,10 @@ class Search:
                 low, best = middle, found
         return best
 
-    def missing(self) -> tuple[int, int]:
-        """How much more each device would need to hold all layers, and which one (index) needs it.
+    def missing(self) -> list[tuple[int, int]]:
+        """What each device that lacks memory would need to hold all layers, and its index, the most first.
 
-        Of all splits of whole layers the one that needs least.
+        Of all splits of whole layers the one in which no device lacks more than it must.
         """
         cost = self._cost(self.total)
         budgets, order = self.budgets, tuple(range(len(self.budgets)))
@@ -78,8 +78,7 @@ class Search:
             if number:
                 lacking.append((cost(index, start, start + number) - budgets[index], index))
             start += number
-        size, index = max(lacking)
-        return max(0, size), index
+        return sorted((pair for pair in lacking if pair[0] > 0), reverse=True)
 
     def fits(self) -> bool:
         """True if all layers do."""

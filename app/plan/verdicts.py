@@ -54,8 +54,18 @@ def judged(
         layer_sizes=sizes,
         sentence="",
         tensor_overrides=overrides,
+        warnings=_warnings(layout, context),
     )
     return _weighed(dataclasses.replace(plan, quantization=layout.quantization))
+
+
+def _warnings(layout: ModelLayout, context: int) -> tuple[str, ...]:
+    trained = layout.context_length
+    if context <= trained:
+        return ()
+    return (
+        f"The model was trained for {trained:,} tokens; what it says beyond them makes little sense.",
+    )
 
 
 def _weighed(plan: LoadPlan) -> LoadPlan:

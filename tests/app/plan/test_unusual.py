@@ -48,13 +48,12 @@ def test_a_latent_cache_has_one_type(tmp_path: Path) -> None:
 
 def test_flash_attention_is_off_where_it_would_run_apart_from_its_layer(tmp_path: Path) -> None:
     chance = random.Random(5)
-    for _ in range(60):
+    while True:
         layout = read_layout(random_model(chance, "nemotron_h").write(tmp_path / "m.gguf"))
         pairs = zip(layout.layers, layout.layers[1:], strict=False)
         cut = next((i + 1 for i, (a, b) in enumerate(pairs) if a.head_count_kv and b.recurrent), 0)
         if cut:
             break
-    assert cut
     counts = (layout.block_count + 1 - cut,)
     request = PlanRequest(context=65_536, layer_counts=counts)
     plan = make_plan(layout, request, cards([80], backend="rpc"), HOST)
