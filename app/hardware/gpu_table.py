@@ -19,9 +19,9 @@ _BEFORE = re.compile(r"(\d{1,3})\s*[x×*]\s*(.+)", re.IGNORECASE)
 # A space or a digit before the x, for the X in `RTX 3090` counts nothing.
 _AFTER = re.compile(r"(.+?)(?:\s+[x×*]\s*|(?<=\d)[x×*])(\d{1,2})", re.IGNORECASE)
 _SIZE = re.compile(r"\b(\d{1,3}(?:\.\d+)?)\s*(?:gib|gb|g)\b", re.IGNORECASE)
-NOTHING = ("none", "no", "0")
+NOTHING = ("none", "no gpu")
 """What stands for a machine without any GPU."""
-_OTHERS = frozenset(("ti", "super", "xt", "xtx", "gre", "max", "ultra", "pro", "nvl", "laptop"))
+_OTHERS = frozenset(("ti", "super", "xt", "xtx", "gre", "max", "ultra", "laptop"))
 """Words of a name that make another GPU of it."""
 _NOT_NVIDIA = re.compile(r"RX |Radeon|MI\d|Strix|Arc ")
 _MEGABYTES = re.compile(r"(\d{4,6})\s*mi?b\b", re.IGNORECASE)

@@ -63,7 +63,10 @@ def make_plan(
     if not limits:
         return quick(problem, context)
     plan = place(problem, context)
-    plan = dataclasses.replace(plan, max_context=max_context(problem, plan))
+    most = max_context(problem, plan)
+    if request.context is None and request.objective is Objective.LONGEST and most > context:
+        plan = _Limits(problem, plan).plan(most)
+    plan = dataclasses.replace(plan, max_context=most)
     if plan.fits or request.by_hand or not problem.devices:
         return plan
     lacking = Search(problem, context, 0).missing()
@@ -165,16 +168,14 @@ def automatic_context(problem: Problem) -> int:
     else:
         context = min(first, 8 * MIN_CONTEXT)
     if problem.request.objective is Objective.LONGEST:
-        most = max_context(problem, _quick(problem, context, 0)) or context
+        most = max_context(problem, quick(problem, context)) or context
         return _longest(problem, most) if problem.devices else most
     return max(1, context)
 
 
 def max_context(problem: Problem, plan: LoadPlan) -> int:
     """Most tokens, in steps of 256, with which the verdict stays as good; in the plan's order."""
-    order = tuple(share.device for share in plan.devices)
-    request = dataclasses.replace(plan.request, any_order=False, objective=Objective.BALANCED)
-    limits = _Limits(Problem(problem.layout, request, order, problem.host, problem.shapes), plan)
+    limits = _Limits(problem, plan)
     step, most = memory.CONTEXT_STEP, problem.layout.context_length
     low, high = 0, -(-most // step) + 1
     while high - low > 1:
@@ -212,9 +213,12 @@ def _longest(problem: Problem, context: int) -> int:
 
 
 class _Limits:
-    """Whether a plan stays as good with another context."""
+    """Whether a plan stays as good with another context, its devices in the same order."""
 
-    def __init__(self, problem: Problem, plan: LoadPlan) -> None:
+    def __init__(self, of: Problem, plan: LoadPlan) -> None:
+        order = tuple(share.device for share in plan.devices)
+        request = dataclasses.replace(plan.request, any_order=False, objective=Objective.BALANCED)
+        problem = Problem(of.layout, request, order, of.host, of.shapes)
         self._problem, self._plan = problem, plan
         self._split: Split = range(len(plan.devices)), plan.tensor_split
         self._apart = problem.moved(plan.tensor_overrides)
@@ -238,12 +242,17 @@ class _Limits:
             return Search(self._problem, context, -SLACK).fits()
         return _quick(self._problem, context, 0).verdict in self._good
 
+    def plan(self, context: int) -> LoadPlan:
+        """The plan with another context, tensors apart as they are."""
+        if self._plan.tensor_overrides:
+            return self._problem.build(context, self._split, exact=True, overrides=self._apart)
+        return place(self._problem, context)
+
     def exactly(self, context: int) -> bool:
         """To the byte."""
         problem = self._problem
         if self._plan.tensor_overrides:
-            found = problem.build(context, self._split, exact=True, overrides=self._apart)
-            return found.runs
+            return self.plan(context).runs
         if self._whole:
             return whole(problem, context) is not None
         split = self._split

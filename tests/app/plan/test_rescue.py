@@ -76,7 +76,7 @@ def test_what_would_help_comes_in_the_order_of_what_it_costs_and_is_true() -> No
     told = [str(remedy) for remedy in plan.remedies]
     assert plan.hint == told[0]
     assert any("Q2_K" in words or "Q3_K_M" in words for words in told)
-    assert "short of a split with all layers on devices" in told[-1]
+    assert "For a split with all layers on devices" in told[-1]
     few = cards([24, 24])
     small = make_plan(layout, PlanRequest(context=16_384, any_order=True), few, HOST)
     small = with_remedies(small, layout, few, HOST, [*others, relative])

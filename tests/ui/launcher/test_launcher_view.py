@@ -131,7 +131,7 @@ def test_tensors_apart_are_summed_up_and_listed_on_request(view: LauncherView) -
     apart.toggle.click()
     settle()
     assert set(names) <= set(texts(view))
-    assert any("short of a split with all layers" in text for text in texts(view))
+    assert any("For a split with all layers on devices" in text for text in texts(view))
     assert "with all layers on devices" in view.outcome.speed.text()
     show(view, "8x RTX 3090", LONG)
     assert not apart.isVisible()
