@@ -16,6 +16,7 @@ from app import logs, paths
 from app.cli import machine
 from app.cli import models as models_command
 from app.cli import plan as plan_command
+from app.cli import pull as pull_command
 from app.cli import recommend as recommend_command
 from app.cli.chat import chat
 from app.cli.doctor import doctor
@@ -89,6 +90,7 @@ def parser() -> argparse.ArgumentParser:
             "show nemotron-ultra-253b",
         )
     )
+    pull_command.add_commands(add)
     plan = add("plan", "show what of a model would run where", "plan model.gguf --context 8192")
     best = add(
         "recommend",
@@ -166,6 +168,8 @@ def _run(options: argparse.Namespace) -> int:
             return models_command.models(options, settings)
         case "show":
             return models_command.show(options, settings)
+        case "pull" | "verify" | "rm":
+            return pull_command.run(options)
         case "plan":
             return plan_command.plan(options, settings)
         case "recommend":

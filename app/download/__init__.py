@@ -1,0 +1,1 @@
+"""Downloads that lose nothing: ranged transfer, crash record, verification, queue."""

@@ -1,0 +1,162 @@
+"""Where the bytes of one file come from: the Hub, or a folder with a copy.
+
+A source gives ranges and nothing else than what was asked for; what passes by itself is told as
+`TransientError`, all else as `DownloadError`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import threading
+from pathlib import Path
+from typing import BinaryIO, Protocol
+
+from app.download.model import DownloadError, DownloadFile, DownloadRequest, Reason
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Timing:
+    """How long to wait for what, in seconds.
+
+    Attributes:
+        connect_s: For a connection.
+        stall_s: For the next byte; then the connection is replaced.
+        first_retry_s: Before the second attempt without progress; each further wait is twice as long.
+        longest_retry_s: Where that ends.
+        url_age_s: After this a signed address is asked for anew.
+    """
+
+    connect_s: float = 15.0
+    stall_s: float = 15.0
+    first_retry_s: float = 1.0
+    longest_retry_s: float = 60.0
+    url_age_s: float = 45 * 60.0
+
+
+class TransientError(Exception):
+    """It may work if it is tried again.
+
+    Attributes:
+        reason: Whose fault it is.
+        wait_s: What the server asks to wait, or None.
+        strange: True for an answer that no working server gives; too many of those are the end.
+    """
+
+    def __init__(
+        self, words: str, *, reason: Reason = Reason.NETWORK, wait_s: float | None = None,
+        strange: bool = False,
+    ) -> None:  # fmt: skip
+        """`words` go to the log."""
+        super().__init__(words)
+        self.reason = reason
+        self.wait_s = wait_s
+        self.strange = strange
+
+
+class Reply(Protocol):
+    """A range on its way."""
+
+    skipped_bytes: int
+    """Received before the range began, from a server that only sends whole files."""
+
+    def read(self, most: int) -> bytes:
+        """What has arrived, at most `most` bytes; empty at the end.
+
+        Raises:
+            TransientError: The connection broke or stalled.
+        """
+
+    def close(self) -> None:
+        """No more is wanted."""
+
+
+class Source(Protocol):
+    """Gives ranges of one file; thread-safe."""
+
+    ranged: bool
+    """False once it is known to send whole files only."""
+
+    def open(self, start: int, end: int) -> Reply:
+        """The bytes from `start` to before `end`.
+
+        Raises:
+            TransientError: Not now.
+            DownloadError: Not at all.
+        """
+
+    def abort(self) -> None:
+        """Let every read end at once, now and later."""
+
+
+class FolderSource:
+    """A copy of the file on a disk or network share."""
+
+    ranged = True
+
+    def __init__(self, path: Path, file: DownloadFile) -> None:
+        """`path` is the copy of `file`."""
+        self._path = path
+        self._size = file.size_bytes
+        self._stopped = threading.Event()
+
+    def open(self, start: int, end: int) -> Reply:
+        """The bytes from `start` to before `end`."""
+        try:
+            stream = self._path.open("rb", buffering=0)
+            if self._path.stat().st_size != self._size:
+                stream.close()
+                raise DownloadError(
+                    Reason.CHANGED,
+                    f"{self._path} is not the file of this model.",
+                    detail=f"It has {self._path.stat().st_size:,} bytes, not {self._size:,}.",
+                    hint="Choose a folder with the same files, or download them.",
+                )
+            stream.seek(start)
+        except FileNotFoundError:
+            raise DownloadError(
+                Reason.NOT_FOUND,
+                f"There is no {self._path}.",
+                hint="Choose a folder that holds all files of the model.",
+            ) from None
+        except OSError as error:
+            raise TransientError(f"{self._path}: {error}") from error
+        return _FolderReply(stream, end - start, self._stopped)
+
+    def abort(self) -> None:
+        """Let every read end."""
+        self._stopped.set()
+
+
+class _FolderReply:
+    skipped_bytes = 0
+
+    def __init__(self, stream: BinaryIO, left: int, stopped: threading.Event) -> None:
+        self._stream = stream
+        self._left = left
+        self._stopped = stopped
+
+    def read(self, most: int) -> bytes:
+        """What is next."""
+        if self._stopped.is_set():
+            return b""
+        try:
+            data = self._stream.read(min(most, self._left))
+        except OSError as error:
+            raise TransientError(str(error)) from error
+        self._left -= len(data)
+        return data
+
+    def close(self) -> None:
+        """Close the copy."""
+        self._stream.close()
+
+
+def copy_of(folder: Path, request: DownloadRequest, file: DownloadFile) -> Path:
+    """Where in `folder` a copy of `file` is: as the app lays it, as in the repository, or by name.
+
+    A folder of models, of one repository, or of the files alone can be named.
+    """
+    parts = file.path.split("/")
+    places = [folder.joinpath(*request.repo.split("/"), *parts), folder.joinpath(*parts)]
+    places.append(folder / parts[-1])
+    return next((place for place in places if place.is_file()), places[-1])

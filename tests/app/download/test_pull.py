@@ -1,0 +1,134 @@
+"""The command line: `pull`, `verify`, `rm`."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from app.cli.main import main
+from app.gguf.reader import read_layout
+from tests.app.download.conftest import Stage
+from tests.app.download.test_crash import flip
+from tests.app.download.test_faults import wait_for
+from tests.helpers import shards
+from tests.helpers.faulty_hub import Fault
+
+MODEL = "hf:org/model:Q4_1"
+NAME = "tiny-Q4_1-0000{}-of-00003.gguf"
+
+
+@pytest.fixture
+def model(stage: Stage, starter_model: Path, home: Path) -> Path:
+    """A split model on the hub, and another quantization; returns the folder it is to go to."""
+    layout = read_layout(starter_model)
+    plain = {k: v for k, v in layout.metadata.items() if not isinstance(v, tuple)}
+    layout = dataclasses.replace(layout, metadata=plain)
+    for file in shards.write(layout, stage.source / "split", "tiny-Q4_1", 3):
+        stage.hub.add(f"org/model/{file.name}", file)
+    stage.hub.add("org/model/tiny-Q8_0.gguf", starter_model)
+    stage.hub.add("org/model/README.md", Path(__file__))
+    return home / "models" / "org" / "model"
+
+
+def events(capsys: pytest.CaptureFixture[str]) -> list[dict[str, object]]:
+    return [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+
+
+def test_pull_verify_rm(stage: Stage, model: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["pull", MODEL, "--json"]) == 0
+    told = events(capsys)
+    assert told[-1]["state"] == "done"
+    assert {e["type"] for e in told} == {"state_changed", "progressed", "file_verified"}
+    assert sorted(p.name for p in model.iterdir()) == [NAME.format(n) for n in (1, 2, 3)]
+    assert read_layout(model / NAME.format(2)).block_count > 0
+    sent = stage.hub.sent_bytes
+    assert main(["pull", MODEL]) == 0
+    assert "verified" in capsys.readouterr().out
+    assert stage.hub.sent_bytes - sent < 100_000  # lists, no files
+
+    assert main(["verify", MODEL]) == 0
+    assert main(["verify", str(model / NAME.format(1)), "--json"]) == 0
+    capsys.readouterr()
+    flip(model / NAME.format(3), 1_000_000)
+    os.utime(model / NAME.format(3), ns=(0, 0))
+    assert main(["verify", MODEL, "--json"]) == 3
+    assert [e["state"] for e in events(capsys)] == ["verified", "verified", "damaged"]
+    sent = stage.hub.sent_bytes
+    assert main(["pull", MODEL, "--json"]) == 0
+    assert stage.hub.sent_bytes - sent < 1_200_000
+    assert main(["verify", MODEL]) == 0
+
+    assert main(["rm", MODEL]) == 2  # nobody to ask
+    assert main(["rm", MODEL, "--yes"]) == 0
+    assert not model.exists()
+    assert main(["rm", MODEL, "--yes"]) == 3
+
+
+def pull_process(stage: Stage, *arguments: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "app", "pull", *arguments],
+        env={**os.environ, "HF_ENDPOINT": stage.hub.endpoint, "COLUMNS": "120"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def test_ctrl_c_pauses_and_the_same_command_goes_on(stage: Stage, model: Path) -> None:
+    stage.hub.rate = 8_000_000
+    with pull_process(stage, MODEL) as process:
+        wait_for(lambda: stage.hub.sent_bytes > 20_000_000)
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate()
+    assert process.returncode == 130, err
+    assert "Paused at" in out
+    stage.hub.rate = None
+    stage.hub.revisions["main"] = "d" * 40  # the branch moves, the download does not
+    stage.hub.revisions["old"] = "c" * 40
+    sent = stage.hub.sent_bytes
+    size = sum(file.stat().st_size for file in (stage.source / "split").iterdir())
+    with pull_process(stage, MODEL) as process:
+        out, err = process.communicate()
+    assert process.returncode == 0, err
+    assert "The branch has moved to dddddddddddd" in out
+    assert stage.hub.sent_bytes - sent < size - 12_000_000
+    assert sorted(p.name for p in model.iterdir()) == [NAME.format(n) for n in (1, 2, 3)]
+
+
+def test_pull_from_a_folder(
+    stage: Stage, model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["pull", MODEL, "--from", str(stage.source / "split"), "--to", str(tmp_path / "t")]
+    assert main(arguments) == 0
+    assert not any(request.host == "localhost" for request in stage.hub.requests)
+    assert (tmp_path / "t" / "org" / "model" / NAME.format(3)).exists()
+    shutil.rmtree(tmp_path / "t")
+    flip(stage.source / "split" / NAME.format(3), 5_000_000)
+    assert main(["pull", MODEL, "--from", str(tmp_path / "absent")]) == 3
+
+
+def test_errors_have_their_exit_codes(
+    stage: Stage, model: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["pull", "hf:org/absent"]) in (3, 9)
+    assert main(["pull", "no-such-model"]) == 2
+    assert main(["pull", "hf:org/model:Q2_K"]) in (2, 3)
+    stage.hub.always = Fault(flip_at=1_000_000)
+    assert main(["pull", "hf:org/model:Q8_0", "--json"]) == 3
+    assert events(capsys)[-1]["type"] == "error"
+
+
+def test_a_set_that_is_no_model_is_told(
+    stage: Stage, model: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    stage.hub.files[f"org/model/{NAME.format(2)}"] = stage.source / "split" / NAME.format(3)
+    assert main(["pull", MODEL]) == 3
+    assert "calls itself" in capsys.readouterr().err

@@ -1,0 +1,74 @@
+"""A process that downloads what a description says, until it is done: to be killed at any moment.
+
+`python -m tests.helpers.puller DESCRIPTION`, a JSON file; prints `begun`, then `done`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+from app.download.manager import DownloadManager
+from app.download.model import (
+    DownloadEvent,
+    DownloadFile,
+    DownloadRequest,
+    DownloadState,
+    DownloadStateChanged,
+)
+
+
+def describe(path: Path, request: DownloadRequest, state: Path, *, restored: bool = False) -> None:
+    """Write a description; where `restored` the queue's own record is to be enough."""
+    files = [
+        {"path": f.path, "size_bytes": f.size_bytes, "sha256": f.sha256} for f in request.files
+    ]
+    value = {"repo": request.repo, "commit": request.commit, "folder": str(request.folder)}
+    path.write_text(json.dumps(value | {"files": files, "state": str(state), "restored": restored}))
+
+
+def start(description: Path, endpoint: str) -> subprocess.Popen[str]:
+    """The process, downloading from the Hub at `endpoint`."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "tests.helpers.puller", str(description)],
+        env={**os.environ, "HF_ENDPOINT": endpoint, "HF_HUB_DISABLE_TELEMETRY": "1"},
+        stdout=subprocess.PIPE,
+        text=True,
+        cwd=Path(__file__).parent.parent.parent,
+    )
+
+
+def main() -> None:
+    """Download and say when it is done."""
+    wanted = json.loads(Path(sys.argv[1]).read_text())
+    ended = threading.Event()
+
+    def listen(event: DownloadEvent) -> None:
+        if isinstance(event, DownloadStateChanged):
+            if event.download.error is not None:
+                print(event.download.error, file=sys.stderr, flush=True)
+            if event.download.state in (DownloadState.DONE, DownloadState.FAILED):
+                ended.set()
+
+    manager = DownloadManager(Path(wanted["state"]), listen)
+    request = DownloadRequest(
+        repo=wanted["repo"],
+        revision="main",
+        commit=wanted["commit"],
+        files=tuple(DownloadFile(**file) for file in wanted["files"]),
+        folder=Path(wanted["folder"]),
+    )
+    if not wanted["restored"] or not manager.downloads():
+        manager.add(request)
+    print("begun", flush=True)
+    ended.wait()
+    manager.close()
+    print("done", flush=True)
+
+
+if __name__ == "__main__":
+    main()
