@@ -188,10 +188,14 @@ class MainWindow(QMainWindow):
     def _change(self, **changes: object) -> None:
         """Other settings; the plan follows, a loaded model stays as it is."""
         values = self._service.settings.model_dump() | changes
-        self._service.update_settings(Settings.model_validate(values))
+        self._plan_with(Settings.model_validate(values))
 
     def _remedy(self, remedy: Remedy) -> None:
-        self._service.update_settings(with_remedy(self._service.settings, remedy))
+        self._plan_with(with_remedy(self._service.settings, remedy))
+
+    def _plan_with(self, settings: Settings) -> None:
+        self.launcher.set_pending()
+        self._service.update_settings(settings)
 
     def _copy_diagnostics(self) -> None:
         report = self._service.report
@@ -206,6 +210,8 @@ class MainWindow(QMainWindow):
         report, layout = self._service.report, self._service.layout
         if report is None or layout is None:
             return
+        if self.dialog is not None:
+            self.dialog.deleteLater()
         self.dialog = SplitDialog(
             self._service.settings,
             report.usable_devices,
@@ -213,6 +219,7 @@ class MainWindow(QMainWindow):
             self._service.preview,
             self,
             in_use=self._in_use(),
+            layout=layout,
         )
         self.dialog.applied.connect(self._applied)
         self.dialog.studied.connect(self._service.study)

@@ -46,6 +46,12 @@ _ADDRESS = re.compile(
     r"hf:(?P<repo>[\w.-]+/[\w.-]+)(?:/(?P<path>[^@\\]+\.gguf)|:(?P<kind>[\w.-]+))?(?:@(?P<revision>.+))?",
     re.ASCII,
 )
+_PAGE = re.compile(
+    r"https?://[^/\s]+/(?P<repo>[\w.-]+/[\w.-]+)/?(?:(?:resolve|blob)/(?P<revision>[^/\s]+)/(?P<path>[^?#\s]+))?"
+    r"(?:[?#].*)?",
+    re.ASCII,
+)
+"""The address of a repository's or a file's page, as a browser shows it."""
 _COMMIT = re.compile(r"[0-9a-f]{40}", re.ASCII)
 _RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+|\*)")
 
@@ -74,15 +80,20 @@ class Address:
 
 def is_address(text: str) -> bool:
     """True if `text` means something on the Hub."""
-    return text.startswith(PREFIX)
+    return text.startswith(PREFIX) or _PAGE.fullmatch(text) is not None
 
 
 def parse(text: str) -> Address:
-    """The address that `hf:owner/repo[:QUANT|/path/file.gguf][@revision]` stands for.
+    """The address that `hf:owner/repo[:QUANT|/path/file.gguf][@revision]`, or a page's address, stands for.
 
     Raises:
         AppError: It is not of that form.
     """
+    page = _PAGE.fullmatch(text)
+    if page is not None:
+        revision = page["revision"] if page["revision"] not in (None, "main") else ""
+        rest = (f"/{page['path']}" if page["path"] else "") + (f"@{revision}" if revision else "")
+        text = f"{PREFIX}{page['repo']}{rest}"
     match = _ADDRESS.fullmatch(text)
     path = (match["path"] or "") if match else ""
     if match is None or not text.isprintable() or (path and {"", ".", ".."} & set(path.split("/"))):

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import difflib
+import itertools
+import re
 import sys
 from pathlib import Path
 
@@ -23,7 +26,16 @@ from app.settings.model import Settings
 BACKENDS = ("cuda", "vulkan", "metal", "rpc", "cpu")
 DEFAULT_RAM_GIB = 64.0
 THIS = "this"
+_FILE_LIKE = re.compile(r"[/\\]|\.gguf$", re.IGNORECASE)
 _ENGINE_NAMES = {"cuda": "CUDA", "vulkan": "Vulkan", "metal": "MTL", "rpc": "RPC"}
+
+
+def _gib(text: str) -> float:
+    """A size in GiB: `64`, `64GB` or `64 GiB`."""
+    match = re.fullmatch(r"(-?\d+(?:\.\d+)?)\s*(?:g|gb|gib)?", text.strip().lower())
+    if match is None:
+        raise argparse.ArgumentTypeError(f"{text} is no size in GiB such as 64")
+    return float(match[1])
 
 
 def add_model(command: argparse.ArgumentParser) -> None:
@@ -44,7 +56,7 @@ def add_machine(command: argparse.ArgumentParser) -> None:
         "so that 'this, RTX 3090' adds a card to it",
     )
     command.add_argument(
-        "--ram", type=float, help="main memory in GiB, with --gpus (default 64, or this machine's)"
+        "--ram", type=_gib, help="main memory in GiB, with --gpus (default 64, or this machine's)"
     )
     command.add_argument(
         "--backend",
@@ -76,10 +88,13 @@ def layout(name: str) -> ModelLayout:
     entry = catalog_entry(name)
     if entry is not None:
         return _known(entry, name.partition(":")[2])
-    if ":" in name and not Path(name).expanduser().exists():
+    no_file = name not in ("", "starter") and not Path(name).expanduser().exists()
+    if no_file and (":" in name or not _FILE_LIKE.search(name)):
+        close = difflib.get_close_matches(name.lower(), [e.id for e in entries.entries()], 3, 0.3)
         raise AppError(
             f"There is no model “{name}”.",
-            hint="Name a GGUF file, `starter`, hf:owner/repo/file.gguf, or one of "
+            hint=f"{f'Did you mean {close[0]}? ' if close else ''}"
+            "Name a GGUF file, `starter`, hf:owner/repo/file.gguf, or one of "
             f"{', '.join(e.id for e in entries.entries())} with a quantization, such as "
             "nemotron-ultra-253b:Q4_K_M.",
             kind=ErrorKind.MODEL_FILE,
@@ -91,7 +106,7 @@ def layouts(name: str) -> tuple[ModelLayout, ...]:
     """The layouts to choose among: all quantizations of a model of the catalog, else the one named."""
     entry = catalog_entry(name)
     known = entries.quantizations(entry) if entry is not None else ()
-    if entry is None or not known:
+    if entry is None or not known or name.partition(":")[2]:
         return (layout(name),)
     return tuple(entries.layout(entry, kind) for kind in known)
 
@@ -186,24 +201,29 @@ def _of_backend(devices: tuple[PlanDevice, ...], backend: str) -> tuple[PlanDevi
 def _chosen(devices: tuple[PlanDevice, ...], names: str) -> tuple[PlanDevice, ...]:
     """The named devices in the order of the names."""
     known = {device.engine_name.lower(): device for device in devices}
+    known |= {device.label.lower(): device for device in devices}
     wanted = [name.strip().lower() for name in names.split(",")]
-    if not all(name in known for name in wanted) or len(set(wanted)) < len(wanted):
+    chosen = [known[name] for name in wanted if name in known]
+    if len(chosen) < len(wanted) or len({device.id for device in chosen}) < len(wanted):
         raise AppError(
-            f"“{names}” does not name devices of this machine, each once.",
-            hint=f"There are {', '.join(device.engine_name for device in devices) or 'none'}.",
+            f"“{names}” does not name devices of the machine, each once.",
+            hint=f"There are {', '.join(f'{d.engine_name} ({d.label})' for d in devices) or 'none'}.",
             kind=ErrorKind.USAGE,
         )
-    return tuple(known[name] for name in wanted)
+    return tuple(chosen)
 
 
 def _imagined(
     options: argparse.Namespace, settings: Settings
 ) -> tuple[tuple[PlanDevice, ...], PlanHost]:
     """A machine of GPUs by name or size, this one's among them where `this` is written."""
-    backend = options.backend or "cuda"
     parts = [part.strip() for part in options.gpus.split(",")]
     here: tuple[PlanDevice, ...] = ()
     host: PlanHost | None = None
+    if sum(part.lower() == THIS for part in parts) > 1:
+        raise AppError(
+            "--gpus names this machine twice.", hint="Write `this` once.", kind=ErrorKind.USAGE
+        )
     if any(part.lower() == THIS for part in parts):
         here, host = _detected(settings)
         parts = [part for part in parts if part.lower() != THIS]
@@ -217,18 +237,28 @@ def _imagined(
             )
         host = PlanHost(total_bytes=size, available_bytes=size)
     added = gpu_table.parse(", ".join(parts)) if parts else ()
-    if backend == "cpu":
+    if options.backend == "cpu":
+        print(
+            "With --backend cpu all runs in main memory; the GPUs count for nothing.",
+            file=sys.stderr,
+        )
         return (), host
-    taken = sum(device.backend == backend for device in here)
-    more = (imagined_device(gpu, taken + index, backend) for index, gpu in enumerate(added))
-    return (*here, *more), host
+    devices = list(here)
+    for gpu in added:
+        backend = options.backend or gpu_table.backend(gpu)
+        taken = sum(device.backend == backend for device in devices)
+        devices.append(imagined_device(gpu, taken, backend, label=len(devices)))
+    return tuple(devices), host
 
 
-def imagined_device(gpu: gpu_table.Gpu, index: int, backend: str) -> PlanDevice:
-    """A GPU that nobody else uses."""
+def imagined_device(
+    gpu: gpu_table.Gpu, index: int, backend: str, *, label: int | None = None
+) -> PlanDevice:
+    """A GPU that nobody else uses, the `index`th of its backend, the `label`th of its machine."""
+    number = index if label is None else label
     return PlanDevice(
-        id=f"gpu-{index}",
-        label=f"GPU {index}",
+        id=f"gpu-{number}",
+        label=f"GPU {number}",
         name=gpu.name,
         engine_name=f"{_ENGINE_NAMES.get(backend, 'CUDA')}{index}",
         backend=backend,
@@ -240,12 +270,15 @@ def imagined_device(gpu: gpu_table.Gpu, index: int, backend: str) -> PlanDevice:
 
 
 def alternatives(name: str) -> tuple[ModelLayout, ...]:
-    """Other quantizations of a model of the catalog, and its smaller relatives at Q4_K_M, the nearest first."""
+    """Other quantizations of a model of the catalog, and those of smaller relatives, the nearest first."""
     entry = catalog_entry(name)
     if entry is None:
         return ()
     same = [entries.layout(entry, kind) for kind in entries.quantizations(entry)]
-    return (*same, *(entries.layout(other) for other in entries.smaller(entry)))
+    if not same:
+        return ()
+    others = (sorted(kinds, key=lambda a: -a.size_bytes) for kinds in relatives(same[0]))
+    return (*same, *itertools.chain.from_iterable(others))
 
 
 def relatives(layout: ModelLayout) -> list[tuple[ModelLayout, ...]]:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import sys
 from collections.abc import Sequence
+from typing import NoReturn
 
 import pydantic
 
@@ -40,9 +42,20 @@ exit codes: 0 done, 1 internal error, 2 wrong use, 3 model file, 4 memory, 5 eng
 """
 
 
+class _Parser(argparse.ArgumentParser):
+    """Says in one sentence what is wrong, as every other error is told."""
+
+    def error(self, message: str) -> NoReturn:
+        raise AppError(
+            f"{message[:1].upper()}{message[1:]}.",
+            hint=f"See `{self.prog} --help`.",
+            kind=ErrorKind.USAGE,
+        )
+
+
 def parser() -> argparse.ArgumentParser:
     """The whole command line."""
-    top = argparse.ArgumentParser(
+    top = _Parser(
         prog="ultra-launcher",
         description="Runs very large open models on the GPUs you own. Without a command it opens the window.",
         epilog=EXAMPLES,
@@ -100,13 +113,24 @@ def parser() -> argparse.ArgumentParser:
     talk.add_argument("--prompt", help="ask this, print the answer and end")
     talk.add_argument("--system", help="system prompt")
     talk.add_argument("--max-tokens", type=_positive, help="longest answer in tokens")
+    kinds = [str(kind) for kind in KvCacheType]
     for command in (plan, talk, least):
-        command.add_argument("--context", type=int, help="tokens; automatic if left out")
-        command.add_argument("--kv-type-k", choices=[str(k) for k in KvCacheType])
-        command.add_argument("--kv-type-v", choices=[str(k) for k in KvCacheType])
+        command.add_argument(
+            "--context", type=_tokens, help="tokens, at least 256; automatic if left out"
+        )
+        command.add_argument("--kv-type-k", type=str.lower, choices=kinds)
+        command.add_argument("--kv-type-v", type=str.lower, choices=kinds)
     talk.add_argument("--layers", metavar="N,N", help="layers per device, by hand")
     plan.add_argument("--layers", metavar="N,N", help="number of layers for each device, by hand")
     return top
+
+
+def _tokens(text: str) -> int:
+    """A number of tokens: `32768`, `32,768` or `32k`."""
+    match = re.fullmatch(r"(-?\d+)(k?)", text.strip().lower().replace(",", ""))
+    if match is None:
+        raise argparse.ArgumentTypeError(f"{text} is no number of tokens such as 32768 or 32k")
+    return int(match[1]) * (1024 if match[2] else 1)
 
 
 def _positive(text: str) -> int:
@@ -118,12 +142,11 @@ def _positive(text: str) -> int:
 
 def main(arguments: Sequence[str]) -> int:
     """Run one command; returns the exit code."""
-    options = parser().parse_args(arguments)
     logs.configure()
     try:
-        return _run(options)
+        return _run(parser().parse_args(arguments))
     except AppError as error:
-        if options.json:
+        if "--json" in arguments:
             print(json.dumps({"type": "error", "title": error.title, "detail": error.detail,
                               "hint": error.hint, "kind": error.kind}))  # fmt: skip
         else:
@@ -177,9 +200,17 @@ def _settings(options: argparse.Namespace) -> Settings:
         return Settings.model_validate(stored.model_dump() | changes)
     except pydantic.ValidationError as error:
         first = error.errors()[0]
-        words = f"{first['loc'][0]}: {first['msg']}"
+        name = Settings.model_fields[str(first["loc"][0])].title or str(first["loc"][0])
+        limits = first.get("ctx", {})
+        words = first["msg"].removeprefix("Value error, ") + "."
+        if "ge" in limits or "le" in limits:
+            bounds = [
+                f"at {w} {limits[k]:,}" for k, w in (("ge", "least"), ("le", "most")) if k in limits
+            ]
+            words = f"It is {' and '.join(bounds)}."
         raise AppError(
-            f"An option has a value that is not possible ({words}).",
+            f"{name}: {first['input']} is not possible.",
+            detail=words,
             hint=f"See `ultra-launcher {options.command} --help`.",
             kind=ErrorKind.USAGE,
         ) from None

@@ -42,7 +42,7 @@ def add_options(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--objective",
         choices=[str(objective) for objective in Objective],
-        help="what the split is best at (default balanced: the fullest device as empty as can be)",
+        help="what the split is best at (default balanced: most room left on the fullest of the devices used)",
     )
     command.add_argument(
         "--reserve",
@@ -68,6 +68,7 @@ def plan(options: argparse.Namespace, settings: Settings) -> int:
         settings = settings.model_copy(
             update={"split_mode": SplitMode.AUTOMATIC, "device_order": ()}
         )
+    _check(options)
     if options.tensor_split:
         options.layers = _cut(options, layout, len(devices))
     if options.layers:
@@ -86,12 +87,32 @@ def plan(options: argparse.Namespace, settings: Settings) -> int:
     if options.json:
         print(json.dumps(plan_text.to_json(made, rate) | {"note": note}, indent=1))
     else:
-        where = "these GPUs" if options.gpus is not None else "this machine"
+        where = "this machine"
+        if options.gpus is not None:
+            where = "these GPUs" if devices else "such a machine"
         text = plan_text.describe(made, str(layout.files[0]), rate, where=where)
-        print(f"{layout.name}\n{text}")
+        kind = f", {layout.quantization}" if layout.quantization else ""
+        print(f"{layout.name}{kind}, {made.context:,} tokens\n{text}")
         if note:
             print(f"\n{note}")
     return 0 if made.runs or request.force else 4
+
+
+def _check(options: argparse.Namespace) -> None:
+    """Refuse options that contradict each other."""
+    if options.layers and (options.tensor_split or options.gpu_layers is not None):
+        other = "--tensor-split" if options.tensor_split else "--gpu-layers"
+        raise AppError(
+            f"--layers and {other} say the same in two ways.",
+            hint="Leave one of them out.",
+            kind=ErrorKind.USAGE,
+        )
+    if options.gpu_layers is not None and options.gpu_layers < -1:
+        raise AppError(
+            f"{options.gpu_layers} layers on devices are not possible.",
+            hint="Choose a number from 0 on, or leave it out for as many as fit.",
+            kind=ErrorKind.USAGE,
+        )
 
 
 def _cut(options: argparse.Namespace, layout: ModelLayout, devices: int) -> str:
@@ -109,12 +130,6 @@ def _cut(options: argparse.Namespace, layout: ModelLayout, devices: int) -> str:
         raise AppError(
             f"The split {options.tensor_split} is not a share for each of {devices} devices.",
             hint="Name as many numbers as there are devices, in their order, 3,1 for example.",
-            kind=ErrorKind.USAGE,
-        )
-    if options.layers:
-        raise AppError(
-            "--layers and --tensor-split say the same in two ways.",
-            hint="Leave one of them out.",
             kind=ErrorKind.USAGE,
         )
     options.gpu_layers = None

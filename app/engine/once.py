@@ -14,9 +14,7 @@ from app.engine.supervisor import EngineSupervisor
 from app.errors import AppError, ErrorKind
 from app.gguf.model import ModelLayout
 from app.gguf.writer import write_sparse
-
-MOST_DEVICES = 15
-"""With the CPU, as many as GGML_SCHED_MAX_BACKENDS in ggml-backend.cpp; one more aborts."""
+from app.plan.planner import MOST_DEVICES
 
 
 def load_once(command: protocol.Load, data: Path) -> protocol.Loaded:

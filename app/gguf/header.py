@@ -20,6 +20,10 @@ MAX_KEYS = 65_536
 MAX_TENSORS = 100_000
 MAX_STRING_BYTES = 16 * units.MIB
 MAX_ARRAY = 16_777_216
+MAX_TEXTS = 2_000_000
+"""Texts in all arrays together; the largest vocabularies have 800,000 tokens and merges."""
+MAX_KEPT_BYTES = 64 * units.MIB
+"""Bytes of all texts that are kept."""
 KEPT_ARRAY = 4_096
 MAX_DIMENSIONS = 4
 MAX_SHARDS = 1_000
@@ -68,6 +72,8 @@ class Header:
         self.size = size
         self._stream = stream
         self.array_lengths: dict[str, int] = {}
+        self._texts_left = MAX_TEXTS
+        self._kept_left = MAX_KEPT_BYTES
         if self._take(4) != b"GGUF":
             raise BadHeaderError("it does not begin with the letters GGUF")
         version = self._number("I")
@@ -104,6 +110,9 @@ class Header:
         length = int(self._number("Q"))
         if length > MAX_STRING_BYTES:
             raise BadHeaderError(f"it holds a text of {length:,} bytes in its header")
+        self._kept_left -= length
+        if self._kept_left < 0:
+            raise BadHeaderError("its header holds too much text")
         return self._take(length).decode("utf-8", errors="replace")
 
     def _read_metadata(self, keys: int) -> dict[str, MetadataValue]:
@@ -128,16 +137,32 @@ class Header:
         if length > MAX_ARRAY:
             raise BadHeaderError(f"its metadata key {key[:80]} claims {length:,} entries")
         self.array_lengths[key] = length
+        if kind == _STRING:
+            self._texts_left -= length
+            if self._texts_left < 0:
+                raise BadHeaderError("its header holds too many texts")
         if length <= KEPT_ARRAY:
             return tuple(self._value(kind) for _ in range(length))
         if kind == _STRING:
-            for _ in range(length):
-                self._skip(int(self._number("Q")))
+            self._skip_texts(length)
         elif kind in _SCALARS:
             self._skip(length * struct.calcsize(_SCALARS[kind]))
         else:
             raise BadHeaderError(f"its metadata key {key[:80]} has entries of unknown type {kind}")
         return None
+
+    def _skip_texts(self, count: int) -> None:
+        read, seek = self._stream.read, self._stream.seek
+        for _ in range(count):
+            length = read(8)
+            if len(length) != 8:
+                raise TruncatedError
+            size = int.from_bytes(length, "little")
+            if size > MAX_STRING_BYTES:
+                raise BadHeaderError(f"it holds a text of {size:,} bytes in its header")
+            seek(size, 1)
+        if self._stream.tell() > self.size:
+            raise TruncatedError
 
     def _skip(self, count: int) -> None:
         if count > self.size - self._stream.tell():
@@ -202,9 +227,11 @@ def shard_names(name: str) -> tuple[str, ...]:
     match = _SHARD.match(name)
     if match is None:
         return (name,)
-    count = int(match["count"])
+    count, number = int(match["count"]), int(match["number"])
     if not 1 <= count <= MAX_SHARDS:
         raise unusable(Path(name), f"its name claims {count:,} shards")
+    if not 1 <= number <= count:
+        raise unusable(Path(name), f"its name claims to be shard {number:,} of {count:,}")
     return tuple(f"{match['stem']}-{n:05d}-of-{count:05d}.gguf" for n in range(1, count + 1))
 
 
@@ -218,11 +245,15 @@ def _truncated(path: Path, detail: str) -> AppError:
     )
 
 
-def unusable(path: Path, reason: str) -> AppError:
+def unusable(
+    path: Path,
+    reason: str,
+    hint: str = "Choose another GGUF file, or download this one again.",
+) -> AppError:
     """The error for a file that is complete, but no model."""
     return AppError(
-        f"{path.name} is not a usable GGUF model: {reason}.",
-        hint="Choose another GGUF file, or download this one again.",
+        f"{path.name or path} is not a usable GGUF model: {reason}.",
+        hint=hint,
         action=Action.CHOOSE_MODEL,
         kind=ErrorKind.MODEL_FILE,
     )

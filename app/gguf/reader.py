@@ -15,13 +15,14 @@ from app.gguf.model import LayerLayout, MetadataValue, ModelLayout, TensorInfo
 from app.gguf.remote import MAX_HEADER_BYTES, Source, SourceStream
 from app.gguf.types import FILE_TYPES
 
-MAX_LAYERS = 4_096
+MAX_LAYERS = 1_024
 DEFAULT_WINDOWS = {"gemma2": 4096}
 """Sliding window where the header names none (models/gemma2.cpp)."""
 WINDOW_PERIODS = {"gemma2": 2, "gemma3": 6, "gpt-oss": 2, "cohere2": 4, "exaone4": 4, "olmo2": 4}
 """The last layer of each period sees everything, the others their window (`load_swa_pattern`)."""
 
-_LAYER = re.compile(r"^blk\.(\d+)\.")
+_LAYER = re.compile(r"^blk\.(\d{1,9})\.", re.ASCII)
+_OUTPUTS = ("output", "cls")
 _INPUTS = ("token_embd", "position_embd", "token_types", "per_layer_token_embd")
 
 
@@ -82,6 +83,8 @@ def list_models(folder: Path) -> tuple[Path, ...]:
 
 
 def _shards(path: Path) -> list[Path]:
+    if not path.name or path.is_dir():
+        raise unusable(path, "it is a folder", hint="Choose a GGUF file in it.")
     shards = [path.with_name(name) for name in shard_names(path.name)]
     missing = [shard.name for shard in shards if not shard.exists()]
     if missing and path.exists():
@@ -99,8 +102,8 @@ def _shards(path: Path) -> list[Path]:
 
 def _read_header(path: Path, shard: int) -> _Header:
     try:
-        if path.is_dir():
-            raise unusable(path, "it is a folder")
+        if path.exists() and not path.is_file():
+            raise unusable(path, "it is no regular file", hint="Choose a GGUF file.")
         with path.open("rb") as stream:
             return parse(path, stream, path.stat().st_size, shard)
     except (OSError, MemoryError) as error:
@@ -152,7 +155,7 @@ def _layout(headers: list[_Header]) -> ModelLayout:
     )
     layers = _layers(fields, by_layer[:blocks], (heads, kv_heads), lengths)
     inputs = tuple(t for t in outside if t.name.startswith(_INPUTS))
-    output = tuple(t for t in outside if t.name.startswith(("output", "cls")))
+    output = tuple(t for t in outside if t.name.startswith(_OUTPUTS))
     file_type = metadata.get("general.file_type")
     name, template = metadata.get("general.name"), metadata.get("tokenizer.chat_template")
     return ModelLayout(
@@ -171,7 +174,7 @@ def _layout(headers: list[_Header]) -> ModelLayout:
         layers=layers,
         token_embedding=inputs,
         output=output,
-        other=tuple(t for t in outside if t not in inputs and t not in output),
+        other=tuple(t for t in outside if not t.name.startswith((*_INPUTS, *_OUTPUTS))),
         tied=bool(inputs) and not any(t.name == "output.weight" for t in output),
         chat_template=template if isinstance(template, str) else "",
         metadata=metadata,

@@ -19,6 +19,12 @@ _BEFORE = re.compile(r"(\d{1,3})\s*[x×*]\s*(.+)", re.IGNORECASE)
 # A space or a digit before the x, for the X in `RTX 3090` counts nothing.
 _AFTER = re.compile(r"(.+?)(?:\s+[x×*]\s*|(?<=\d)[x×*])(\d{1,2})", re.IGNORECASE)
 _SIZE = re.compile(r"\b(\d{1,3}(?:\.\d+)?)\s*(?:gib|gb|g)\b", re.IGNORECASE)
+NOTHING = ("none", "no gpu")
+"""What stands for a machine without any GPU."""
+_OTHERS = frozenset(("ti", "super", "xt", "xtx", "gre", "max", "ultra", "laptop"))
+"""Words of a name that make another GPU of it."""
+_NOT_NVIDIA = re.compile(r"RX |Radeon|MI\d|Strix|Arc ")
+_MEGABYTES = re.compile(r"(\d{4,6})\s*mi?b\b", re.IGNORECASE)
 _BARE_SIZE = re.compile(r"(\d{1,3}(?:\.\d+)?)\s*(?:gib|gb|g)?", re.IGNORECASE)
 _BRAND = re.compile(r"nvidia|geforce|tesla|rtx|gtx|amd|instinct|radeon|rx|intel|arc|apple")
 _BRANDS = re.compile(f"^(?:{_BRAND.pattern})+")
@@ -92,6 +98,7 @@ def _rows() -> tuple[_Row, ...]:
     )
 
 
+@functools.cache
 def find(name: str) -> Gpu | None:
     """The GPU whose name, as a driver reports it, ends like one of the table."""
     ends = _ends(name) | _ends(re.sub(r"\([^)]*\)", "", name))
@@ -104,6 +111,13 @@ def find(name: str) -> Gpu | None:
     return max(found, key=lambda pair: pair[0])[1] if found else None
 
 
+def backend(gpu: Gpu) -> str:
+    """Through what the engine would use it: `metal`, `vulkan` for AMD and Intel, `cuda` for all others."""
+    if gpu.name.startswith("Apple"):
+        return "metal"
+    return "vulkan" if _NOT_NVIDIA.match(gpu.name) else "cuda"
+
+
 def parse(text: str) -> tuple[Gpu, ...]:
     """GPUs from `24,24,32,80` (GiB each), `8x RTX 3090`, `2x H100 PCIe, 48`, in that order.
 
@@ -112,9 +126,11 @@ def parse(text: str) -> tuple[Gpu, ...]:
     Raises:
         AppError: A part is neither a size nor a known name, or the name of GPUs of unlike sizes.
     """
+    if text.strip().lower() in NOTHING:
+        return ()
     result: list[Gpu] = []
     for part in re.split(r"[,;]|(?<!max)\+", text, flags=re.IGNORECASE):
-        count, words = _counted(part.strip())
+        count, words = _counted(_MEGABYTES.sub(_megabytes, part.strip()))
         gpus = _gpus(words)
         if not 1 <= count <= MOST or len(result) + count * len(gpus) > MOST:
             raise AppError(
@@ -124,6 +140,11 @@ def parse(text: str) -> tuple[Gpu, ...]:
             )
         result += gpus * count
     return tuple(result)
+
+
+def _megabytes(match: re.Match[str]) -> str:
+    """`24576 MiB` in GiB."""
+    return f"{float(match[1]) / 1024:.6g} GiB"
 
 
 def _counted(words: str) -> tuple[int, str]:
@@ -165,7 +186,14 @@ def _slowest(words: str) -> _Row:
     # `Super` and `Pro` alone say nothing.
     if not any(map(_numbered, asked)):
         raise _unknown(words)
-    found = [row for row in _fitting(words) if any(asked <= {*_words(name)} for name in row.names)]
+    # A 2080 Ti is no RTX 2080, an M3 Ultra no M3.
+    found = [
+        row
+        for row in _fitting(words)
+        if any(
+            asked <= (has := {*_words(name)}) and not (has - asked) & _OTHERS for name in row.names
+        )
+    ]
     if not found:
         raise _unknown(words)
     if len({row.gpu.nominal_gib for row in found}) > 1:
@@ -204,6 +232,8 @@ def _unknown(words: str) -> AppError:
     close = difflib.get_close_matches(bare.lower(), [gpu.name.lower() for gpu in known()], 4, 0.4)
     near = [gpu for gpu in known() if numbers & {*_words(gpu.name)}]
     near = near or [gpu for gpu in known() if gpu.name.lower() in close]
+    if not any(map(str.isalpha, bare)):
+        near = []
     names = ", ".join(f"{gpu.name} ({gpu.nominal_gib:g} GiB)" for gpu in near[:6])
     more = f"Did you mean {names}? " if names else ""
     return AppError(

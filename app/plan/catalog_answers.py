@@ -96,7 +96,7 @@ def needs(layout: ModelLayout, context: int = CONTEXT) -> Needs:
     def fewest(gpu: Gpu) -> int:
         """How many of it hold the model; 0 if no number does."""
         counts = range(1, _most(gpu) + 1)
-        return next((n for n in counts if each(n, _backend(gpu)) <= gpu.memory_bytes), 0)
+        return next((n for n in counts if each(n, gpu_table.backend(gpu)) <= gpu.memory_bytes), 0)
 
     found = [
         Cards(gpu=gpu.name, count=count, memory_bytes=count * gpu.memory_bytes)
@@ -110,10 +110,6 @@ def needs(layout: ModelLayout, context: int = CONTEXT) -> Needs:
         context=tokens,
         cards=tuple(sorted(found, key=lambda cards: (cards.memory_bytes, cards.count))),
     )
-
-
-def _backend(gpu: Gpu) -> str:
-    return "metal" if gpu.name.startswith("Apple") else "cuda"
 
 
 def _most(gpu: Gpu) -> int:
@@ -203,7 +199,7 @@ def _billions(count: int) -> str:
 def _hold(layout: ModelLayout, gpus: str, context: int) -> str:
     """Whether these cards hold it, and with how much to spare."""
     found = gpu_table.parse(gpus)
-    devices = _devices([gpu.memory_bytes for gpu in found], _backend(found[0]))
+    devices = _devices([gpu.memory_bytes for gpu in found], gpu_table.backend(found[0]))
     plan = make_plan(layout, PlanRequest(context=context), devices, _HOST)
     what = f"{layout.quantization} with {context:,} tokens"
     if plan.verdict is Verdict.FITS:

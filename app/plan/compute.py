@@ -48,8 +48,10 @@ def buffers(
     *,
     pipelined: bool,
     overrides: Mapping[str, Place] | None = None,
-) -> tuple[int, ...]:
+) -> tuple[tuple[int, ...], bool]:
     """Bytes of each device's compute buffer, and of the host's, which comes last.
+
+    True as well if flash attention of a layer would run apart from it.
 
     As llama.cpp counts without allocating (`ggml_backend_sched_reserve_size`). A real load puts each
     layer's first norm on the layer's own device, and may save a copy of the activations by it.
@@ -85,11 +87,11 @@ def buffers(
     for index, place in enumerate(layers[:-1]):
         current = builder.layer(index, current, place, last=index == final)
     builder.head(current, layers[-1])
-    return graph.peaks(PIPELINE_COPIES if pipelined else 1)
+    return graph.peaks(PIPELINE_COPIES if pipelined else 1), graph.drawn
 
 
 class ComputeTable:
-    """Compute buffers of all spans of layers, quick to look up, a little too large rather than too small.
+    """Compute buffers of all spans of layers, quick to look up, and mostly a little too large.
 
     For a search over many splits; `buffers` has the exact figures for the one that is found.
     """

@@ -42,6 +42,8 @@ class Graph:
         self.outside: set[Tensor] = set()
         self.inputs: list[Tensor] = []
         self.order: list[Tensor] = []
+        self.bound: list[tuple[Tensor, Place]] = []
+        """Operations that belong to a place, whether they come to run there or not."""
 
     def _add(
         self,
@@ -96,6 +98,16 @@ class Graph:
         tensor = self._add(0, sources, at=at)
         self.outside.add(tensor)
         self.expand(tensor)
+
+    def bind(self, tensor: Tensor, at: Place) -> Tensor:
+        """Remember where an operation belongs; see `drawn`."""
+        self.bound.append((tensor, at))
+        return tensor
+
+    @property
+    def drawn(self) -> bool:
+        """True if an operation runs apart from where it belongs; known after `peaks`."""
+        return any(self.places[tensor] != at for tensor, at in self.bound)
 
     def keep(self, tensor: Tensor) -> None:
         """An output of the graph: never freed, never overwritten."""

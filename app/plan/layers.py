@@ -13,6 +13,9 @@ from app.plan.graph import Graph, Place, Tensor
 from app.plan.model import KvCacheType
 from app.plan.shapes import F32, Model, Shape, row_bytes
 
+_F16 = (KvCacheType.F16, KvCacheType.F32)
+"""Types of cache that are f16 when flash attention reads them."""
+
 
 class Builder:
     """Adds layers to a graph.
@@ -23,8 +26,8 @@ class Builder:
         inputs: The tensors that hold positions, indices and masks, by name; those that are
             missing take no room.
         overrides: Places of tensors that lie apart from their layers, by name.
-        unpacks: For each place whether `Work.cells` of a quantized cache are copied to f16 beside the
-            result of flash attention (`ggml_cuda_flash_attn_ext_get_alloc_size`).
+        unpacks: For each place whether a cache of another type is copied to f16 beside the result of
+            flash attention (`ggml_cuda_flash_attn_ext_get_alloc_size`).
     """
 
     def __init__(
@@ -84,7 +87,8 @@ class Builder:
         graph.keep(result)
         if self.model.single:
             result = self.rows(result)
-        graph.keep(graph.expand(graph.op(self.model.logits, result, at=at)))
+        place = self._overrides.get("output.weight", at)
+        graph.keep(graph.expand(graph.op(self.model.logits, result, at=place)))
 
     def layer(self, index: int, source: Tensor, at: Place, *, last: bool) -> Tensor:
         """One layer at its place: from what the layer before gave (`source`) to the next one's input.
@@ -286,9 +290,9 @@ class Builder:
             for kind, width, tensor in zip(kinds, widths, cache, strict=True)
         )
         if self._unpacks and self._unpacks[self._at]:
-            unpacked = sum(w for w, kind in zip(widths, kinds, strict=True) if kind.quantized)
+            unpacked = sum(w for w, kind in zip(widths, kinds, strict=True) if kind not in _F16)
             out += 2 * cells * shape.kv_heads * unpacked
-        mixed = graph.op(out, q, keys, values, *mask)
+        mixed = graph.bind(graph.op(out, q, keys, values, *mask), self._at)
         if not model.latent:
             return graph.view(mixed)
         size = self._values(shape.heads * model.value_mla)
@@ -320,7 +324,7 @@ class Builder:
             inner = graph.op(wide, gate, up)
         else:
             inner = self._times(wide, f"ffn_up{suffix}", source)
-            narrow = self._values(shape.shapes[f"ffn_down{suffix}.weight"][0])
+            narrow = self._values(shape.columns(f"ffn_down{suffix}"))
             inner = graph.over(inner) if narrow == wide else graph.op(narrow, inner)
         return self._times(self.model.hidden, f"ffn_down{suffix}", inner)
 

@@ -15,7 +15,8 @@ from app.units import GIB
 MOST_CARDS = 8
 NOTE = (
     "Machines of one sort of GPU, up to 8, with 64 GiB of main memory, sorted by memory. Only a split "
-    "by layers is planned; check a mixed machine with `plan --gpus`."
+    "by layers is planned; check a mixed machine with `plan --gpus`. AMD and Intel GPUs are used through Vulkan, "
+    "which holds no tensor over 4 GiB."
 )
 _HOST = PlanHost(total_bytes=64 * GIB, available_bytes=64 * GIB)
 
@@ -73,7 +74,7 @@ def _machine(layout: ModelLayout, plan: LoadPlan, gpu: Gpu, count: int) -> Machi
 
 
 def _devices(gpu: Gpu, count: int) -> tuple[PlanDevice, ...]:
-    backend = "metal" if gpu.name.startswith("Apple") else "cuda"
+    backend = gpu_table.backend(gpu)
     return tuple(
         PlanDevice(
             id=f"gpu-{index}",

@@ -31,7 +31,7 @@ class KvCacheType(enum.StrEnum):
 
 
 class FlashAttention(enum.StrEnum):
-    """Flash attention; `auto` is on wherever the devices support it."""
+    """Flash attention; `auto` is on wherever it can run beside its layer's cache."""
 
     AUTO = "auto"
     ON = "on"
@@ -125,7 +125,7 @@ class PlanRequest:
         reserves: Bytes to keep free, by device id; others get the default.
         objective: Which of the splits that fit.
         any_order: Devices may be put into another order where that leaves more room.
-        force: Pass what was fixed by hand through, fit or not.
+        force: What was fixed by hand is wanted, fit or not; nothing else is proposed.
     """
 
     context: int | None = None
@@ -140,6 +140,11 @@ class PlanRequest:
     objective: Objective = Objective.BALANCED
     any_order: bool = False
     force: bool = False
+
+    @property
+    def by_hand(self) -> bool:
+        """True if a person fixed the number of layers, or the split."""
+        return self.layer_counts is not None or self.gpu_layers is not None
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -262,8 +267,12 @@ class LoadPlan:
         remedies: All that would help, in the order of what it costs.
         missing_bytes: Where not all lies on devices: how much more each would need, in the split that
             needs least, to hold it all; 0 if all does, or if the split was fixed by hand.
-        missing_on: Id of the device that lacks it there.
+        missing_on: Id of the device that lacks most there.
+        missing_devices: How many devices lack something there.
+        missing_total_bytes: What they lack together.
         tensor_overrides: Tensors of layers that are too large for one device.
+        warnings: What else to know, a sentence each.
+        quantization: Of the model, as the field writes it, or empty.
     """
 
     request: PlanRequest
@@ -283,8 +292,12 @@ class LoadPlan:
     hint: str = ""
     remedies: tuple[Remedy, ...] = ()
     tensor_overrides: tuple[TensorOverride, ...] = ()
+    quantization: str = ""
     missing_bytes: int = 0
     missing_on: str | None = None
+    missing_devices: int = 0
+    missing_total_bytes: int = 0
+    warnings: tuple[str, ...] = ()
 
     @property
     def runs(self) -> bool:
@@ -294,5 +307,5 @@ class LoadPlan:
     @property
     def fits(self) -> bool:
         """True if all lies where it was asked for: on devices, where there are any."""
-        by_hand = self.request.layer_counts is not None or self.request.gpu_layers is not None
-        return self.runs and (self.verdict is Verdict.FITS or by_hand or not self.devices)
+        wanted = self.verdict is Verdict.FITS or self.request.by_hand or not self.devices
+        return self.runs and wanted

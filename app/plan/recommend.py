@@ -9,7 +9,8 @@ from app import units
 from app.gguf.model import ModelLayout
 from app.plan import memory
 from app.plan.model import KvCacheType, LoadPlan, PlanDevice, PlanHost, PlanRequest, Verdict
-from app.plan.planner import Planner, make_plan
+from app.plan.planner import make_plan, usable
+from app.plan.problem import Problem
 from app.plan.search import Search
 from app.plan.shapes import Shapes
 
@@ -37,6 +38,8 @@ class Choice:
         It says nothing of memory that is left over, so more memory never makes the best one worse.
         """
         context = self.plan.context
+        if self.plan.verdict is Verdict.TOO_LARGE:
+            return (0, -self.plan.shortfall_bytes)
         return (
             _VERDICTS.index(self.plan.verdict),
             self.kv_type is not KvCacheType.Q4_0,
@@ -86,8 +89,9 @@ def missing_bytes(choice: Choice, devices: Sequence[PlanDevice], host: PlanHost)
     """What the fullest device lacks in the best split of all layers; 0 where they fit."""
     if choice.plan.verdict is Verdict.FITS or not devices:
         return 0
-    planner = Planner(choice.layout, choice.plan.request, tuple(devices), host)
-    return Search(planner, choice.plan.context, 0).missing()[0]
+    problem = Problem(choice.layout, choice.plan.request, usable(devices), host)
+    lacking = Search(problem, choice.plan.context, 0).missing()
+    return lacking[0][0] if lacking else 0
 
 
 def relatives(

@@ -9,7 +9,8 @@ from app import units
 from app.errors import AppError
 from app.gguf.model import ModelLayout
 from app.plan.model import KvCacheType, LoadPlan, PlanDevice, PlanHost, Remedy, Verdict
-from app.plan.planner import MIN_CONTEXT, Planner, make_plan
+from app.plan.planner import MIN_CONTEXT, make_plan, max_context, quick, usable, whole
+from app.plan.problem import Problem
 
 SMALLER_BATCHES = (256, 128, 64)
 
@@ -25,83 +26,92 @@ def with_remedies(
 
     `alternatives` are other quantizations of the model, and relatives, the nearest first.
     """
-    good = plan.verdict is Verdict.FITS or (not devices and plan.runs)
-    if good or plan.request.force:
+    if plan.fits or plan.request.force:
         return plan
     wanted = Verdict.FITS if devices else Verdict.CPU_ONLY
-    planner = Planner(layout, plan.request, tuple(devices), host)
-    found = tuple(_found(plan, planner, wanted, alternatives))
+    problem = Problem(layout, plan.request, usable(devices), host)
+    found = tuple(_found(plan, problem, wanted, alternatives))
     return dataclasses.replace(plan, remedies=found, hint=str(found[0]) if found else "")
 
 
 def _found(
-    plan: LoadPlan, planner: Planner, wanted: Verdict, alternatives: Sequence[ModelLayout]
+    plan: LoadPlan, problem: Problem, wanted: Verdict, alternatives: Sequence[ModelLayout]
 ) -> Iterator[Remedy]:
-    if planner.request.layer_counts is not None or planner.request.gpu_layers is not None:
+    if problem.request.by_hand:
         automatic = {"layer_counts": None, "gpu_layers": None}
-        planner = planner.changed(**automatic)
-        if _fits(planner, plan, wanted):
+        problem = problem.changed(**automatic)
+        if _fits(problem, plan, wanted):
             yield Remedy(sentence="Reset the split to automatic: then it fits.", changes=automatic)
             return
-    for kind in (KvCacheType.Q8_0, KvCacheType.Q4_0):
-        kinds = {"kv_type_k": kind, "kv_type_v": kind}
-        if _fits(planner, plan, wanted, **kinds):
-            yield Remedy(sentence=f"With a KV cache of {kind} it fits.", changes=kinds)
-            break
-    for batch in SMALLER_BATCHES:
-        smaller_batch = batch < planner.request.micro_batch
-        if smaller_batch and _fits(planner, plan, wanted, micro_batch=batch):
-            yield Remedy(
-                sentence=f"With a micro-batch of {batch} tokens it fits; long prompts take longer.",
-                changes={"micro_batch": batch},
-            )
-            break
-    context = _fitting_context(planner, plan, wanted)
+    if problem.request.reserves and _fits(problem, plan, wanted, reserves={}):
+        yield Remedy(sentence="With the usual reserve it fits.", changes={"reserves": {}})
+        return
+    yield from _smaller_work(problem, plan, wanted)
+    context = _fitting_context(problem, plan, wanted)
     if context:
         yield Remedy(
             sentence=f"With a context of up to {context:,} tokens it fits.",
             changes={"context": context},
         )
-    smaller = _smaller(plan, planner, wanted, alternatives)
+    smaller = _smaller(plan, problem, wanted, alternatives)
     if smaller:
         yield Remedy(sentence=smaller)
-    elif not context:
-        yield Remedy(sentence="Choose a smaller quantization or a smaller model.")
+    elif alternatives and not context:
+        yield Remedy(sentence="No other quantization or relative that is known here fits.")
     yield from (Remedy(sentence=words, missing=True) for words in _missing(plan))
 
 
-def _fits(planner: Planner, plan: LoadPlan, wanted: Verdict, **changes: object) -> bool:
+def _smaller_work(problem: Problem, plan: LoadPlan, wanted: Verdict) -> Iterator[Remedy]:
+    """The most precise smaller KV cache, and the largest smaller micro-batch, that are enough alone."""
+    for kind in (KvCacheType.Q8_0, KvCacheType.Q4_0):
+        kinds = {"kv_type_k": kind, "kv_type_v": kind}
+        if _fits(problem, plan, wanted, **kinds):
+            yield Remedy(sentence=f"With a KV cache of {kind} it fits.", changes=kinds)
+            break
+    for batch in SMALLER_BATCHES:
+        smaller_batch = batch < problem.request.micro_batch
+        if smaller_batch and _fits(problem, plan, wanted, micro_batch=batch):
+            yield Remedy(
+                sentence=f"With a micro-batch of {batch} tokens it fits; long prompts take longer.",
+                changes={"micro_batch": batch},
+            )
+            break
+
+
+def _fits(problem: Problem, plan: LoadPlan, wanted: Verdict, **changes: object) -> bool:
     """True if these changes alone are enough."""
-    changed = planner.changed(**changes)
+    changed = problem.changed(**changes)
     try:
         changed.check()
     except AppError:
         return False
-    return changed.place(plan.context, exact=False).verdict is wanted
+    if wanted is Verdict.FITS:
+        return whole(changed, plan.context) is not None
+    return quick(changed, plan.context).verdict is wanted
 
 
-def _fitting_context(planner: Planner, plan: LoadPlan, wanted: Verdict) -> int:
+def _fitting_context(problem: Problem, plan: LoadPlan, wanted: Verdict) -> int:
     """The longest context below the plan's with which it fits, 0 if none."""
-    least = planner.place(MIN_CONTEXT, exact=False)
+    least = quick(problem, min(MIN_CONTEXT, plan.context))
     if least.verdict is not wanted:
         return 0
-    longest = planner.max_context(least)
+    longest = max_context(problem, least)
     return longest if longest < plan.context else 0
 
 
 def _smaller(
-    plan: LoadPlan, planner: Planner, wanted: Verdict, alternatives: Sequence[ModelLayout]
+    plan: LoadPlan, problem: Problem, wanted: Verdict, alternatives: Sequence[ModelLayout]
 ) -> str:
     """The largest other quantization that fits, or the first relative that does."""
-    request = dataclasses.replace(planner.request, context=plan.context)
-    here = planner.layout
+    request = dataclasses.replace(problem.request, context=plan.context)
+    here = problem.layout
     same = [a for a in alternatives if a.name == here.name and a.size_bytes < here.size_bytes]
     other = [a for a in alternatives if a.name != here.name]
     for layout in [*sorted(same, key=lambda a: a.size_bytes, reverse=True), *other]:
         context = min(plan.context, layout.context_length)
         asked = dataclasses.replace(request, context=context)
         try:
-            made = make_plan(layout, asked, planner.devices, planner.host, limits=False)
+            made = make_plan(layout, asked, problem.devices, problem.host, limits=False)
         except AppError:
             continue
         if made.verdict is wanted:
@@ -119,10 +129,15 @@ def _missing(plan: LoadPlan) -> Iterator[str]:
             yield f"{share.device.label} is {units.format_memory(-share.left_bytes)} short."
     if plan.missing_bytes:
         labels = {share.device.id: share.device.label for share in plan.devices}
-        yield (
-            f"{labels[plan.missing_on or '']} is {units.format_memory(plan.missing_bytes)} short of a split "
-            "with all layers on devices."
-        )
+        most = units.format_memory(plan.missing_bytes)
+        if plan.missing_devices == 1:
+            yield f"{labels[plan.missing_on or '']} is {most} short of a split with all layers on devices."
+        else:
+            total = units.format_memory(plan.missing_total_bytes)
+            yield (
+                f"For a split with all layers on devices {plan.missing_devices} of them are up to {most} "
+                f"short each, {total} together."
+            )
     if plan.host.left_bytes < 0:
         yield f"Main memory is {units.format_memory(-plan.host.left_bytes)} short."
         if plan.host.left_bytes + plan.host.weights_bytes >= 0:

@@ -12,7 +12,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from app.gguf.model import TensorInfo
 from app.plan import memory, placement
 from app.plan.model import LoadPlan, TensorOverride
-from app.plan.planner import HOST, Moved, Planner
+from app.plan.moved import HOST, Moved
+from app.plan.problem import Problem
 from app.plan.rules import CPU, rules
 from app.plan.search import Split
 from app.plan.shapes import F32
@@ -20,7 +21,7 @@ from app.plan.shapes import F32
 LARGEST_LAYERS = 4
 MOST_MOVED = 3
 """Tensors moved to other devices."""
-MOST_TRIED = 2_000
+MOST_PLACEMENTS = 2_000
 """Placements that are looked at before the search gives up."""
 MOST_CHECKED = 12
 """Candidates whose exact figures are worked out."""
@@ -34,7 +35,7 @@ Target = tuple[int, TensorInfo, int]
 """A layer, its tensor, and the device (index) that it goes to, or HOST."""
 
 
-def rescued(made: Planner, context: int) -> LoadPlan | None:
+def rescued(made: Problem, context: int) -> LoadPlan | None:
     """A plan with all layers on devices and as few bytes as possible moved to others, or None."""
     if len(made.devices) < 2 or not made.layout.block_count:
         return None
@@ -42,7 +43,7 @@ def rescued(made: Planner, context: int) -> LoadPlan | None:
     if total > sum(made.budgets):
         return None
     checked = 0
-    for targets in itertools.islice(_to_devices(made), MOST_TRIED):
+    for targets in itertools.islice(_to_devices(made), MOST_PLACEMENTS):
         search = _Search(made, context, targets)
         split = search.split(made.total_layers)
         if split is None:
@@ -56,7 +57,7 @@ def rescued(made: Planner, context: int) -> LoadPlan | None:
     return None
 
 
-def best_partial(made: Planner, context: int, plain: LoadPlan) -> LoadPlan:
+def best_partial(made: Problem, context: int, plain: LoadPlan) -> LoadPlan:
     """The plan that leaves least in main memory: `plain`, or one with tensors of large layers there."""
     least = plain.host.weights_bytes + plain.host.kv_cache_bytes
     base = memory.tensors_bytes(made.layout.token_embedding, CPU)
@@ -81,20 +82,20 @@ def best_partial(made: Planner, context: int, plain: LoadPlan) -> LoadPlan:
     return plain
 
 
-def _movable(made: Planner) -> list[list[tuple[int, TensorInfo]]]:
+def _movable(made: Problem) -> list[list[tuple[int, TensorInfo]]]:
     """Feed-forward matrices of each of the largest layers."""
     layers = sorted(made.layout.layers, key=lambda layer: layer.size_bytes, reverse=True)
     return [
         [
             (layer.index, tensor)
             for tensor in layer.tensors
-            if tensor.name.split(".", 2)[2] in _MOVABLE
+            if tensor.name.split(".", 2)[2] in _MOVABLE and tensor.name not in made.barred
         ]
         for layer in layers[:LARGEST_LAYERS]
     ]
 
 
-def _to_devices(made: Planner) -> Iterator[tuple[Target, ...]]:
+def _to_devices(made: Problem) -> Iterator[tuple[Target, ...]]:
     """Sets of tensors of one or two layers with where each goes, the fewest bytes first."""
     tensors = [pair for layer in _movable(made) for pair in layer]
     sets = itertools.chain.from_iterable(
@@ -110,7 +111,7 @@ def _to_devices(made: Planner) -> Iterator[tuple[Target, ...]]:
             yield tuple((*pair, device) for pair, device in zip(chosen, way, strict=True))
 
 
-def _to_host(made: Planner) -> list[tuple[Target, ...]]:
+def _to_host(made: Problem) -> list[tuple[Target, ...]]:
     """Sets of tensors that main memory could take, the fewest bytes first."""
     choices: list[list[tuple[tuple[int, TensorInfo], ...]]] = []
     for tensors in _movable(made):
@@ -127,7 +128,7 @@ def _to_host(made: Planner) -> list[tuple[Target, ...]]:
 class _Search:
     """Splits for certain tensors apart, with quick figures that are hardly ever too small."""
 
-    def __init__(self, made: Planner, context: int, targets: Sequence[Target]) -> None:
+    def __init__(self, made: Problem, context: int, targets: Sequence[Target]) -> None:
         self._made, self._context, self._targets = made, context, targets
         self._table = made.table(context, pipelined=False)
         self._held = [made.held(index, context) for index in range(len(made.devices))]

@@ -11,7 +11,7 @@ from app.plan import placement
 from app.plan.model import Objective
 
 if TYPE_CHECKING:
-    from app.plan.planner import Planner
+    from app.plan.problem import Problem
 
 DIFFERENT = 0.05
 """Cards whose free memory differs by more than this share of the largest are worth another order."""
@@ -25,25 +25,25 @@ Split = tuple[Sequence[int], tuple[int, ...]]
 class Search:
     """One search for a split."""
 
-    def __init__(self, planner: Planner, context: int, margin: int) -> None:
-        self._planner, self._context = planner, context
+    def __init__(self, problem: Problem, context: int, margin: int) -> None:
+        self._problem, self._context = problem, context
         self.margin = margin
-        self.total = planner.total_layers
-        self.budgets = [budget - margin for budget in planner.budgets]
-        self._held = [planner.held(index, context) for index in range(len(self.budgets))]
+        self.total = problem.total_layers
+        self.budgets = [budget - margin for budget in problem.budgets]
+        self._held = [problem.held(index, context) for index in range(len(self.budgets))]
         self.forced = False
         """True if the number of layers was given and they do not fit."""
 
     def split(self) -> Split:
         """The best split that fits, with as many layers on devices as can be."""
-        planner = self._planner
-        as_given = range(len(planner.devices))
-        fixed = planner.request.gpu_layers
-        nothing: Split = as_given, (0,) * len(planner.devices)
-        if not planner.devices or fixed == 0:
+        problem = self._problem
+        as_given = range(len(problem.devices))
+        fixed = problem.request.gpu_layers
+        nothing: Split = as_given, (0,) * len(problem.devices)
+        if not problem.devices or fixed == 0:
             return nothing
         wanted = self.total if fixed is None else max(0, min(fixed, self.total))
-        placed = self._placed(wanted)
+        placed = self.placed(wanted)
         if placed is not None:
             return placed
         if fixed is not None:
@@ -52,24 +52,24 @@ class Search:
         low, high, best = 0, wanted, nothing  # `low` layers fit, `high` do not
         while high - low > 1:
             middle = (low + high) // 2
-            found = self._placed(middle)
+            found = self.placed(middle)
             if found is None:
                 high = middle
             else:
                 low, best = middle, found
         return best
 
-    def missing(self) -> tuple[int, int]:
-        """How much more each device would need to hold all layers, and which one (index) needs it.
+    def missing(self) -> list[tuple[int, int]]:
+        """What each device that lacks memory would need to hold all layers, and its index, the most first.
 
-        Of all splits of whole layers the one that needs least.
+        Of all splits of whole layers the one in which no device lacks more than it must.
         """
         cost = self._cost(self.total)
         budgets, order = self.budgets, tuple(range(len(self.budgets)))
         plenty = max(cost(index, 0, self.total) for index in order) - min(0, *budgets)
         roomy = [budget + plenty for budget in budgets]
         counts = placement.balanced(self.total, 0, roomy, cost)
-        if self._planner.free_order:
+        if self._problem.free_order:
             found = placement.balanced_any_order(self.total, 0, roomy, cost)
             if found is not None:
                 order, counts = found
@@ -78,8 +78,7 @@ class Search:
             if number:
                 lacking.append((cost(index, start, start + number) - budgets[index], index))
             start += number
-        size, index = max(lacking)
-        return max(0, size), index
+        return sorted((pair for pair in lacking if pair[0] > 0), reverse=True)
 
     def fits(self) -> bool:
         """True if all layers do."""
@@ -87,7 +86,7 @@ class Search:
 
     def _cost(self, layers: int) -> placement.Cost:
         pipelined = layers == self.total and len(self.budgets) > 1
-        table = self._planner.table(self._context, pipelined=pipelined)
+        table = self._problem.table(self._context, pipelined=pipelined)
         held = self._held
 
         def cost(device: int, first: int, end: int) -> int:
@@ -95,15 +94,17 @@ class Search:
 
         return cost
 
-    def _placed(self, layers: int) -> Split | None:
+    def placed(self, layers: int) -> Split | None:
         """As the objective wants it, or None if so many layers do not fit."""
-        planner, request = self._planner, self._planner.request
+        problem, request = self._problem, self._problem.request
+        if not self.budgets:
+            return None
         first, cost = self.total - layers, self._cost(layers)
         as_given = range(len(self.budgets))
         found = placement.balanced(self.total, first, self.budgets, cost)
         split: Split | None = None if found is None else (as_given, found)
         differ = max(self.budgets) - min(self.budgets) > DIFFERENT * max(self.budgets)
-        free_order = planner.free_order
+        free_order = problem.free_order
         if free_order and (differ or found is None):
             split = placement.balanced_any_order(self.total, first, self.budgets, cost)
         if split is None:
@@ -173,7 +174,7 @@ class Search:
         self, first: int, cost: placement.Cost, split: Split, *, free_order: bool
     ) -> Split:
         """Least time for one token; unknown bandwidths count as equal ones, and all splits then as fast."""
-        rates = [device.bandwidth_bytes_per_s or 1e12 for device in self._planner.devices]
+        rates = [device.bandwidth_bytes_per_s or 1e12 for device in self._problem.devices]
         if len(set(rates)) == 1:
             return split
         by_rate = sorted(range(len(rates)), key=lambda index: rates[index])

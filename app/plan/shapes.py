@@ -10,6 +10,7 @@ from app.gguf.types import TENSOR_TYPES
 from app.plan.model import KvCacheType
 
 F32, I64 = 4, 8
+MOST_EXPERTS = 512
 _BLOCKS = {name: (block, size) for name, block, size in TENSOR_TYPES.values()}
 _ROTATED = 64
 """llama.cpp rotates quantized K and V where heads are a multiple of this (llama-kv-cache.cpp)."""
@@ -65,8 +66,21 @@ class Shape:
         return f"{name}.bias" in self.shapes
 
     def rows(self, name: str) -> int:
-        """Length of what multiplication with the matrix gives, for each token."""
-        return self.shapes[f"{name}.weight"][1]
+        """Length of what multiplication with the matrix gives, for each token.
+
+        If the layer has no such matrix, as in architectures that are not known, that of its widest.
+        """
+        return self._side(name, 1)
+
+    def columns(self, name: str) -> int:
+        """Length of what the matrix is multiplied with; as `rows` if there is none."""
+        return self._side(name, 0)
+
+    def _side(self, name: str, side: int) -> int:
+        shape = self.shapes.get(f"{name}.weight", ())
+        if len(shape) > 1:
+            return shape[side]
+        return max((max(s[:2]) for s in self.shapes.values() if len(s) > 1), default=0)
 
     @property
     def attends(self) -> bool:
@@ -145,7 +159,9 @@ class Model:
         self.residual_first = self.architecture in ("phi3", "phimoe")
         self.layer_norm = not shapes.has("attention.layer_norm_rms_epsilon")
         self.rank = self.number("attention.kv_lora_rank")
-        self.experts_used = max(1, self.number("expert_used_count"))
+        # No layer combines more experts than it has; llama.cpp takes at most 512 (LLAMA_MAX_EXPERTS).
+        experts = min(self.number("expert_count") or MOST_EXPERTS, MOST_EXPERTS)
+        self.experts_used = max(1, min(self.number("expert_used_count"), experts))
         self.weights_normed = self.number("expert_weights_norm") == 1
         self.latent = bool(self.number("attention.key_length_mla"))
         self.key_mla = self.number("attention.key_length_mla") or shapes.lengths[0]

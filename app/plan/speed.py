@@ -9,7 +9,8 @@ from app.plan.model import LoadPlan, Verdict
 
 GENERATION_SOURCE = (
     "likely is 0.5 to 0.85 of what memory bandwidth allows, as Llama 3 70B reached on one to eight cards "
-    "(XiongjieDai, GPU-Benchmarks-on-LLM-Inference)"
+    "(XiongjieDai, GPU-Benchmarks-on-LLM-Inference), and 0.05 to 0.15 ms more for each layer (Pavlo Khmel, "
+    "LLM throughput benchmark on 13 GPUs)"
 )
 PROMPT_SOURCE = (
     "prompt processing is 0.6 to 1.3 of the rates that were measured there with one card of a kind"
@@ -17,6 +18,11 @@ PROMPT_SOURCE = (
 LIKELY_LOW, LIKELY_HIGH = 0.5, 0.85
 """Measured shares of the bound (XiongjieDai, GPU-Benchmarks-on-LLM-Inference, Llama 3 70B Q4_K_M):
 2 RTX 4090 80 %, 2 RTX 3090 74 %, RTX A6000 81 %, H100 PCIe 52 %, A100 SXM 51 %, M2 Ultra 64 %."""
+LAYER_LOW_S, LAYER_HIGH_S = 150e-6, 50e-6
+"""Time that a layer takes beside its reading, at the slow and at the fast end. From tokens/s of small models
+in Pavlo Khmel, "LLM throughput benchmark on 13 GPUs and 10 models" (June 2026), the number of layers from
+memory: LFM2.5 1.2B (0.7 GB, 16 layers) 614 on an RTX 4090 and 737 on an H100 SXM, Ministral 3 3B (1.8 GB,
+26 layers) 271 and 305: less the reading at 0.85 of the bandwidth 50 to 100 microseconds are left."""
 HOST_BANDWIDTH = 51.2e9
 """Bytes/s of two channels of DDR4-3200, where nothing is known of main memory."""
 PROMPT_LOW, PROMPT_HIGH = 0.6, 1.3
@@ -31,6 +37,12 @@ class Range:
     bound: float
     likely_low: float
     likely_high: float
+
+    @property
+    def likely(self) -> str:
+        """The likely range alone: `3.0–5.2`."""
+        digits = 0 if self.likely_low >= 10 else 1
+        return f"{self.likely_low:,.{digits}f}–{self.likely_high:,.{digits}f}"
 
     def __str__(self) -> str:
         """The range in words, with no more digits than it deserves."""
@@ -98,7 +110,7 @@ def _generation(
         seconds += held / rate
     if plan.verdict.on_host:
         seconds += _read_on_host(plan, layout, used, cache=cache) / host_bandwidth
-    return _range(seconds)
+    return _range(seconds, layout)
 
 
 def _read_on_host(plan: LoadPlan, layout: ModelLayout, used: float, *, cache: bool) -> float:
@@ -124,14 +136,18 @@ def _whole(plan: LoadPlan, layout: ModelLayout) -> Range | None:
         return None
     seconds = sum(size / rate for size, rate in rates if size and rate)
     more = _read_on_host(plan, layout, used, cache=True) / used
-    return _range(seconds * used * (held + more) / held)
+    return _range(seconds * used * (held + more) / held, layout)
 
 
-def _range(seconds: float) -> Range | None:
+def _range(seconds: float, layout: ModelLayout) -> Range | None:
     if not seconds:
         return None
-    bound = 1 / seconds
-    return Range(bound=bound, likely_low=LIKELY_LOW * bound, likely_high=LIKELY_HIGH * bound)
+    layers = sum(1 for layer in layout.layers if layer.tensors)
+    return Range(
+        bound=1 / seconds,
+        likely_low=1 / (seconds / LIKELY_LOW + layers * LAYER_LOW_S),
+        likely_high=1 / (seconds / LIKELY_HIGH + layers * LAYER_HIGH_S),
+    )
 
 
 def _share_used(layout: ModelLayout) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import shlex
 from collections.abc import Sequence
 
 from app import units
@@ -73,15 +74,21 @@ def describe(
         ("", "Layers", "Weights", "KV cache", "Compute", "Reserve", "Total", "Left")
     ]
     memory = units.format_memory
-    rows += [(s.device.label, layer_range(plan, s), *_numbers(s)) for s in plan.devices]
+    rows += [
+        (f"{s.device.label}  {s.device.name}".rstrip(), layer_range(plan, s), *_numbers(s))
+        for s in plan.devices
+    ]
     host = plan.host
     layers = f"{host.layer_count} of {plan.block_count + 1}" if host.layer_count else "input"
     rows.append(("Main memory", layers, *_numbers(host)))
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     words = VERDICT_WORDS[plan.verdict].replace("this machine", where)
+    if plan.verdict is Verdict.CPU_ONLY and plan.devices:
+        words = f"Nothing of it fits on {where}, but in main memory:"
     helps = [str(r) for r in plan.remedies] or [plan.hint] * bool(plan.hint)
     lines = [
         f"{words} {plan.sentence}",
+        *plan.warnings,
         *(["What would help:", *(f"  {line}" for line in helps)] if helps else []),
         "",
     ]
@@ -92,17 +99,26 @@ def describe(
     if plan.verdict.on_host:
         mapped = memory(host.weights_bytes)
         lines += ["", f"{mapped} of main memory are mapped from the file, not copied."]
-    most = f"Up to {plan.max_context:,} tokens fit." if plan.max_context else "No context fits."
+    most = f"Up to {plan.max_context:,} tokens fit like this."
+    if not plan.max_context:
+        most = "No context fits."
     lines += ["", f"{most} KV cache in all: {memory(_kv(plan))}."]
     lines += [
         f"Apart from its layer: {o.tensor} ({memory(o.size_bytes)}) on {o.device}. {o.reason}".rstrip()
         for o in plan.tensor_overrides
     ]
     lines += speed_lines(rate) if rate else []
+    unknown = [
+        s.device.label for s in plan.devices if s.used and not s.device.bandwidth_bytes_per_s
+    ]
+    if rate and plan.runs and unknown:
+        lines.append(
+            f"No speed: the bandwidth of {unknown[0]} is not known; name the card to have one."
+        )
     lines += [BASES[plan.basis], ""]
-    return "\n".join(
-        [*lines, "The same with llama.cpp's own server:", f"  {command_line(plan, model_path)}"]
-    )
+    server = "The same with llama.cpp's own server"
+    server += ":" if plan.runs else ", which would run out of memory:"
+    return "\n".join([*lines, server, f"  {command_line(plan, model_path)}"])
 
 
 def _kv(plan: LoadPlan) -> int:
@@ -146,7 +162,7 @@ def command_line(plan: LoadPlan, model_path: str) -> str:
         parts.append("--no-op-offload")
     # One conversation at a time, as here; more would share the context.
     parts += ["-np", "1", "-fa", request.flash_attention, "--fit", "off"]
-    return " ".join(f"'{part}'" if " " in part else part for part in parts)
+    return shlex.join(parts)
 
 
 def to_json(plan: LoadPlan, rate: Speed | None = None) -> dict[str, object]:
@@ -170,6 +186,9 @@ def to_json(plan: LoadPlan, rate: Speed | None = None) -> dict[str, object]:
         "bottleneck": plan.bottleneck,
         "shortfall": plan.shortfall_bytes or plan.missing_bytes,
         "missing_on": plan.missing_on,
+        "missing_devices": plan.missing_devices,
+        "missing_total": plan.missing_total_bytes,
+        "warnings": list(plan.warnings),
         "speed": dataclasses.asdict(rate) if rate else None,
         "basis": plan.basis,
         "devices": [_share_json(share) for share in plan.devices],

@@ -36,42 +36,57 @@ def judged(
     overrides: tuple[TensorOverride, ...] = (),
 ) -> LoadPlan:
     """The plan for shares that are already computed; `sizes` are the layers' bytes."""
-    left = {s.device.id: s.left_bytes for s in shares if s.used}
-    left_host = _left_on_host(shares, host)
-    shortfall = max(0, -min([*left.values(), left_host]))
+    known = layout.architecture in KNOWN_ARCHITECTURES
     counts = tuple(share.layer_count for share in shares)
-    offloaded = sum(counts)
-    whole = offloaded == layout.block_count + 1
+    plan = LoadPlan(
+        request=request,
+        verdict=Verdict.TOO_LARGE,
+        devices=shares,
+        host=host,
+        block_count=layout.block_count,
+        gpu_layers=sum(counts),
+        tensor_split=counts,
+        context=context,
+        max_context=0,
+        bottleneck=None,
+        shortfall_bytes=0,
+        basis=Basis.COMPUTED if known else Basis.ESTIMATED,
+        layer_sizes=sizes,
+        sentence="",
+        tensor_overrides=overrides,
+        warnings=_warnings(layout, context),
+    )
+    return _weighed(dataclasses.replace(plan, quantization=layout.quantization))
+
+
+def _warnings(layout: ModelLayout, context: int) -> tuple[str, ...]:
+    trained = layout.context_length
+    if context <= trained:
+        return ()
+    return (
+        f"The model was trained for {trained:,} tokens; what it says beyond them makes little sense.",
+    )
+
+
+def _weighed(plan: LoadPlan) -> LoadPlan:
+    """The plan with its verdict: where it is tightest, what it lacks, and the sentence that says so."""
+    left = {share.device.id: share.left_bytes for share in plan.devices if share.used}
+    left_host = _left_on_host(plan.devices, plan.host)
+    shortfall = max(0, -min([*left.values(), left_host]))
+    whole = plan.gpu_layers == plan.block_count + 1
     places = left if whole or (left and left_host >= 0) else {}
     worst = min(places, key=lambda key: places[key]) if places else "host"
     if left_host < 0 and (not left or left_host < min(left.values())):
         worst = "host"
     if shortfall:
         verdict = Verdict.TOO_LARGE
-    elif not offloaded:
+    elif not plan.gpu_layers:
         verdict = Verdict.CPU_ONLY
     else:
-        on_host = any(override.device == "CPU" for override in overrides)
+        on_host = any(override.device == "CPU" for override in plan.tensor_overrides)
         verdict = Verdict.FITS if whole and not on_host else Verdict.PARTLY
-    known = layout.architecture in KNOWN_ARCHITECTURES
-    plan = LoadPlan(
-        request=request,
-        verdict=verdict,
-        devices=shares,
-        host=host,
-        block_count=layout.block_count,
-        gpu_layers=offloaded,
-        tensor_split=counts,
-        context=context,
-        max_context=0,
-        bottleneck=worst,
-        shortfall_bytes=shortfall,
-        basis=Basis.COMPUTED if known else Basis.ESTIMATED,
-        layer_sizes=sizes,
-        sentence="",
-        tensor_overrides=overrides,
-    )
-    return dataclasses.replace(plan, sentence=_sentence(layout, plan))
+    plan = dataclasses.replace(plan, verdict=verdict, bottleneck=worst, shortfall_bytes=shortfall)
+    return dataclasses.replace(plan, sentence=_sentence(plan))
 
 
 def _left_on_host(shares: Sequence[DevicePlan], host: HostPlan) -> int:
@@ -96,23 +111,10 @@ def confirmed(plan: LoadPlan, found: Mapping[str, tuple[int, int, int]]) -> Load
         dataclasses.replace(share, **figures(share.device.engine_name)) for share in plan.devices
     )
     host = dataclasses.replace(plan.host, **figures("CPU"))
-    left = {share.device.id: share.left_bytes for share in shares if share.used}
-    left["host"] = _left_on_host(shares, host)
-    shortfall = max(0, -min(left.values()))
-    made = dataclasses.replace(
-        plan, devices=shares, host=host, basis=Basis.CONFIRMED, shortfall_bytes=shortfall
-    )
-    if bool(shortfall) != bool(plan.shortfall_bytes):
-        whole = plan.gpu_layers == plan.block_count + 1
-        better = Verdict.FITS if whole else Verdict.PARTLY if plan.gpu_layers else Verdict.CPU_ONLY
-        made = dataclasses.replace(
-            made,
-            verdict=Verdict.TOO_LARGE if shortfall else better,
-            bottleneck=min(left, key=lambda place: left[place]),
-        )
-    if not shortfall:
-        return made
-    return dataclasses.replace(made, sentence=_lacking(made))
+    made = _weighed(dataclasses.replace(plan, devices=shares, host=host, basis=Basis.CONFIRMED))
+    if made.fits and not plan.fits:
+        return dataclasses.replace(made, hint="", remedies=(), missing_bytes=0, missing_on=None)
+    return made
 
 
 def _lacking(plan: LoadPlan) -> str:
@@ -121,14 +123,14 @@ def _lacking(plan: LoadPlan) -> str:
     return f"{place} lacks {units.format_memory(plan.shortfall_bytes)}."
 
 
-def _sentence(layout: ModelLayout, plan: LoadPlan) -> str:
+def _sentence(plan: LoadPlan) -> str:
     if plan.shortfall_bytes:
         return _lacking(plan)
-    head = f"{layout.quantization}, " if layout.quantization else ""
+    head = f"{plan.quantization}, " if plan.quantization else ""
     head += f"{plan.context:,} tokens, "
     used = [share.device.label for share in plan.devices if share.used]
     where = used[0] if len(used) == 1 else f"{len(used)} devices"
-    blocks = layout.block_count
+    blocks = plan.block_count
     if plan.verdict is Verdict.CPU_ONLY:
         return f"{head}all {blocks} layers on the CPU, in main memory."
     moved = len(plan.tensor_overrides)

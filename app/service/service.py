@@ -50,8 +50,7 @@ from app.settings.store import SettingsStore
 class AppService:
     """The app without a face. Methods return at once; what comes of them arrives as events.
 
-    Events are sent on the service's own threads. Properties are frozen values and may be read
-    from any thread.
+    Those are sent on its own threads; properties are frozen values, to be read from any thread.
     """
 
     def __init__(self) -> None:
@@ -69,6 +68,7 @@ class AppService:
         self._conversation = Conversation(self.settings.system_prompt)
         self._loaded_at_report: ModelLoaded | None = None
         self._studied: Settings | None = None
+        self._wanted = self.settings
         self._wants_meters = self._lists_models = False
         self._meters: Meters | None = None
         self._measured = MeasuredStore(self.folders.data / "measured.json")
@@ -108,8 +108,7 @@ class AppService:
     ) -> None:
         """Look at the machine, read the chosen model, plan it, and load it where `load`.
 
-        With `meters` the devices' live values follow, about once a second; with `downloads` models
-        are listed, and downloads of earlier runs go on.
+        `meters`: live values follow. `downloads`: models are listed, earlier downloads go on.
         """
         self._wants_meters = meters
         self._lists_models = downloads
@@ -152,7 +151,7 @@ class AppService:
     def update_settings(self, settings: Settings, *, reload: bool = False) -> None:
         """Store settings, plan again, and load again where `reload`."""
         servers_changed = settings.rpc_servers != self.settings.rpc_servers
-        self.settings = settings
+        self.settings = self._wanted = settings
 
         def job() -> None:
             try:
@@ -162,7 +161,9 @@ class AppService:
                 self._emit(SettingsChanged(settings=settings))
                 if servers_changed:
                     self._detect()
-                self._replan()
+                # Plans take up to seconds; those that nobody will see are left out.
+                if reload or settings is self._wanted:
+                    self._replan()
                 if reload:
                     self._load()
 

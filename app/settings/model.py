@@ -76,7 +76,7 @@ class Settings(pydantic.BaseModel):
     )
     objective: Objective = pydantic.Field(
         default=Objective.BALANCED,
-        title="Best at",
+        title="Objective",
         description="What an automatic split is best at, among those that fit.",
     )
     threads: int | None = pydantic.Field(

@@ -56,6 +56,7 @@ SCENES = (
     Scene(name="launcher-partly", gpus="6x RTX 3090", unfold=True),
     Scene(name="launcher-stranded", gpus="8x RX 7900 XTX", backend="vulkan"),
     Scene(name="launcher-too-large", gpus="8x RTX 3090", settings=EVEN, split="split-too-large"),
+    Scene(name="launcher-remedies", gpus="8x RTX 3090", settings=Settings(context=131_072)),
     Scene(name="launcher-far-too-large", gpus="2x RTX 3090", ram_gib=32),
 )
 
@@ -98,19 +99,20 @@ def real(folder: Path) -> None:
         )
         wait(lambda: len(service.messages) == 2 and service.messages[-1].outcome != "running")
         window.open_split()
-        assert window.dialog is not None
-        window.dialog._rows[0].number.setValue(14)
-        wait(lambda: "fit" in window.dialog._facts.text().split(", up to ")[-1])
+        dialog = window.dialog
+        assert dialog is not None
+        dialog._rows[0].number.setValue(14)
+        wait(lambda: "checking" not in dialog._facts.text())
         for suffix in looks():
             for name, page in (("launcher", "Machine"), ("chat", "Chat")):
                 window.show_page(page)
                 save(window, folder / f"{name}{suffix}.png")
-            save(window.dialog, folder / f"split{suffix}.png")
+            save(dialog, folder / f"split{suffix}.png")
         window.resize(*NARROW)
         for name, page in (("launcher-narrow", "Machine"), ("chat-narrow", "Chat")):
             window.show_page(page)
             save(window, folder / f"{name}.png")
-        window.dialog.close()
+        dialog.close()
         window.close()
         service.close()
 
@@ -136,7 +138,7 @@ def machine(scene: Scene, folder: Path) -> None:
         window.open_split()
         dialog = window.dialog
         assert dialog is not None
-        wait(lambda: ", up to " in dialog._facts.text())
+        wait(lambda: "checking" not in dialog._facts.text())
         for suffix in looks():
             save(dialog, folder / f"{scene.split}{suffix}.png")
         dialog.resize(dialog.minimumSize())

@@ -13,10 +13,11 @@ import psutil
 import pytest
 from PySide6.QtCore import Qt
 from PySide6.QtGui import QGuiApplication, QInputMethodEvent
-from PySide6.QtWidgets import QApplication
+from PySide6.QtWidgets import QApplication, QPushButton
 from pytestqt.qtbot import QtBot
 
 from app.engine.model import EngineState
+from app.plan.model import KvCacheType, Objective
 from app.service import AppService
 from app.settings.model import Settings, SplitMode
 from tests.helpers.rpc import rpc_servers
@@ -207,6 +208,53 @@ def test_a_model_that_does_not_fit_says_what_is_short_and_cannot_be_loaded(
     assert service.plan is not None
     assert service.plan.remedies
     assert not launcher._primary.isEnabled()
+
+
+def test_one_click_on_what_would_help_makes_it_fit(
+    qtbot: QtBot, service: AppService, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = psutil.virtual_memory()
+    small = real._replace(total=2**30, available=800 * 2**20)
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: small)
+    service.settings = Settings(context=8192)
+    window = open_window(qtbot, service)
+    service.start()
+    outcome = window.launcher.outcome
+    qtbot.waitUntil(lambda: bool(outcome.findChildren(QPushButton)), timeout=TIMEOUT_MS)
+    assert outcome.verdict.text().startswith("Does not fit")
+    outcome.findChildren(QPushButton)[0].click()
+    qtbot.waitUntil(
+        lambda: outcome.verdict.text().startswith("Runs on this machine"), timeout=TIMEOUT_MS
+    )
+    assert service.settings.kv_type_k is service.settings.kv_type_v is not KvCacheType.F16
+    assert service.settings.context == 8192, "what a person chose stays"
+
+
+def test_llama_cpp_confirms_the_plan_and_the_split_shows_the_exact_one(
+    qtbot: QtBot, service: AppService
+) -> None:
+    with rpc_servers(2) as endpoints:
+        service.settings = Settings(rpc_servers=endpoints, context=2048)
+        window = open_window(qtbot, service)
+        service.start()
+        card = window.launcher.card
+        qtbot.waitUntil(lambda: card.footnote.text().startswith("Computed"), timeout=TIMEOUT_MS)
+        card.confirm.click()
+        qtbot.waitUntil(lambda: card.footnote.text().startswith("Confirmed"), timeout=TIMEOUT_MS)
+        assert service.loaded is None, "nothing is loaded for that"
+        window.open_split()
+        dialog = window.dialog
+        assert dialog is not None
+        dialog.choices.objective.setCurrentIndex(
+            dialog.choices.objective.findData(Objective.FEWEST)
+        )
+        qtbot.waitUntil(lambda: "up to 8,192 fit" in dialog._facts.text(), timeout=TIMEOUT_MS)
+        dialog.apply_button.click()
+        wait_ready(qtbot, window, service)
+        assert service.loaded is not None
+        counts = [m.layer_count for m in service.loaded.loaded.memory if m.device != "CPU"]
+        assert sorted(counts)[-1] == 31, "all on one device"
+        qtbot.waitUntil(lambda: "Loaded: " in card.footnote.text(), timeout=TIMEOUT_MS)
 
 
 def test_a_disk_that_cannot_take_the_settings_is_named_and_the_change_holds(

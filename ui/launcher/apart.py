@@ -12,6 +12,7 @@ from app import units
 from app.plan.model import LoadPlan, TensorOverride
 from ui.widgets.labels import button, clear, label
 
+WANT = "For want of memory on its layer's device."
 _LAYER = re.compile(r"^blk\.(\d+)\.")
 
 
@@ -58,9 +59,7 @@ class TensorsApart(QWidget):
                 label(override.tensor, "small"),
                 size,
                 label(labels.get(override.device, "main memory"), "muted"),
-                label(
-                    override.reason or "Its layer is too large for one device.", "muted", wrap=True
-                ),
+                label(override.reason or WANT, "muted", wrap=True),
             )
             for column, cell in enumerate(cells):
                 self._grid.addWidget(cell, row, column)

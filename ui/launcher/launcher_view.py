@@ -64,13 +64,13 @@ class LauncherView(QWidget):
         outer = QVBoxLayout(self)
         outer.setContentsMargins(0, 0, 0, 0)
         outer.setSpacing(0)
-        scroll = QScrollArea()
-        scroll.setWidgetResizable(True)
+        self.area = QScrollArea()
+        self.area.setWidgetResizable(True)
         content = QWidget()
-        scroll.setWidget(content)
-        outer.addWidget(scroll, 1)
+        self.area.setWidget(content)
+        outer.addWidget(self.area, 1)
         page = QVBoxLayout(content)
-        page.setContentsMargins(32, 24, 32, 16)
+        page.setContentsMargins(32, 20, 32, 8)
         page.setSpacing(8)
         self._build_machine(page)
         self._build_model(page)
@@ -213,6 +213,10 @@ class LauncherView(QWidget):
         self._draw()
         self._update_primary()
 
+    def set_pending(self) -> None:
+        """Another plan is being worked out; until then the old one is shown."""
+        self._options.set_pending()
+
     def set_loaded(self, loaded: Loaded | None) -> None:
         """Show what the model really takes, beside the plan."""
         self._loaded = loaded
@@ -259,6 +263,8 @@ class LauncherView(QWidget):
     def show_error(self, error: AppError) -> None:
         """One sentence and the way out, where the eye is."""
         self.card.show_failure()
+        if self._plan is not None:
+            self._options.set_plan(self._plan)
         self._status.setText(str(error))
         set_state(self._status, "error")
         self._update_primary()

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 
+from PySide6.QtCore import QSize
 from PySide6.QtGui import QResizeEvent
 from PySide6.QtWidgets import QFrame, QGridLayout, QHBoxLayout, QLabel, QVBoxLayout, QWidget
 
@@ -13,7 +15,8 @@ from ui.widgets.labels import clear, frame, label, set_state
 from ui.widgets.memory_bar import MemoryBar, MemoryBarValues
 
 WIDE_PX = 960
-CELLS_WIDE, CELLS_NARROW = 8, 4
+CELLS_WIDE, CELLS_NARROW = 9, 5
+"""Eight cards and the CPU in one row, or in two."""
 
 
 @dataclasses.dataclass(slots=True)
@@ -29,13 +32,13 @@ class _Cell:
 
 
 class MachineStrip(QFrame):
-    """Eight cells in a row, four where the window is narrow."""
+    """Nine cells in a row, five where the window is narrow; rows are about equally long."""
 
     def __init__(self, parent: QWidget | None = None) -> None:
         super().__init__(parent)
         self.setProperty("kind", "card")
         self._grid = QGridLayout(self)
-        self._grid.setContentsMargins(4, 12, 4, 12)
+        self._grid.setContentsMargins(8, 12, 8, 12)
         self._grid.setHorizontalSpacing(0)
         self._grid.setVerticalSpacing(12)
         self._cells: list[tuple[str, _Cell]] = []
@@ -95,14 +98,19 @@ class MachineStrip(QFrame):
             cell.facts.setText("  ".join(facts) or (device.support.backend or "").upper())
         set_state(cell.facts, "warn" if sample.throttling or not device.usable else "")
 
+    def minimumSizeHint(self) -> QSize:
+        """Any width will do: where it is small there are more rows."""
+        return QSize(0, super().minimumSizeHint().height())
+
     def resizeEvent(self, event: QResizeEvent) -> None:
         """Fold or unfold."""
         super().resizeEvent(event)
         self._lay()
 
     def _lay(self) -> None:
-        columns = CELLS_WIDE if self.width() >= WIDE_PX else CELLS_NARROW
-        columns = min(columns, max(1, len(self._cells)))
+        most = CELLS_WIDE if self.width() >= WIDE_PX else CELLS_NARROW
+        rows = math.ceil(len(self._cells) / most)
+        columns = math.ceil(len(self._cells) / max(1, rows)) or 1
         if columns == self._columns:
             return
         for column in range(max(self._columns, columns)):
@@ -120,10 +128,11 @@ def _cell(name: str, short: str, total: int | None) -> _Cell:
     row.setContentsMargins(0, 0, 0, 0)
     row.setSpacing(0)
     column = QVBoxLayout()
-    column.setContentsMargins(12, 0, 12, 0)
+    column.setContentsMargins(8, 0, 8, 0)
     column.setSpacing(4)
     head = QHBoxLayout()
-    title = label(_short(name), "strong", elide=True)
+    head.setSpacing(4)
+    title = label(_short(name), "small-strong", elide=True)
     title.setToolTip(name)
     head.addWidget(title, 1)
     head.addWidget(label(short, "muted"))

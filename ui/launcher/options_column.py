@@ -8,7 +8,7 @@ from PySide6.QtWidgets import QHBoxLayout, QLabel, QSlider, QVBoxLayout, QWidget
 from app import units
 from app.gguf.model import ModelLayout
 from app.hardware.model import HardwareReport
-from app.plan.model import KvCacheType, LoadPlan
+from app.plan.model import KvCacheType, LoadPlan, Verdict
 from ui.widgets.labels import frame, label, set_state
 from ui.widgets.segments import Segments
 
@@ -89,9 +89,15 @@ class OptionsColumn(QWidget):
             self._slider.setValue(nearest)
             self._slider.blockSignals(False)
             self._context.setText(f"{plan.context:,} tokens")
-        limit = f"Up to {plan.max_context:,} fit with {plan.request.kv_type_k}."
+        partly = ", partly in main memory" if plan.verdict is Verdict.PARTLY else ""
+        limit = f"Up to {plan.max_context:,} fit with {plan.request.kv_type_k}{partly}."
         self._limit.setText(limit if plan.max_context else "No context fits.")
         set_state(self._limit, "" if plan.context <= plan.max_context else "error")
+
+    def set_pending(self) -> None:
+        """Something was changed; its plan is being worked out."""
+        self._limit.setText("Working out the plan.")
+        set_state(self._limit, "")
 
     def _moved(self, index: int) -> None:
         self._context.setText(f"{self._steps[index]:,} tokens")

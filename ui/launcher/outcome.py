@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from PySide6.QtCore import Qt, Signal
 from PySide6.QtWidgets import QGridLayout, QHBoxLayout, QLabel, QVBoxLayout, QWidget
 
+from app import units
 from app.gguf.model import ModelLayout
 from app.plan import speed
 from app.plan.model import LoadPlan, Remedy, Verdict
@@ -102,10 +103,13 @@ class Outcome(QWidget):
 
 
 def _missing(plan: LoadPlan) -> Iterator[str]:
-    """What places lack, unless the verdict says it already."""
-    lacking = [remedy.sentence for remedy in plan.remedies if remedy.missing]
-    told = plan.shortfall_bytes and len(lacking) == 1
-    yield from () if told else lacking
+    """What places lack; the verdict itself names what the worst one does."""
+    labels = {share.device.id: share.device.label for share in plan.devices}
+    worst = labels.get(plan.bottleneck or "", "Main memory")
+    told = f"{worst} is {units.format_memory(plan.shortfall_bytes)} short."
+    for remedy in plan.remedies:
+        if remedy.missing and remedy.sentence != told:
+            yield remedy.sentence
 
 
 def _action(remedy: Remedy) -> str:
@@ -127,15 +131,10 @@ def _speed_words(rate: speed.Speed) -> str:
     """Both phases as likely ranges; how they come about is in the tooltip."""
     parts = []
     if rate.generation:
-        whole = f" ({_likely(rate.whole)} with all layers on devices)" if rate.whole else ""
-        parts.append(f"Likely {_likely(rate.generation)} tokens/s with the context full{whole}")
+        whole = f" ({rate.whole.likely} with all layers on devices)" if rate.whole else ""
+        parts.append(f"Likely {rate.generation.likely} tokens/s with the context full{whole}")
     if rate.prompt:
-        parts.append(f"prompts {_likely(rate.prompt)} tokens/s")
+        parts.append(f"prompts {rate.prompt.likely} tokens/s")
     return (
         f"{', '.join(parts)}." if parts else "Speed: nothing is known of these devices' bandwidth."
     )
-
-
-def _likely(value: speed.Range) -> str:
-    digits = 0 if value.likely_low >= 10 else 1
-    return f"{value.likely_low:,.{digits}f}–{value.likely_high:,.{digits}f}"

@@ -51,32 +51,32 @@ class PlanCard(QFrame):
         foot = QHBoxLayout()
         self.footnote = label("", "muted", wrap=True)
         foot.addWidget(self.footnote, 1)
-        self._confirm = button("Confirm with llama.cpp", "link")
-        self._confirm.setToolTip("Ask llama.cpp what each device would hold; nothing is loaded.")
-        self._confirm.clicked.connect(self._ask)
-        foot.addWidget(self._confirm)
+        self.confirm = button("Confirm with llama.cpp", "link")
+        self.confirm.setToolTip("Ask llama.cpp what each device would hold; nothing is loaded.")
+        self.confirm.clicked.connect(self._ask)
+        foot.addWidget(self.confirm)
         split = button("Adjust split", "link")
         split.clicked.connect(self.split_clicked)
         foot.addWidget(split)
         column.addLayout(foot)
 
     def _ask(self) -> None:
-        self._confirm.setEnabled(False)
+        self.confirm.setEnabled(False)
         self.footnote.setText("llama.cpp is asked what each device would hold.")
         self.confirm_clicked.emit()
 
     def show_failure(self) -> None:
         """The question could not be answered; it may be asked again."""
-        self._confirm.setEnabled(True)
+        self.confirm.setEnabled(True)
         if self._plan is not None:
             self.footnote.setText(_footnote(self._plan, self._actual))
 
     def set_plan(self, plan: LoadPlan, loaded: Loaded | None) -> None:
         """Show the plan, and beside it what the loaded model really takes."""
         self._plan = plan
-        self._confirm.setEnabled(True)
+        self.confirm.setEnabled(True)
         self._actual = actual = {m.device: m for m in loaded.memory} if loaded else {}
-        self._confirm.setVisible(plan.basis is not Basis.CONFIRMED and not actual)
+        self.confirm.setVisible(plan.basis is not Basis.CONFIRMED and not actual)
         self.apart.set_plan(plan)
         clear(self._grid)
         for column, text in enumerate(_HEADS_LOADED if actual else _HEADS):
@@ -99,9 +99,7 @@ class PlanCard(QFrame):
         # Main memory has a scale of its own beside cards: it may be many times as large.
         own_scale = max(scale, host.host.total_bytes) if not totals else host.host.total_bytes
         values = _bar(host, host.host.total_bytes, others, own_scale)
-        layers = (
-            f"{host.layer_count} of {plan.block_count + 1}" if host.layer_count else "input only"
-        )
+        layers = _on_host(plan)
         if totals:
             axis = MemoryAxis()
             axis.set_scale(scale)
@@ -113,6 +111,7 @@ class PlanCard(QFrame):
             axis.set_scale(own_scale)
             self._grid.addWidget(axis, row + 2, 2)
         self.footnote.setText(_footnote(plan, actual))
+        set_state(self.footnote, "warn" if plan.basis is Basis.ESTIMATED else "")
 
     def _row(
         self,
@@ -145,7 +144,7 @@ class PlanCard(QFrame):
         span.addStretch(1)
         self._grid.addLayout(span, row, 1)
         self._grid.addWidget(bar, row, 2)
-        numbers = [memory(share.model_bytes), memory(share.left_bytes)]
+        numbers = [memory(share.model_bytes), memory(share.left_bytes).replace("-", "−")]
         if self._actual:
             both = ["–", "–"] if used is None else [memory(used), _more(used - share.model_bytes)]
             numbers[1:1] = both
@@ -156,6 +155,16 @@ class PlanCard(QFrame):
             if share.left_bytes < 0:
                 set_state(number, "error")
             self._grid.addWidget(number, row, column)
+
+
+def _on_host(plan: LoadPlan) -> str:
+    """What lies in main memory, in as few words as a cell has room for."""
+    apart = sum(1 for each in plan.tensor_overrides if each.device == "CPU")
+    layers = f"{plan.host.layer_count} of {plan.block_count + 1}"
+    if not apart:
+        return layers if plan.host.layer_count else "input only"
+    tensors = f"{apart} tensor{'s' if apart > 1 else ''}"
+    return f"{layers if plan.host.layer_count else 'input'}, {tensors}"
 
 
 def _used(found: DeviceMemory) -> int:
@@ -189,8 +198,9 @@ def _compared(plan: LoadPlan, actual: dict[str, DeviceMemory]) -> str:
         key=abs,
         default=0,
     )
-    more = _more(worst)
-    return "as planned." if more == "0" else f"at most {more} from the plan on any device."
+    if abs(worst) < units.MIB // 2:
+        return "as planned on every device."
+    return f"within {units.format_memory(abs(worst))} of the plan on every device."
 
 
 def _footnote(plan: LoadPlan, actual: dict[str, DeviceMemory]) -> str:

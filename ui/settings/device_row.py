@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from PySide6.QtCore import Qt
-from PySide6.QtWidgets import QDoubleSpinBox, QSlider, QSpinBox, QWidget
+from PySide6.QtWidgets import QDoubleSpinBox, QHBoxLayout, QSlider, QSpinBox, QWidget
 
 from app import units
 from app.hardware.model import Device
@@ -14,8 +14,8 @@ from ui.widgets.labels import button, label, set_state
 from ui.widgets.memory_bar import MemoryBar, MemoryBarValues
 from ui.widgets.switch import Switch
 
-HEADS = ("Use", "Device", "", "Layers", "", "Range", "", "Memory", "Needs", "Reserve", "Lock")
-BAR_COLUMN = 7
+HEADS = ("Use", "Device", "", "Layers", "", "Range", "Memory", "Needs", "Reserve", "Lock")
+BAR_COLUMN = 6
 
 
 class DeviceRow:
@@ -33,7 +33,7 @@ class DeviceRow:
         self.up.setToolTip("Move up: this device gets earlier layers")
         self.slider = QSlider(Qt.Orientation.Horizontal)
         self.slider.setRange(0, total_layers)
-        self.slider.setMinimumWidth(80)
+        self.slider.setFixedWidth(64)
         self.slider.setAccessibleName(f"Layers on {name}")
         self.number = QSpinBox()
         self.number.setRange(0, total_layers)
@@ -42,6 +42,13 @@ class DeviceRow:
         self.span = label("–", "muted")
         self.tag = label("fullest", "tag")
         self.tag.hide()
+        self.range = QWidget()
+        place = QHBoxLayout(self.range)
+        place.setContentsMargins(0, 0, 0, 0)
+        place.setSpacing(8)
+        place.addWidget(self.span)
+        place.addWidget(self.tag, 0, Qt.AlignmentFlag.AlignVCenter)
+        place.addStretch(1)
         self.bar = MemoryBar()
         self.needs = label("–")
         self.needs.setAlignment(Qt.AlignmentFlag.AlignRight | Qt.AlignmentFlag.AlignVCenter)
@@ -65,7 +72,7 @@ class DeviceRow:
     def cells(self) -> tuple[QWidget, ...]:
         """As in `HEADS`."""
         return (
-            self.use, self.title, self.up, self.slider, self.number, self.span, self.tag,
+            self.use, self.title, self.up, self.slider, self.number, self.range,
             self.bar, self.needs, self.reserve, self.lock,
         )  # fmt: skip
 

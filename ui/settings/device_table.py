@@ -27,7 +27,7 @@ class DeviceTable(QScrollArea):
         outer = QVBoxLayout(card)
         outer.setContentsMargins(16, 10, 16, 10)
         self._grid = QGridLayout()
-        self._grid.setHorizontalSpacing(12)
+        self._grid.setHorizontalSpacing(10)
         self._grid.setVerticalSpacing(4)
         self._grid.setColumnStretch(BAR_COLUMN, 1)
         outer.addLayout(self._grid)
@@ -74,15 +74,13 @@ class DeviceTable(QScrollArea):
     def show_sums(self, plan: LoadPlan) -> None:
         """What all devices and main memory hold together."""
         left = plan.block_count + 1 - plan.gpu_layers
-        placed = "all placed" if not left else f"{left} on the CPU"
-        self._layers.setText(
-            f"{plan.gpu_layers} of {plan.block_count + 1} layers on devices, {placed}"
-        )
+        rest = f", {left} on the CPU" if left else ""
+        self._layers.setText(f"{plan.gpu_layers} of {plan.block_count + 1} layers on devices{rest}")
         parts: list[HostPlan | DevicePlan] = [plan.host, *plan.devices]
         memory = units.format_memory
         self._sums.setText(
             f"Weights {memory(sum(p.weights_bytes for p in parts))} · "
             f"KV cache {memory(sum(p.kv_cache_bytes for p in parts))} · "
             f"compute {memory(sum(p.compute_bytes for p in parts))} · "
-            f"{memory(sum(p.model_bytes for p in parts))} in all, main memory included"
+            f"{memory(sum(p.model_bytes for p in parts))} in all"
         )

@@ -76,7 +76,7 @@ def _outcome(plan: LoadPlan | None) -> tuple[str, str]:
         if short is None or short.left_bytes >= 0:
             return "✕ Main memory is too small", "error"
         need = units.format_memory(short.model_bytes + short.reserve_bytes)
-        return f"✕ {short.device.label} would need {need}", "error"
+        return f"✕ {short.device.label} needs {need}", "error"
     if not used:
         return "All on the CPU", ""
     fullest = units.format_memory(max(share.model_bytes for share in used))

@@ -11,7 +11,9 @@ from PySide6.QtWidgets import QDialog, QHBoxLayout, QVBoxLayout, QWidget
 
 from app import units
 from app.errors import AppError
+from app.gguf.model import ModelLayout
 from app.hardware.model import Device
+from app.plan import speed
 from app.plan.model import LoadPlan
 from app.plan.text import VERDICT_WORDS
 from app.settings.model import Settings, SplitMode
@@ -49,13 +51,14 @@ class SplitDialog(QDialog):
         parent: QWidget | None = None,
         *,
         in_use: Mapping[str, int] | None = None,
+        layout: ModelLayout | None = None,
     ) -> None:
         super().__init__(parent)
         self.setWindowTitle("GPU split")
         self.resize(1080, 720)
-        self.setMinimumSize(900, 560)
+        self.setMinimumSize(900, 640)
         self._preview, self._total = preview, total_layers
-        self._in_use = in_use or {}
+        self._in_use, self._layout = in_use or {}, layout
         self._stored = settings
         self._updating = False
         self._ordered = bool(settings.device_order)
@@ -132,7 +135,11 @@ class SplitDialog(QDialog):
             row.reserve.valueChanged.connect(functools.partial(self._reserved, row))
             row.up.clicked.connect(functools.partial(self._raise, row))
             row.lock.toggled.connect(row.show_icons)
-            theme.manager().changed.connect(row.show_icons)
+        theme.manager().changed.connect(self._show_icons)
+
+    def _show_icons(self) -> None:
+        for row in self._rows:
+            row.show_icons()
 
     # --- what the person does -----------------------------------------------------
 
@@ -339,11 +346,19 @@ class SplitDialog(QDialog):
         self._how.setText(f"Drag a cut, or use the arrow keys.{more}")
         self._verdict.setText(f"{VERDICT_WORDS[plan.verdict]} {plan.sentence} {plan.hint}".strip())
         set_state(self._verdict, "" if plan.runs else "error")
-        limit = f"up to {plan.max_context:,} fit" if exact else "checking what fits"
-        self._facts.setText(f"{plan.context:,} tokens, {limit}")
+        self._facts.setText(self._facts_of(plan, exact=exact))
         self._table.show_sums(plan)
         self.apply_button.setEnabled(plan.runs)
         self.apply_button.setToolTip("" if plan.runs else plan.sentence)
+
+    def _facts_of(self, plan: LoadPlan, *, exact: bool) -> str:
+        """Context, what else would fit, and how fast it is likely to be."""
+        limit = f"up to {plan.max_context:,} fit" if plan.max_context else "no context fits"
+        parts = [f"{plan.context:,} tokens", limit if exact else "checking what fits"]
+        if self._layout is not None and plan.runs:
+            rate = speed.estimate(plan, self._layout).generation
+            parts += [f"likely {rate.likely} tokens/s"] if rate else []
+        return ", ".join(parts)
 
 
 def _words(error: ValueError) -> str:

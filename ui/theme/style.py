@@ -1,6 +1,6 @@
 """The one style sheet. Widgets choose their part by a dynamic property `kind`, or by object name.
 
-`kind` of labels: `title`, `lead`, `strong`, `small`, `muted` (small and muted), `body-muted`.
+`kind` of labels: `title`, `lead`, `strong`, `small`, `small-strong`, `muted` (small and muted), `body-muted`.
 `kind` of buttons: `primary`, `plain`, `icon`, `link`; none is the ordinary button.
 `kind` of frames: `card`, `rule`, `vrule`.
 """
@@ -26,6 +26,7 @@ QLabel[kind="lead"] { font-size: ${lead_px}px; }
 QLabel[kind="section"] { font-size: ${lead_px}px; font-weight: 600; }
 QLabel[kind="strong"] { font-weight: 600; }
 QLabel[kind="small"] { font-size: ${small_px}px; }
+QLabel[kind="small-strong"] { font-size: ${small_px}px; font-weight: 600; }
 QLabel[kind="muted"] { font-size: ${small_px}px; color: $muted; }
 QLabel[kind="body-muted"] { color: $muted; }
 QLabel[kind="state"] { font-size: ${small_px}px; font-weight: 600; }
@@ -81,10 +82,12 @@ QPushButton[kind="plain"]:hover, QPushButton[kind="icon"]:hover { background: $a
 QPushButton[kind="plain"]:focus, QPushButton[kind="icon"]:focus { border: 2px solid $accent; }
 QPushButton[kind="icon"]:focus { padding: 0; min-width: 28px; min-height: 28px; }
 QPushButton[kind="link"] {
-    border: none; background: transparent; color: $accent; padding: 0; min-height: 20px;
-    font-size: ${small_px}px;
+    border: 2px solid transparent; border-radius: 4px; background: transparent; color: $accent;
+    padding: 0 2px; min-height: 18px; font-size: ${small_px}px;
 }
-QPushButton[kind="link"]:hover, QPushButton[kind="link"]:focus { text-decoration: underline; }
+QPushButton[kind="link"]:hover { text-decoration: underline; }
+QPushButton[kind="link"]:focus { border-color: $accent; }
+QPushButton[kind="link"]:disabled { color: $muted; border-color: transparent; }
 QComboBox, QLineEdit, QSpinBox, QDoubleSpinBox, QPlainTextEdit, QTextEdit {
     border: 1px solid $line_strong; border-radius: ${control_px}px; background: $surface;
     selection-background-color: $accent; selection-color: $on_accent;

@@ -12,6 +12,7 @@ from ui import theme
 from ui.theme.tokens import RADIUS_BAR, TEXT_SMALL
 
 BAR_PX = 14
+OVERFLOW_PX = 4
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,6 +97,10 @@ class MemoryBar(QWidget):
         reserve = QRectF(length - others - values.reserve * unit, top, values.reserve * unit, high)
         painter.fillRect(reserve, QBrush(QColor(look.reserve), Qt.BrushStyle.BDiagPattern))
         painter.fillRect(QRectF(length - others, top, others, high), QColor(look.others))
+        if overflow:
+            painter.fillRect(
+                QRectF(length - OVERFLOW_PX, top, OVERFLOW_PX, high), QColor(look.error)
+            )
         painter.setClipping(False)
         if values.in_use is not None:
             at = min(values.in_use * unit, self.width() - 2)
@@ -129,9 +134,11 @@ class MemoryAxis(QWidget):
         painter.setFont(font)
         painter.setPen(QColor(theme.current().muted))
         align = Qt.AlignmentFlag
+        step = self._scale / 4 / 2**30
+        whole = step >= 25 or abs(step - round(step)) < 0.05
         for quarter in range(5):
             value = self._scale * quarter / 4 / 2**30
-            text = f"{value:.0f}" if value >= 10 or value == int(value) else f"{value:.1f}"
+            text = f"{value:.0f}" if whole or not quarter else f"{value:.1f}"
             x = quarter * self.width() / 4
             where = (
                 align.AlignLeft

@@ -269,3 +269,25 @@ def test_encryption_is_never_given_up(
         huggingface_hub.set_client_factory(default_client_factory)
     tokens = [r.headers.get("Authorization") for r in seen if r.url.host != "hub.test"]
     assert set(tokens) <= {None}
+
+
+@pytest.mark.parametrize(
+    ("page", "address"),
+    [
+        ("https://hub.example/o/r", hub.Address(repo="o/r")),
+        (
+            "https://hub.example/o/r/resolve/main/d/m.gguf?download=true",
+            hub.Address(repo="o/r", path="d/m.gguf"),
+        ),
+        (
+            "http://hub.example/o/r/blob/v2/m.gguf",
+            hub.Address(repo="o/r", path="m.gguf", revision="v2"),
+        ),
+    ],
+)
+def test_what_a_browser_shows_is_an_address_too(page: str, address: hub.Address) -> None:
+    assert hub.is_address(page)
+    assert hub.parse(page) == address
+    for path in ("../m.gguf", "m.safetensors"):
+        with pytest.raises(AppError):
+            hub.parse(f"https://hub.example/o/r/resolve/main/{path}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import math
 import time
@@ -84,3 +85,16 @@ def test_an_unknown_quantization_is_refused() -> None:
     with pytest.raises(AppError, match="no Q9_X") as caught:
         bundled.layout(f"{ULTRA}:Q9_X")
     assert "Q4_K_M" in caught.value.hint
+
+
+def test_a_downloaded_flagship_finds_its_quantizations_and_relatives_by_what_it_is() -> None:
+    ultra = bundled.layout("nemotron-ultra-253b:Q4_K_M")
+    renamed = dataclasses.replace(ultra, name="Ultra, as somebody called it")
+    found = bundled.relatives(renamed)
+    same = [each for each in found if each.name == renamed.name]
+    assert [each.quantization for each in same] == list(
+        bundled.quantizations("nemotron-ultra-253b")
+    )
+    assert [each.name for each in found[len(same) :]] == ["Llama-3.3-Nemotron-Super-49B-v1"]
+    other = dataclasses.replace(ultra, block_count=ultra.block_count + 1)
+    assert bundled.relatives(other) == ()

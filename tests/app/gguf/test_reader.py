@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import time
 from pathlib import Path
 
@@ -130,3 +131,42 @@ def test_whatever_is_in_the_header_ends_in_a_layout_or_an_app_error(
         assert "fuzz.gguf" in error.title  # noqa: PT017 - both outcomes are right
     else:
         assert layout.block_count >= 0
+
+
+def test_too_much_text_is_given_up_early(tmp_path: Path) -> None:
+    kept = headers.strings_key("a", ["x" * 2**20] * 70)
+    many = headers.strings_key("tokens", [], count=2_500_000)
+    for name, keys in (("kept", [kept]), ("many", [many])):
+        path = headers.write(tmp_path / f"{name}.gguf", [*headers.tiny_keys(), *keys], [])
+        with path.open("r+b") as stream:
+            stream.truncate(2**33)
+        with pytest.raises(AppError, match="holds too m"):
+            read_layout(path)
+
+
+def test_what_is_no_regular_file_is_not_waited_for(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe.gguf"
+    os.mkfifo(pipe)
+    with pytest.raises(AppError, match="no regular file"):
+        read_layout(pipe)
+    for path in (Path(), Path("/")):
+        with pytest.raises(AppError, match="it is a folder"):
+            read_layout(path)
+
+
+def test_impossible_numbers_are_said_so(tmp_path: Path) -> None:
+    name = f"blk.{'9' * 5000}.attn_q.weight"
+    path = headers.write(tmp_path / "m.gguf", headers.tiny_keys(), [headers.tensor(name, [32, 8])])
+    layout = read_layout(path)
+    assert [tensor.name for tensor in layout.other] == [name]
+    with pytest.raises(AppError, match="shard 4 of 3"):
+        read_layout(tmp_path / "m-00004-of-00003.gguf")
+
+
+def test_layers_that_guess_further_tokens_are_left_out(tmp_path: Path) -> None:
+    keys = [*headers.tiny_keys(layers=3), headers.integer_key("llama.nextn_predict_layers", 1)]
+    tensors = [headers.tensor(f"blk.{n}.attn_q.weight", [32, 8]) for n in range(3)]
+    layout = read_layout(headers.write(tmp_path / "m.gguf", keys, tensors))
+    assert layout.block_count == 2
+    assert [layer.index for layer in layout.layers] == [0, 1]
+    assert sum(layer.size_bytes for layer in layout.layers) == 2 * 1024

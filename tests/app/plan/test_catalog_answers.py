@@ -74,7 +74,9 @@ def test_hardware_is_found_as_by_trying_each_card(name: str, kind: str) -> None:
 def test_every_quantization_has_its_hardware_and_less_takes_no_more() -> None:
     rows = list(catalog_answers.which(ULTRA))
     assert [row.quantization for row in rows] == list(entries.quantizations(ULTRA))
-    counts = [{cards.gpu: cards.count for cards in row.cards} for row in rows]
+    # Vulkan holds no tensor over 4 GiB, and which ones are larger does not go by the file's size.
+    through = {gpu.name: gpu_table.backend(gpu) for gpu in gpu_table.known()}
+    counts = [{c.gpu: c.count for c in row.cards if through[c.gpu] != "vulkan"} for row in rows]
     for smaller, larger in itertools.pairwise(counts):
         assert all(smaller[gpu] <= count for gpu, count in larger.items())
     known = {gpu.name for gpu in gpu_table.known()}

@@ -50,7 +50,7 @@ def compute_mib(layout: ModelLayout, counts: tuple[int, ...]) -> list[float]:
     )
     places = [place for place, count in enumerate(counts) for _ in range(count)]
     cards = [rules("cuda")] * len(counts)
-    sizes = buffers(Shapes(layout), work, places, cards, pipelined=False)
+    sizes, _ = buffers(Shapes(layout), work, places, cards, pipelined=False)
     return [size / MIB for size in sizes[:-1]]
 
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from PySide6.QtCore import Qt
 from pytestqt.qtbot import QtBot
 
+from app.errors import AppError
 from app.gguf.model import ModelLayout
 from app.gguf.reader import read_layout
 from app.hardware.model import BackendSupport, Device, DeviceKind, Vendor
-from app.plan.model import LoadPlan, PlanDevice, PlanHost
+from app.plan.model import FlashAttention, LoadPlan, Objective, PlanDevice, PlanHost
 from app.plan.planner import make_plan
 from app.settings.model import Settings, SplitMode
 from app.settings.requests import make_request
@@ -134,4 +136,79 @@ def test_every_tile_says_what_would_come_of_it(dialog: SplitDialog) -> None:
     assert all("GiB" in notes[m].text() for m in SplitMode if m is not SplitMode.MANUAL)
     dialog.choices.context.setValue(8192)
     dialog._rows[0].reserve.setValue(1.9)
-    assert "GPU 0 would need" in notes[SplitMode.EVEN].text()
+    assert "GPU 0 needs" in notes[SplitMode.EVEN].text()
+
+
+def test_what_is_chosen_reaches_the_planner_and_the_outcome_follows(
+    qtbot: QtBot, dialog: SplitDialog, layout: ModelLayout
+) -> None:
+    choices = dialog.choices
+    fields = (choices.objective, choices.micro_batch, choices.flash_attention)
+    assert all(field.accessibleName() and field.accessibleDescription() for field in fields)
+    choices.context.setValue(8192)
+    dialog._rows[0].reserve.setValue(1.63)
+    assert sum(1 for count in numbers(dialog) if count) == 3
+    choices.objective.setFocus()
+    qtbot.keyClick(choices.objective, Qt.Key.Key_Down)
+    assert sum(1 for count in numbers(dialog) if count) < 3, "the fewest devices"
+    choices.micro_batch.setCurrentIndex(choices.micro_batch.findData(4096))
+    choices.flash_attention.setCurrentIndex(choices.flash_attention.findData(FlashAttention.OFF))
+    applied: list[Settings] = []
+    dialog.applied.connect(applied.append)
+    dialog.apply_button.click()
+    request = make_request(applied[0], layout, ())
+    assert request.objective is Objective.FEWEST
+    assert (request.micro_batch, request.batch) == (4096, 4096)
+    assert request.flash_attention is FlashAttention.OFF
+
+
+def test_an_objective_is_for_automatic_splits_of_several_devices(
+    qtbot: QtBot, dialog: SplitDialog
+) -> None:
+    assert dialog.choices.objective.isEnabled()
+    dialog._rows[0].number.setValue(10)
+    assert not dialog.choices.objective.isEnabled()
+    assert "choose Automatic" in dialog.choices.objective.toolTip()
+    alone = SplitDialog(Settings(), CARDS[:1], dialog._total, lambda _s, *, limits=True: None)
+    qtbot.addWidget(alone)
+    alone.show()
+    assert not alone.choices.objective.isVisible()
+    assert alone.choices.micro_batch.isVisible()
+
+
+def test_the_exact_plan_is_asked_for_elsewhere_and_a_late_answer_does_not_count(
+    qtbot: QtBot, dialog: SplitDialog
+) -> None:
+    with qtbot.waitSignal(dialog.studied) as asked:
+        dialog.choices.context.setValue(4096)
+    assert dialog._facts.text().endswith("checking what fits")
+    settings = asked.args[0] if asked.args else Settings()
+    exact = dialog._preview(settings, limits=True)
+    assert exact is not None
+    dialog.choices.context.setValue(1024)
+    dialog.show_exact(settings, exact, None)
+    assert dialog._facts.text() == "1,024 tokens, checking what fits"
+    with qtbot.waitSignal(dialog.studied):
+        dialog.choices.context.setValue(4096)
+    dialog.show_exact(settings, exact, None)
+    assert dialog._facts.text() == f"4,096 tokens, up to {exact.max_context:,} fit"
+    dialog.show_exact(settings, None, AppError("Impossible."))
+    assert "Impossible" in dialog._problem.text()
+    assert not dialog.apply_button.isEnabled()
+
+
+def test_enter_in_a_field_changes_no_split(qtbot: QtBot, dialog: SplitDialog) -> None:
+    dialog._rows[0].number.setValue(10)
+    dialog.choices.servers.setFocus()
+    qtbot.keyClick(dialog.choices.servers, Qt.Key.Key_Return)
+    assert dialog.mode is SplitMode.MANUAL
+    assert not dialog.isVisible(), "Enter applies"
+
+
+def test_nothing_is_cut_off_at_the_sides_of_the_smallest_dialog(
+    qtbot: QtBot, dialog: SplitDialog
+) -> None:
+    dialog.resize(dialog.minimumSize())
+    dialog._rows[0].number.setValue(0)
+    dialog.grab()
+    assert dialog._table.horizontalScrollBar().maximum() == 0
