@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import sys
 import tempfile
@@ -22,12 +23,13 @@ from PySide6.QtWidgets import QApplication
 from app.catalog import starter
 from app.download.model import DownloadState
 from app.gguf import bundled
+from app.hardware import gpu_table
 from app.plan.model import PlanHost
 from app.plan.overview import Machine
 from app.service import AppService
 from app.units import GIB
 from tests.helpers import shards
-from tests.helpers.faulty_hub import Fault, FaultyHub, faulty_hub
+from tests.helpers.faulty_hub import FaultyHub, faulty_hub
 from tests.helpers.hub import Repo
 from tests.helpers.machines import cards
 from tests.helpers.split import split
@@ -51,11 +53,7 @@ def wait(condition: Callable[[], object]) -> None:
 
 def imagined() -> Machine:
     """Eight RTX 3090 and 128 GiB of main memory."""
-    from app.hardware import gpu_table
-
     known = gpu_table.find("RTX 3090")
-    import dataclasses
-
     devices = tuple(
         dataclasses.replace(
             card,
@@ -122,9 +120,6 @@ class Camera:
         self._window.grab().save(str(self._folder / f"{name}.png"))
 
 
-ONLY = os.environ.get("ONLY", "")
-
-
 def main() -> None:
     """Each screen of models and downloads."""
     target = Path(sys.argv[1])
@@ -142,8 +137,7 @@ def main() -> None:
             wait(lambda: window.models.view._scanned and service.plan is not None)
             wait(lambda: window.models.view._fits and window.models.view._local_fits)
             camera = Camera(window, target)
-            if not ONLY:
-                models(window, service, camera)
+            models(window, service, camera)
             downloads(window, service, server, camera)
             window.close()
             service.close()
@@ -212,7 +206,6 @@ def downloads(window: MainWindow, service: AppService, server: FaultyHub, camera
     ultra = next(d for d in service.downloads.all() if d.state == "no_space")
     view.show_download(ultra.id)
     camera.take("downloads-no-space", dark=False)
-    server.always = Fault()
     view.show_download(next(d for d in service.downloads.all() if d.state == "done").id)
     camera.take("downloads-done", dark=False)
 

@@ -120,12 +120,13 @@ class Board(QFrame):
         """The download that is shown; empty if none is."""
         return self._download.id if self._download else ""
 
-    def focus_main(self) -> None:
-        """Put the focus on what a person would most likely press."""
+    def focus_main(self) -> bool:
+        """Put the focus on what a person would most likely press; False if there is nothing."""
         for one in (self.load, self.resume, self.pause):
             if one.isVisible():
                 one.setFocus()
-                return
+                return True
+        return False
 
     def set_download(self, download: Download) -> None:
         """Show a download as it is now."""

@@ -170,10 +170,8 @@ class DownloadsView(QWidget):
 
     def focus_main(self) -> None:
         """Put the focus on what a person would most likely press."""
-        if self.empty.isVisible():
+        if not self.board.focus_main():
             self._find.setFocus()
-        else:
-            self.board.focus_main()
 
     def _shown(self) -> Download | None:
         """The one on the board: the chosen one, else what runs, else what is not done, else any."""

@@ -156,7 +156,6 @@ class ModelPage(QWidget):
         page.addSpacing(8)
         page.addLayout(self._columns)
         self.questions = QWidget()
-        self.questions.setMaximumWidth(READING_PX)
         self._answers = QVBoxLayout(self.questions)
         self._answers.setContentsMargins(0, 8, 0, 0)
         self._answers.setSpacing(4)
@@ -367,6 +366,9 @@ class ModelPage(QWidget):
         """Columns go below each other in a narrow window."""
         super().resizeEvent(event)
         narrow = self.width() < NARROW_PX
+        # A maximum width would cut lines off: the layout asks for the height at its own width.
+        spare = max(0, self.width() - 64 - READING_PX)
+        self._answers.setContentsMargins(0, 8, spare, 0)
         self.facts.set_narrow(narrow)
         direction = QBoxLayout.Direction
         self._columns.setDirection(direction.TopToBottom if narrow else direction.LeftToRight)

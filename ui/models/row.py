@@ -47,7 +47,7 @@ class RowValues:
 def columns(width: int) -> tuple[QRectF, ...]:
     """Name, weights, size, licence, verdict in a row of this width; x and width only count."""
     narrow = width < NARROW_PX
-    fixed = (52, 124, 112, 146) if narrow else (64, 148, round(width * 0.21), 152)
+    fixed = (52, 136, 100, 146) if narrow else (64, 148, round(width * 0.21), 152)
     name = width - 32 - sum(fixed) - GAP * len(fixed)
     boxes, x = [], 16.0
     for wide in (name, *fixed):
