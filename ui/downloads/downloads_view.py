@@ -42,6 +42,7 @@ class DownloadsView(QWidget):
         super().__init__(parent)
         self._downloads: dict[str, Download] = {}
         self._focus = ""
+        self._wants_focus = False
         self._limit: int | None = None
         self._hours: Hours | None = None
         page = QVBoxLayout(self)
@@ -169,8 +170,9 @@ class DownloadsView(QWidget):
         self._show()
 
     def focus_main(self) -> None:
-        """Put the focus on what a person would most likely press."""
-        if not self.board.focus_main():
+        """Put the focus on what a person would most likely press, as soon as it is there."""
+        self._wants_focus = not self.board.focus_main()
+        if self._wants_focus:
             self._find.setFocus()
 
     def _shown(self) -> Download | None:
@@ -192,6 +194,8 @@ class DownloadsView(QWidget):
         if self._focus not in self._downloads and shown.state not in HALTED:
             self._focus = shown.id
         self.board.set_download(shown)
+        if self._wants_focus and self.isVisible():
+            self.focus_main()
         self.side.set_download(shown)
         others = [d for d in self._downloads.values() if d.id != shown.id]
         self.queue.set_downloads(sorted(others, key=lambda d: d.state in ENDED))
