@@ -265,6 +265,8 @@ class MainWindow(QMainWindow):
                 self.launcher.show_notice(sentence)
             case OperationFailed(error=error):
                 self.launcher.show_error(error)
+                self.downloads.view.show_error(error)
+                self.models.page.show_error(error)
                 self.chat.set_engine(
                     "not loaded", ready=self._service.engine_state in _READY, error=str(error)
                 )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,6 +14,8 @@ from app.download.model import (
     Download,
     DownloadEvent,
     DownloadFile,
+    DownloadProgressed,
+    DownloadRemoved,
     DownloadRequest,
     DownloadState,
     DownloadStateChanged,
@@ -50,6 +54,8 @@ class DownloadService:
         self._on_done = on_done
         self._timing = timing
         self._manager: DownloadManager | None = None
+        self._known: dict[str, Download] = {}
+        self._lock = threading.Lock()
         self._jobs = Worker("downloads", emit)
 
     def start(self, bytes_per_s: int | None = None, hours: Hours | None = None) -> None:
@@ -71,13 +77,27 @@ class DownloadService:
         self._jobs.submit(job)
 
     def _told(self, event: DownloadEvent) -> None:
+        with self._lock:
+            self._learn(event)
         self._emit(event)
         if isinstance(event, DownloadStateChanged) and event.download.state is DownloadState.DONE:
             self._on_done(event.download)
 
+    def _learn(self, event: DownloadEvent) -> None:
+        match event:
+            case DownloadStateChanged(download=download):
+                self._known[download.id] = download
+            case DownloadProgressed(id=id, progress=progress) if id in self._known:
+                self._known[id] = dataclasses.replace(self._known[id], progress=progress)
+            case DownloadRemoved(id=id):
+                self._known.pop(id, None)
+            case _:
+                pass
+
     def all(self) -> tuple[Download, ...]:
-        """The queue now."""
-        return () if self._manager is None else self._manager.downloads()
+        """The queue as it was told last; never waits for the disk, as the queue itself may."""
+        with self._lock:
+            return tuple(self._known.values())
 
     def _ask(self, what: Callable[[DownloadManager], object]) -> None:
         def job() -> None:

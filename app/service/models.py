@@ -244,9 +244,8 @@ class ModelService:
     def _study_known(self, subject: Subject) -> None:
         entry, local = subject.entry, subject.local
         if local is not None:
-            layout = read_layout(local.files[0])
-            name = layout.quantization or local.quantization or layout.name
-            self._study(subject, [name], lambda _: layout)
+            name = local.quantization or local.name
+            self._study(subject, [name], lambda _: read_layout(local.files[0]))
         elif entry is not None:
             kinds = sorted(
                 entries.quantizations(entry), key=lambda k: entries.layout(entry, k).size_bytes

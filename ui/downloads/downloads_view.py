@@ -19,12 +19,13 @@ from PySide6.QtWidgets import (
 
 from app.download.manager import Hours
 from app.download.model import ENDED, HALTED, Download, DownloadState
+from app.errors import AppError
 from ui import theme
 from ui.downloads import words
 from ui.downloads.board import Board
 from ui.downloads.queue import Queue
 from ui.downloads.side import Side
-from ui.widgets.labels import button, label
+from ui.widgets.labels import button, label, set_state
 
 LIMITS = (None, 1_000_000, 2_000_000, 5_000_000, 10_000_000, 25_000_000, 50_000_000, 100_000_000)
 """Bytes/s that are offered."""
@@ -56,6 +57,11 @@ class DownloadsView(QWidget):
         head.addWidget(self.schedule)
         head.addWidget(self.limit)
         page.addLayout(head)
+        self.problem = label("", "", wrap=True)
+        self.problem.setContentsMargins(32, 0, 32, 0)
+        set_state(self.problem, "error")
+        self.problem.hide()
+        page.addWidget(self.problem)
         scroll = QScrollArea()
         scroll.setWidgetResizable(True)
         content = QWidget()
@@ -140,9 +146,17 @@ class DownloadsView(QWidget):
 
     def set_download(self, download: Download) -> None:
         """A download as it is now."""
+        before = self._downloads.get(download.id)
+        if before is None or before.state is not download.state:
+            self.problem.hide()
         self._downloads[download.id] = download
         self.side.note(download)
         self._show()
+
+    def show_error(self, error: AppError) -> None:
+        """What could not be done; it stays until something else happens."""
+        self.problem.setText(str(error))
+        self.problem.show()
 
     def remove(self, id: str) -> None:
         """It is no longer in the queue."""

@@ -9,6 +9,7 @@ from PySide6.QtGui import QResizeEvent
 from PySide6.QtWidgets import QBoxLayout, QFrame, QHBoxLayout, QScrollArea, QVBoxLayout, QWidget
 
 from app import units
+from app.errors import AppError
 from app.events import (
     ChoicePlanned,
     HardwareFound,
@@ -341,6 +342,11 @@ class ModelPage(QWidget):
                 self._answers.addWidget(part)
             text.setContentsMargins(0, 0, 0, 8)
         self.questions.setVisible(bool(event.answers))
+
+    def show_error(self, error: AppError) -> None:
+        """What could not be done; it stays until the offer is another one."""
+        self.reason.setText(str(error))
+        self.reason.show()
 
     def set_offer(self, offer: Offer) -> None:
         """What the one button does now; what would not run here may be had all the same."""

@@ -38,7 +38,7 @@ from app.events import (
 from app.plan.model import PlanHost, Verdict
 from app.plan.overview import Machine
 from app.service.models import ModelService
-from app.service.subjects import OfferKind, Subject, of_entry, of_repository, offer
+from app.service.subjects import OfferKind, Subject, of_entry, of_local, of_repository, offer
 from app.units import GIB
 from tests.app.catalog.conftest import server
 from tests.helpers.hub import Hub
@@ -141,6 +141,19 @@ def test_a_repository_is_planned_from_headers_and_offered_for_download(
     assert server.sent_bytes < 16 * 2**20
     found = models.offer(subject, "Q4_1", (), None, "")
     assert (found.kind, found.words) == (OfferKind.DOWNLOAD, "Download Q4_1, 98.4 MB")
+
+
+def test_a_damaged_file_says_so_on_its_page(models: ModelService, log: Log, tmp_path: Path) -> None:
+    path = tmp_path / "cut.gguf"
+    path.write_bytes(b"GGUF\x03")
+    cut = LocalModel(
+        name="cut", origin=Origin.APP, files=(path,), state=State.DAMAGED, size_bytes=5
+    )
+    models.open(of_local(cut))
+    done = log.wait(ModelStudied, lambda event: not event.reading)
+    assert done.error is not None
+    assert done.error.kind is ErrorKind.MODEL_FILE
+    assert not done.overview.rows
 
 
 def test_only_the_newest_search_is_answered_and_offline_the_kept_answer_says_so(

@@ -15,6 +15,7 @@ from app import units
 from app.catalog.repository import FileSet, HubFile, Role
 from app.download.model import DownloadState, Reason
 from app.download.source import Timing
+from app.errors import AppError
 from app.service import AppService
 from tests.app.download.conftest import Stage, stage
 from tests.helpers.faulty_hub import Fault
@@ -186,6 +187,14 @@ def test_a_limit_is_in_force_at_once_and_stored(desk: Desk) -> None:
     download = desk.view.get(id)
     assert download is not None
     assert download.progress.bytes_per_s < 2_500_000
+
+
+def test_what_could_not_be_done_is_said_on_the_page(desk: Desk) -> None:
+    desk.view.show_error(AppError("It is not safe.", hint="Choose another."))
+    assert desk.view.problem.isVisible()
+    assert desk.view.problem.text() == "It is not safe. Choose another."
+    desk.wait(desk.enqueue(1_000_000), State.DONE)
+    assert not desk.view.problem.isVisible()
 
 
 def test_a_fault_that_ends_it_is_named_and_kept_for_another_try(desk: Desk) -> None:
