@@ -69,7 +69,7 @@ def main() -> None:
         whole = median_s(functools.partial(make_plan, layout, request, devices, HOST), runs)
         fullest = max(share.model_bytes for share in plan.devices) / GIB
         print(
-            f"{words}: {1000 * placing:.1f} ms, with the longest context {1000 * whole:.0f} ms; "
+            f"{words}: {1000 * placing:.1f} ms, the whole plan to the byte {1000 * whole:.0f} ms; "
             f"{plan.verdict}, fullest {fullest:.2f} GiB, layers {plan.tensor_split}"
         )
     by_hand = PlanRequest(
