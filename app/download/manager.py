@@ -187,11 +187,11 @@ class DownloadManager:
 
     def _wish(self, job: Job, wish: Wish) -> None:
         job.wish = wish
-        job.save()
         if wish is not Wish.RUN:
             job.halt()
         elif job.state in HALTED:
             job.change(DownloadState.QUEUED)
+        job.save()  # last: a slow disk holds up neither pause nor resume
         self._condition.notify_all()
 
     def _ordered(self) -> list[Job]:
