@@ -31,7 +31,7 @@ def recommend(options: argparse.Namespace, settings: Settings) -> int:
     fits = best.plan.verdict is not Verdict.TOO_LARGE
     relatives = []
     if best.plan.verdict in (Verdict.TOO_LARGE, Verdict.PARTLY):
-        others = machine.relatives(options.model)
+        others = machine.relatives(best.layout)
         relatives = recommendation.relatives(others, request, devices, host)
     rate = speed.estimate(best.plan, best.layout)
     if options.json:
