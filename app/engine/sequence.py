@@ -1,0 +1,122 @@
+"""The one sequence of a context: what its KV cache holds, and what is added to it.
+
+Only the worker imports this.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import llama_cpp.llama_cpp as lib
+
+from app.engine.stop import StopFlag
+
+ABORTED = 2
+"""What `llama_decode` answers once the abort callback has said so (llama.h)."""
+
+
+class DecodeError(RuntimeError):
+    """`llama_decode` failed; what was cached before is still valid."""
+
+
+class Sequence:
+    """Tokens in the KV cache. After a stop or a failure it holds what it says that it holds.
+
+    Attributes:
+        size: Tokens that fit.
+        tokens: What is cached, in order.
+    """
+
+    def __init__(self, model: int, context: int, micro_batch: int, stop: StopFlag) -> None:
+        self._context, self._stop = context, stop
+        self._memory = lib.llama_get_memory(context)
+        self._window: int = lib.llama_model_n_swa(model)
+        # Prepared once: the loop below then allocates nothing for a token.
+        self._many = (lib.llama_token * micro_batch)()
+        self._one = (lib.llama_token * 1)()
+        self._batch_of_one = lib.llama_batch_get_one(self._one, 1)
+        self.size: int = lib.llama_n_ctx(context)
+        self.tokens: list[int] = []
+
+    def clear(self) -> None:
+        """Forget all."""
+        lib.llama_memory_clear(self._memory, True)
+        self.tokens = []
+
+    def keep(self, count: int) -> None:
+        """Forget all but the first `count` tokens, or really all where the model cannot go back.
+
+        A recurrent state holds its last token only, and layers with a sliding window the last
+        tokens up to the window.
+        """
+        removed = lib.llama_memory_seq_rm(self._memory, 0, count, -1)
+        if count == 0 or not removed or self._forgotten(count):
+            self.clear()
+        else:
+            del self.tokens[count:]
+
+    def _forgotten(self, count: int) -> bool:
+        """True if a layer no longer has all that token `count` attends to (llama-hparams.h, is_masked_swa)."""
+        first: int = lib.llama_memory_seq_pos_min(self._memory, 0)
+        return first > max(0, count + 1 - self._window)
+
+    def common_prefix(self, tokens: list[int]) -> int:
+        """How many of `tokens` are cached, the last one excluded: its logits are needed."""
+        limit = min(len(self.tokens), len(tokens) - 1)
+        if self.tokens[:limit] == tokens[:limit]:
+            return limit
+        return next(i for i in range(limit) if self.tokens[i] != tokens[i])
+
+    def prefill(self, tokens: list[int]) -> Iterator[int]:
+        """Bring `tokens` into the KV cache; yields how many are there, first those from before.
+
+        Ends early once the flag is set.
+
+        Raises:
+            DecodeError: llama.cpp could not.
+        """
+        self.keep(self.common_prefix(tokens))
+        done = len(self.tokens)
+        yield done
+        while done < len(tokens) and not self._stop.is_set():
+            count = min(len(self._many), len(tokens) - done)
+            self._many[:count] = tokens[done : done + count]
+            status: int = lib.llama_decode(
+                self._context, lib.llama_batch_get_one(self._many, count)
+            )
+            if status != 0:
+                self._failed(status)
+                return
+            done += count
+            self.tokens += tokens[len(self.tokens) : done]
+            if done == len(tokens):
+                # Devices compute on their own; the prompt is read when they are done.
+                lib.llama_synchronize(self._context)
+            yield done
+
+    def generate(self, sampler: object) -> Iterator[int]:
+        """Yields tokens, each not yet cached; ends when the context is full or the flag is set.
+
+        Raises:
+            DecodeError: llama.cpp could not.
+        """
+        sample, decode, stopped = lib.llama_sampler_sample, lib.llama_decode, self._stop.is_set
+        context, batch, one, size = self._context, self._batch_of_one, self._one, self.size
+        tokens = self.tokens
+        while True:
+            token: int = sample(sampler, context, -1)
+            yield token
+            if len(tokens) >= size or stopped():
+                return
+            one[0] = token
+            status: int = decode(context, batch)
+            if status != 0:
+                self._failed(status)
+                return
+            tokens.append(token)
+
+    def _failed(self, status: int) -> None:
+        # Part of the batch may be cached by now.
+        self.keep(len(self.tokens))
+        if status != ABORTED:
+            raise DecodeError(f"llama_decode answered {status} after {len(self.tokens)} tokens")
