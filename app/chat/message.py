@@ -35,6 +35,7 @@ class TurnStats:
         tokens_per_second: Rate of token generation without the first token; None below two.
         first_token_s: Time to first token, from sending on; None if none came.
         prompt_tokens: Tokens of the whole prompt, `reused_tokens` of them from the turn before.
+        prompt_s: Time of prompt processing, the template included.
         context_used: Tokens in the KV cache after the turn, of `context`.
     """
 
@@ -45,6 +46,17 @@ class TurnStats:
     reused_tokens: int
     context_used: int
     context: int
+    prompt_s: float = 0.0
+
+    @property
+    def evaluated_tokens(self) -> int:
+        """Tokens of the prompt that were not in the KV cache."""
+        return self.prompt_tokens - self.reused_tokens
+
+    @property
+    def prompt_tokens_per_second(self) -> float | None:
+        """Rate of prompt processing."""
+        return self.evaluated_tokens / self.prompt_s if self.prompt_s > 0 else None
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)

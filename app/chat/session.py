@@ -21,11 +21,12 @@ class TurnStarted:
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class PromptRead:
-    """Event: prompt processing advanced to `done` of `total` tokens."""
+    """Event: prompt processing advanced to `done` of `total` tokens, `reused` of them from before."""
 
     turn: int
     done: int
     total: int
+    reused: int = 0
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -160,7 +161,9 @@ class ChatSession:
         self, message: protocol.PrefillProgressed | protocol.TokensGenerated, now_s: float
     ) -> ChatEvent:
         if isinstance(message, protocol.PrefillProgressed):
-            return PromptRead(turn=message.turn, done=message.done, total=message.total)
+            return PromptRead(
+                turn=message.turn, done=message.done, total=message.total, reused=message.reused
+            )
         if self._first_token_s is None:
             self._first_token_s = now_s - self._sent_at
         self._pieces.append(message.text)
@@ -194,6 +197,7 @@ def _stats(finished: protocol.TurnFinished) -> TurnStats:
         tokens_per_second=finished.tokens_per_second,
         first_token_s=finished.first_token_s,
         prompt_tokens=finished.prompt_tokens,
+        prompt_s=finished.prefill_s,
         reused_tokens=finished.reused_tokens,
         context_used=finished.context_used,
         context=finished.context,

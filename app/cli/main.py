@@ -14,6 +14,7 @@ from app import logs, paths
 from app.cli import machine
 from app.cli import plan as plan_command
 from app.cli import recommend as recommend_command
+from app.cli.bench import bench
 from app.cli.chat import chat
 from app.cli.doctor import doctor
 from app.errors import AppError, ErrorKind
@@ -30,6 +31,7 @@ EXAMPLES = """examples:
   ultra-launcher recommend nemotron-ultra-253b --gpus '8x RTX 3090'
   ultra-launcher plan hf:owner/repo/model.gguf  before it is downloaded
   ultra-launcher chat --model starter           chat in the terminal
+  ultra-launcher bench --model starter          how fast it answers
   ultra-launcher doctor                         all that a bug report needs
 
 exit codes: 0 done, 1 internal error, 2 wrong use, 3 model file, 4 memory, 5 engine,
@@ -86,7 +88,13 @@ def parser() -> argparse.ArgumentParser:
     talk.add_argument("--prompt", help="ask this, print the answer and end")
     talk.add_argument("--system", help="system prompt")
     talk.add_argument("--max-tokens", type=_positive, help="longest answer in tokens")
-    for command in (plan, talk, least):
+    speed = add("bench", "measure how fast a model answers", "bench --model starter --json")
+    speed.add_argument("--model", default="starter", help="a GGUF file, or `starter` (the default)")
+    speed.add_argument("--threads", type=_positive, help="threads; automatic if left out")
+    speed.add_argument("--prompt-tokens", type=_positive, default=512, help="tokens to process")
+    speed.add_argument("--tokens", type=_at_least_two, default=128, help="tokens to generate")
+    speed.add_argument("--runs", type=_positive, default=3, help="the result is their median")
+    for command in (plan, talk, least, speed):
         command.add_argument("--context", type=int, help="tokens; automatic if left out")
         command.add_argument("--kv-type-k", choices=[str(k) for k in KvCacheType])
         command.add_argument("--kv-type-v", choices=[str(k) for k in KvCacheType])
@@ -99,6 +107,13 @@ def _positive(text: str) -> int:
     value = int(text) if text.isdigit() else 0
     if value < 1:
         raise argparse.ArgumentTypeError(f"{text} is not a number above 0")
+    return value
+
+
+def _at_least_two(text: str) -> int:
+    value = _positive(text)
+    if value < 2:
+        raise argparse.ArgumentTypeError("a rate needs at least 2 tokens")
     return value
 
 
@@ -135,6 +150,8 @@ def _run(options: argparse.Namespace) -> int:
             return recommend_command.hardware(options, settings)
         case "doctor":
             return doctor(options, settings)
+        case "bench":
+            return bench(options, settings, machine.model_path(options.model))
         case _:
             return chat(options, settings, machine.model_path(options.model))
 
