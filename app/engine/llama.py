@@ -236,9 +236,16 @@ class Model:
     def tokenize(self, text: str) -> list[int]:
         """Tokens of `text`, special ones recognised, none added."""
         data = text.encode()
-        array = (lib.llama_token * (len(data) + 8))()
-        count = lib.llama_tokenize(self.vocabulary, data, len(data), array, len(array), False, True)
-        return list(array[:count])
+        size = len(data) + 8
+        while True:
+            array = (lib.llama_token * size)()
+            count: int = lib.llama_tokenize(
+                self.vocabulary, data, len(data), array, size, False, True
+            )
+            if count >= 0:
+                return array[:count]
+            # A vocabulary of bytes writes a space as three of them.
+            size = -count
 
     def piece(self, token: int) -> bytes:
         """The bytes of one token, empty for special ones."""

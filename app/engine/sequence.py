@@ -49,8 +49,8 @@ class Sequence:
         A recurrent state holds its last token only, and layers with a sliding window the last
         tokens up to the window.
         """
-        removed = lib.llama_memory_seq_rm(self._memory, 0, count, -1)
-        if count == 0 or not removed or self._forgotten(count):
+        lost = count == 0 or self._forgotten(count)
+        if lost or not lib.llama_memory_seq_rm(self._memory, 0, count, -1):
             self.clear()
         else:
             del self.tokens[count:]

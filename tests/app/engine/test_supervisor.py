@@ -1,12 +1,9 @@
 from __future__ import annotations
 
-import contextlib
 import os
-import queue
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import psutil
@@ -15,13 +12,11 @@ import pytest
 from app import processes
 from app.engine import protocol, safety
 from app.engine.model import (
-    EngineEvent,
     EngineState,
     EngineStateChanged,
     ModelLoaded,
     SafetyApplied,
     TurnEnded,
-    TurnProgressed,
 )
 from app.engine.safety import SafetyStore
 from app.engine.supervisor import EngineSupervisor
@@ -31,71 +26,19 @@ from app.plan.model import PlanDevice, PlanHost, PlanRequest
 from app.plan.planner import make_plan
 from app.units import GIB
 from tests.helpers import headers
+from tests.helpers.engines import (
+    TIMEOUT_S,
+    Events,
+    engine,
+    generate,
+    has_text,
+    is_end,
+    is_error,
+    is_loaded,
+    load,
+    text_of,
+)
 from tests.helpers.rpc import rpc_servers
-
-TIMEOUT_S = 90
-LONG = protocol.ChatMessage(role="user", content="Tell a very long story about a lighthouse.")
-
-
-class Events:
-    def __init__(self) -> None:
-        self.queue: queue.Queue[EngineEvent] = queue.Queue()
-
-    def until(self, wanted: Callable[[EngineEvent], bool]) -> list[EngineEvent]:
-        seen = []
-        while True:
-            event = self.queue.get(timeout=TIMEOUT_S)
-            seen.append(event)
-            if wanted(event):
-                return seen
-
-
-@contextlib.contextmanager
-def engine(**options: object) -> Iterator[tuple[EngineSupervisor, Events]]:
-    events = Events()
-    supervisor = EngineSupervisor(events.queue.put, **options)  # type: ignore[arg-type]
-    try:
-        yield supervisor, events
-    finally:
-        supervisor.close()
-
-
-def is_loaded(event: EngineEvent) -> bool:
-    if isinstance(event, EngineStateChanged) and event.error is not None:
-        raise event.error
-    return isinstance(event, ModelLoaded)
-
-
-def is_error(event: EngineEvent) -> bool:
-    return isinstance(event, EngineStateChanged) and event.error is not None
-
-
-def is_end(event: EngineEvent) -> bool:
-    return isinstance(event, TurnEnded)
-
-
-def text_of(events: list[EngineEvent]) -> str:
-    return "".join(
-        e.message.text
-        for e in events
-        if isinstance(e, TurnProgressed) and isinstance(e.message, protocol.TokensGenerated)
-    )
-
-
-def has_text(event: EngineEvent) -> bool:
-    return bool(text_of([event]))
-
-
-def generate(turn: int, limit: int | None = 16) -> protocol.Generate:
-    greedy = protocol.Sampling(temperature=0)
-    return protocol.Generate(turn=turn, messages=(LONG,), sampling=greedy, max_tokens=limit)
-
-
-def load(path: Path, **values: object) -> protocol.Load:
-    return protocol.Load.model_validate(
-        {"model_path": str(path), "context": 1024, "threads": 1} | values
-    )
-
 
 def error_after(supervisor: EngineSupervisor, events: Events, command: protocol.Load) -> AppError:
     supervisor.load(command)
