@@ -19,7 +19,7 @@ from app.events import AppEvent, OperationFailed, PlanChanged
 from app.service import AppService
 from app.settings.model import Settings
 
-WORDS = "the of and to in for with that on by this from at which have not".split()
+WORDS = ("the", "of", "and", "to", "in", "for", "with", "that", "on", "by", "this", "from", "at")
 """Each one token with its space, in all usual vocabularies."""
 CALIBRATION = 64
 
@@ -64,9 +64,7 @@ def bench(options: argparse.Namespace, settings: Settings, model: Path) -> int:
     return 0
 
 
-def _print(
-    options: argparse.Namespace, model: Path, loaded: ModelLoaded, runs: list[Run]
-) -> None:
+def _print(options: argparse.Namespace, model: Path, loaded: ModelLoaded, runs: list[Run]) -> None:
     fields = ("generation_tokens_per_s", "prompt_tokens_per_s", "time_to_first_token_s")
     medians = {name: statistics.median(getattr(run, name) for run in runs) for name in fields}
     if options.json:
@@ -76,7 +74,9 @@ def _print(
         print(json.dumps(facts | medians | {"runs": each}))
         return
     print(f"{model.name}, {loaded.loaded.threads} threads, medians of {len(runs)} runs")
-    print(f"  generation     {medians['generation_tokens_per_s']:9.1f} tok/s, {runs[0].tokens} tokens")
+    print(
+        f"  generation     {medians['generation_tokens_per_s']:9.1f} tok/s, {runs[0].tokens} tokens"
+    )
     prompt = f"{runs[0].prompt_tokens} tokens"
     print(f"  prompt         {medians['prompt_tokens_per_s']:9.1f} tok/s, {prompt}")
     print(f"  first token    {units.format_duration(medians['time_to_first_token_s']):>9}")
@@ -112,9 +112,8 @@ class _Measurement:
 
     def runs(self, prompt_tokens: int, tokens: int, count: int) -> list[Run]:
         """Some measured answers, after two that warm up and count the template's own tokens."""
-        for start in (0, 1):
-            words = CALIBRATION
-            overhead = self._ask(_text(start, words), 2).prompt_tokens - words
+        self._ask(_text(0, CALIBRATION), 2)
+        overhead = self._ask(_text(1, CALIBRATION), 2).prompt_tokens - CALIBRATION
         words = prompt_tokens - overhead
         if words < 1:
             raise AppError(
@@ -129,7 +128,7 @@ class _Measurement:
         sent = time.perf_counter()
         self._service.send(text, max_tokens=tokens)
         began = read = first = last = sent
-        evaluated = 0
+        evaluated = generated = 0
         while True:
             when, event = self._next()
             match event:

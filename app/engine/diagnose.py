@@ -84,6 +84,14 @@ def turn_failed(failed: protocol.Failed) -> AppError:
             action=Action.CHOOSE_MODEL,
             kind=ErrorKind.MODEL_FILE,
         )
+    if failed.reason == "sampling":
+        return AppError(
+            "The sampling options cannot be used.",
+            detail=f"{failed.detail}.",
+            hint="Correct the grammar or the JSON schema, or leave them out.",
+            action=Action.OPEN_SETTINGS,
+            kind=ErrorKind.SETTINGS,
+        )
     return AppError(
         "The engine could not answer.",
         detail=f"{failed.detail}.",

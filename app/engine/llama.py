@@ -14,7 +14,7 @@ import psutil
 
 from app import ggml
 from app.engine import breakdown, protocol
-from app.engine.sampler import make_sampler
+from app.engine.sampler import Sampler
 from app.engine.sequence import DecodeError, Sequence
 from app.engine.stop import StopFlag
 from app.engine.template import TemplateError, render
@@ -258,9 +258,7 @@ class Model:
         size = 256
         while True:
             buffer = ctypes.create_string_buffer(size)
-            count: int = lib.llama_token_to_piece(
-                self.vocabulary, token, buffer, size, 0, special
-            )
+            count: int = lib.llama_token_to_piece(self.vocabulary, token, buffer, size, 0, special)
             if count >= 0:
                 return buffer.raw[:count]
             size = -count
@@ -269,17 +267,13 @@ class Model:
         count: int = lib.llama_vocab_n_tokens(self.vocabulary)
         return frozenset(t for t in range(count) if lib.llama_vocab_is_eog(self.vocabulary, t))
 
-    def make_sampler(self, sampling: protocol.Sampling) -> int:
-        """A sampler chain; free it with `free_sampler`.
+    def make_sampler(self, sampling: protocol.Sampling) -> Sampler:
+        """A sampler chain, to be closed.
 
         Raises:
             SamplingError: Grammar or JSON schema are broken.
         """
-        return make_sampler(sampling, self._model, self.tokenize, self.end_tokens)
-
-    def free_sampler(self, sampler: int) -> None:
-        """Give the chain back."""
-        lib.llama_sampler_free(sampler)
+        return Sampler(sampling, self._context, self.tokenize, self.end_tokens)
 
     def prompt(
         self, messages: tuple[protocol.ChatMessage, ...], *, continue_last: bool

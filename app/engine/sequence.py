@@ -6,6 +6,7 @@ Only the worker imports this.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import llama_cpp.llama_cpp as lib
 
@@ -32,7 +33,7 @@ class Sequence:
         self._memory = lib.llama_get_memory(context)
         self._window: int = lib.llama_model_n_swa(model)
         # Prepared once: the loop below then allocates nothing for a token.
-        self._many = (lib.llama_token * micro_batch)()
+        self._many: Any = (lib.llama_token * micro_batch)()
         self._one = (lib.llama_token * 1)()
         self._batch_of_one = lib.llama_batch_get_one(self._one, 1)
         self.size: int = lib.llama_n_ctx(context)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import codecs
+import contextlib
 import time
 from collections.abc import Callable
 
 from app.engine import protocol
 from app.engine.llama import Model
+from app.engine.sampler import Sampler
 from app.engine.stop import StopFlag
 
 Send = Callable[[protocol.Message], None]
@@ -32,11 +34,9 @@ def run(command: protocol.Generate, model: Model, send: Send, stop: StopFlag) ->
     tokens = model.prompt(command.messages, continue_last=command.continue_last)
     if len(tokens) >= model.sequence.size:
         raise ContextFullError(f"{len(tokens)} of {model.sequence.size}")
-    sampler = model.make_sampler(command.sampling)
-    try:
+    with contextlib.closing(model.make_sampler(command.sampling)) as sampler:
+        sampler.read(tokens)
         _Turn(command, model, send, stop, started).run(tokens, sampler)
-    finally:
-        model.free_sampler(sampler)
 
 
 class _Turn:
@@ -57,7 +57,7 @@ class _Turn:
         self._unsent = 0
         self._reused = 0
 
-    def run(self, tokens: list[int], sampler: int) -> None:
+    def run(self, tokens: list[int], sampler: Sampler) -> None:
         turn, sequence = self._command.turn, self._model.sequence
         for index, done in enumerate(sequence.prefill(tokens)):
             if index == 0:
@@ -87,11 +87,11 @@ class _Turn:
             )
         )
 
-    def _stream(self, sampler: int) -> protocol.EndReason:
+    def _stream(self, sampler: Sampler) -> protocol.EndReason:
         limit = self._command.max_tokens
         ends, piece, clock = self._model.end_tokens, self._model.piece, time.monotonic
         sent_at = 0.0
-        for token in self._model.sequence.generate(sampler):
+        for token in self._model.sequence.generate(sampler.chain):
             now = clock()
             if self._first is None:
                 self._first = now

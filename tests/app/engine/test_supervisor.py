@@ -40,6 +40,7 @@ from tests.helpers.engines import (
 )
 from tests.helpers.rpc import rpc_servers
 
+
 def error_after(supervisor: EngineSupervisor, events: Events, command: protocol.Load) -> AppError:
     supervisor.load(command)
     last = events.until(is_error)[-1]
