@@ -37,7 +37,7 @@ def _memory_error(text: str) -> AppError:
 
 def load_failed(failed: protocol.Failed, model_path: str) -> AppError:
     """Why a load failed that the worker survived."""
-    name = model_path.replace("\\", "/").rsplit("/", 1)[-1]
+    name = _name(model_path)
     match failed.reason:
         case "memory":
             return _memory_error(failed.detail)
@@ -65,6 +65,21 @@ def load_failed(failed: protocol.Failed, model_path: str) -> AppError:
                 action=Action.CHOOSE_MODEL,
                 kind=ErrorKind.MODEL_FILE,
             )
+
+
+def file_changed(model_path: str, detail: str = "") -> AppError:
+    """The model's files are no longer what was loaded."""
+    return AppError(
+        f"{_name(model_path)} was changed or cut off while it was loaded.",
+        detail=detail,
+        hint="Check the file, then reload; nothing of the chat is lost.",
+        action=Action.RELOAD,
+        kind=ErrorKind.MODEL_FILE,
+    )
+
+
+def _name(model_path: str) -> str:
+    return model_path.replace("\\", "/").rsplit("/", 1)[-1]
 
 
 def turn_failed(failed: protocol.Failed) -> AppError:

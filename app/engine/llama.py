@@ -7,6 +7,7 @@ import re
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import llama_cpp.llama_cpp as lib
@@ -14,6 +15,7 @@ import psutil
 
 from app import ggml
 from app.engine import breakdown, protocol
+from app.engine.files import shards
 from app.engine.sampler import Sampler
 from app.engine.sequence import DecodeError, Sequence
 from app.engine.stop import StopFlag
@@ -32,6 +34,8 @@ KV_TYPES = {
 }
 FLASH = {"auto": -1, "off": 0, "on": 1}
 _ASSIGNED = re.compile(r"layer +(\d+) assigned to device (\S+)")
+RATE_AFTER_S = 0.5
+"""A mapped file is there at once; only a load that takes time has a rate."""
 _BUFFER = re.compile(r"(\S+) +(model|KV|RS|compute) buffer size = +([\d.]+) MiB")
 
 
@@ -113,15 +117,7 @@ class Model:
             *(handles[name] for name in command.devices), None
         )
         split = (ctypes.c_float * int(lib.llama_max_devices()))(*command.tensor_split)
-        last = -1.0
-
-        def progressed(fraction: float, _data: object) -> bool:
-            nonlocal last
-            if fraction - last >= 0.01 or fraction >= 1:
-                last = fraction
-                report(protocol.LoadProgressed(stage="reading", fraction=min(fraction, 1.0)))
-            return not self._stop.is_set()
-
+        progressed = _progress(command, report, self._stop)
         self._progress = lib.llama_progress_callback(progressed)
         params = lib.llama_model_default_params()
         params.devices = ctypes.cast(chosen, ctypes.c_void_p)
@@ -134,7 +130,7 @@ class Model:
         params.use_extra_bufts = command.use_extra_buffers
         params.no_alloc = command.dry_run
         # llama.cpp aborts on a dry run of a mapped file (llama-model.cpp, load_tensors).
-        if not command.use_mmap or command.dry_run:
+        if command.load_mode == "read" or command.dry_run:
             params.load_mode = lib.LLAMA_LOAD_MODE_NONE
         params.progress_callback = self._progress
         model: int | None = lib.llama_model_load_from_file(command.model_path.encode(), params)
@@ -295,6 +291,32 @@ class Model:
         if bos >= 0 and lib.llama_vocab_get_add_bos(self.vocabulary) and tokens[:1] != [bos]:
             tokens.insert(0, bos)
         return tokens
+
+
+def _progress(
+    command: protocol.Load, report: Callable[[protocol.LoadProgressed], None], stop: StopFlag
+) -> Callable[[float, object], bool]:
+    """llama.cpp's progress callback; it goes on while the answer is true."""
+    total = sum(path.stat().st_size for path in shards(Path(command.model_path)))
+    last, started = -1.0, time.monotonic()
+
+    def progressed(fraction: float, _data: object) -> bool:
+        nonlocal last
+        if fraction - last >= 0.01 or fraction >= 1:
+            last = min(fraction, 1.0)
+            elapsed = time.monotonic() - started
+            report(
+                protocol.LoadProgressed(
+                    stage="reading",
+                    fraction=last,
+                    done_bytes=round(last * total),
+                    total_bytes=total,
+                    bytes_per_s=last * total / elapsed if elapsed > RATE_AFTER_S else None,
+                )
+            )
+        return not stop.is_set()
+
+    return progressed
 
 
 def overrides_array(

@@ -171,7 +171,8 @@ class Load(_Line):
     op_offload: bool = True
     """Batches of layers in main memory are computed on the first device, which needs room for their weights."""
     threads: int | None = None
-    use_mmap: bool = True
+    load_mode: Literal["mapped", "read"] = "mapped"
+    """Mapped files share memory with the system's cache; models that are wholly on devices load faster read."""
     use_extra_buffers: bool = True
     self_test: bool = True
     dry_run: bool = False
@@ -204,6 +205,13 @@ class CountTokens(_Line):
     messages: tuple[ChatMessage, ...]
 
 
+class Ping(_Line):
+    """Ask whether `turn` still runs; answered even while it does."""
+
+    type: Literal["ping"] = "ping"
+    turn: int
+
+
 class Shutdown(_Line):
     """End the process."""
 
@@ -211,7 +219,7 @@ class Shutdown(_Line):
 
 
 Command = Annotated[
-    Load | Generate | Cancel | CountTokens | Shutdown, pydantic.Field(discriminator="type")
+    Load | Generate | Cancel | CountTokens | Ping | Shutdown, pydantic.Field(discriminator="type")
 ]
 
 
@@ -228,11 +236,18 @@ class Hello(_Line):
 
 
 class LoadProgressed(_Line):
-    """A stage of loading: `reading`, `allocating`, `warming_up`; `fraction` 0 to 1, or None if unknown."""
+    """A stage of loading: `reading`, `allocating` (KV cache and compute buffers), `warming_up`.
+
+    `fraction` is 0 to 1, or None if unknown; `done_bytes` of `total_bytes` of the weights are where
+    they belong, at `bytes_per_s` on average, once that is known.
+    """
 
     type: Literal["load_progressed"] = "load_progressed"
     stage: Literal["reading", "allocating", "warming_up"]
     fraction: float | None = None
+    done_bytes: int = 0
+    total_bytes: int = 0
+    bytes_per_s: float | None = None
 
 
 class DeviceMemory(_Line):
@@ -323,6 +338,14 @@ class TokensCounted(_Line):
     tokens: int
 
 
+class Alive(_Line):
+    """Answer to `Ping`."""
+
+    type: Literal["alive"] = "alive"
+    turn: int
+    running: bool
+
+
 class Failed(_Line):
     """A command failed, the worker goes on. `stage`: `load`, `generate`, `count`, `protocol`."""
 
@@ -343,6 +366,7 @@ Message = Annotated[
     | TokensGenerated
     | TurnFinished
     | TokensCounted
+    | Alive
     | Failed,
     pydantic.Field(discriminator="type"),
 ]

@@ -28,6 +28,7 @@ class Worker:
         self._sending = threading.Lock()
         self._commands: queue.Queue[protocol.Command] = queue.Queue()
         self._model: object | None = None
+        self._turn: int | None = None
         self.stop = StopFlag()
 
     def send(self, message: protocol.Message) -> None:
@@ -49,11 +50,16 @@ class Worker:
                 continue
             if isinstance(command, protocol.Cancel):
                 self.stop.set()
+            elif isinstance(command, protocol.Ping):
+                running = self._turn == command.turn
+                self.send(protocol.Alive(turn=command.turn, running=running))
             elif isinstance(command, protocol.Shutdown):
                 break
             else:
                 if isinstance(command, protocol.Load | protocol.Generate):
                     self.stop.clear()
+                if isinstance(command, protocol.Generate):
+                    self._turn = command.turn
                 self._commands.put(command)
         os._exit(0)
 
@@ -76,6 +82,7 @@ class Worker:
                 self._load(command)
             elif isinstance(command, protocol.Generate):
                 self._generate(command)
+                self._turn = None
             elif isinstance(command, protocol.CountTokens):
                 self._count(command)
 

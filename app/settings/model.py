@@ -31,6 +31,14 @@ class SplitMode(enum.StrEnum):
     MANUAL = "manual"
 
 
+class LoadMode(enum.StrEnum):
+    """How the weights get into memory."""
+
+    AUTOMATIC = "automatic"
+    MAPPED = "mapped"
+    READ = "read"
+
+
 def _endpoint(value: str) -> str:
     if not _ENDPOINT.match(value) or not 0 < int(value.rsplit(":", 1)[1]) < 65_536:
         raise ValueError(f"“{value}” is not an address such as 192.168.1.20:50052")
@@ -65,6 +73,11 @@ class Settings(pydantic.BaseModel):
     )
     threads: int | None = pydantic.Field(
         default=None, ge=1, le=1024, title="Threads", description="None means one a core."
+    )
+    load_mode: LoadMode = pydantic.Field(
+        default=LoadMode.AUTOMATIC,
+        title="Loading",
+        description="Map the file, or read it; automatic reads what goes wholly to devices.",
     )
     rpc_servers: tuple[Annotated[str, pydantic.AfterValidator(_endpoint)], ...] = pydantic.Field(
         default=(), title="RPC servers", description="Machines that lend devices, as host:port."

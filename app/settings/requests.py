@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from app.engine import protocol
 from app.gguf.model import ModelLayout
 from app.hardware.model import HardwareReport
 from app.plan import placement
 from app.plan.model import LoadPlan, PlanDevice, PlanRequest
-from app.settings.model import Settings, SplitMode
+from app.settings.model import LoadMode, Settings, SplitMode
 
 
 def make_request(
@@ -46,6 +48,8 @@ def load_command(
     used = [share for share in plan.devices if share.used]
     servers = settings.rpc_servers if any(s.device.backend == "rpc" for s in used) else ()
     answering = {device.endpoint for device in report.devices} if report else set()
+    on_devices = not plan.host.layer_count and not plan.tensor_overrides
+    automatic: Literal["read", "mapped"] = "read" if on_devices else "mapped"
     return protocol.Load(
         model_path=str(layout.files[0]),
         devices=tuple(share.device.engine_name for share in used),
@@ -59,6 +63,9 @@ def load_command(
         kv_type_v=plan.request.kv_type_v,
         flash_attention=plan.request.flash_attention.value,
         tensor_overrides=tuple((o.pattern, o.device) for o in plan.tensor_overrides),
-        op_offload=not plan.host.layer_count and not plan.tensor_overrides,
+        op_offload=on_devices,
+        load_mode=automatic
+        if settings.load_mode is LoadMode.AUTOMATIC
+        else settings.load_mode.value,
         threads=settings.threads,
     )

@@ -10,7 +10,18 @@ from app.cli import main
 
 
 def test_bench_measures_what_was_asked_for(capsys: pytest.CaptureFixture[str]) -> None:
-    command = "bench --threads 1 --prompt-tokens 96 --tokens 12 --runs 2 --json".split()
+    command = [
+        "bench",
+        "--threads",
+        "1",
+        "--prompt-tokens",
+        "96",
+        "--tokens",
+        "12",
+        "--runs",
+        "2",
+        "--json",
+    ]
     assert main(command) == 0
     found = json.loads(capsys.readouterr().out)
     assert found["threads"] == 1
@@ -24,5 +35,5 @@ def test_bench_measures_what_was_asked_for(capsys: pytest.CaptureFixture[str]) -
 def test_a_prompt_shorter_than_the_template_is_refused(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    assert main("bench --threads 1 --prompt-tokens 1 --tokens 2".split()) == 2
+    assert main(["bench", "--threads", "1", "--prompt-tokens", "1", "--tokens", "2"]) == 2
     assert "--prompt-tokens" in capsys.readouterr().err
