@@ -28,7 +28,9 @@ class Worker:
         self._sending = threading.Lock()
         self._commands: queue.Queue[protocol.Command] = queue.Queue()
         self._model: object | None = None
-        self._turn: int | None = None
+        self._turns = 0
+        """Turns that were asked for and have not ended."""
+        self._counting = threading.Lock()
         self.stop = StopFlag()
 
     def send(self, message: protocol.Message) -> None:
@@ -51,15 +53,14 @@ class Worker:
             if isinstance(command, protocol.Cancel):
                 self.stop.set()
             elif isinstance(command, protocol.Ping):
-                running = self._turn == command.turn
-                self.send(protocol.Alive(turn=command.turn, running=running))
+                self.send(protocol.Alive(turn=command.turn, running=self._turns > 0))
             elif isinstance(command, protocol.Shutdown):
                 break
             else:
                 if isinstance(command, protocol.Load | protocol.Generate):
                     self.stop.clear()
                 if isinstance(command, protocol.Generate):
-                    self._turn = command.turn
+                    self._count_turns(1)
                 self._commands.put(command)
         os._exit(0)
 
@@ -82,9 +83,13 @@ class Worker:
                 self._load(command)
             elif isinstance(command, protocol.Generate):
                 self._generate(command)
-                self._turn = None
+                self._count_turns(-1)
             elif isinstance(command, protocol.CountTokens):
                 self._count(command)
+
+    def _count_turns(self, change: int) -> None:
+        with self._counting:
+            self._turns += change
 
     def _load(self, command: protocol.Load) -> None:
         from app.engine import llama
