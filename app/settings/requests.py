@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 from app.engine import protocol
 from app.gguf.model import ModelLayout
 from app.hardware.model import HardwareReport
@@ -49,7 +47,9 @@ def load_command(
     servers = settings.rpc_servers if any(s.device.backend == "rpc" for s in used) else ()
     answering = {device.endpoint for device in report.devices} if report else set()
     on_devices = not plan.host.layer_count and not plan.tensor_overrides
-    automatic: Literal["read", "mapped"] = "read" if on_devices else "mapped"
+    read = settings.load_mode is LoadMode.READ or (
+        settings.load_mode is LoadMode.AUTOMATIC and on_devices
+    )
     return protocol.Load(
         model_path=str(layout.files[0]),
         devices=tuple(share.device.engine_name for share in used),
@@ -64,8 +64,6 @@ def load_command(
         flash_attention=plan.request.flash_attention.value,
         tensor_overrides=tuple((o.pattern, o.device) for o in plan.tensor_overrides),
         op_offload=on_devices,
-        load_mode=automatic
-        if settings.load_mode is LoadMode.AUTOMATIC
-        else settings.load_mode.value,
+        load_mode="read" if read else "mapped",
         threads=settings.threads,
     )

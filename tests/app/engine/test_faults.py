@@ -330,9 +330,10 @@ def test_a_stop_in_prefill_ends_it_and_the_model_stays(starter_model: Path) -> N
 def test_the_second_load_says_what_to_expect(tmp_path: Path, starter_model: Path) -> None:
     times = LoadTimes(tmp_path / "times.json")
     with engine(times=times) as (supervisor, events):
-        for _ in range(2):
-            supervisor.load(load(starter_model))
-            seen = [e for e in events.until(is_loaded) if isinstance(e, EngineStateChanged)]
+        supervisor.load(load(starter_model))
+        events.until(is_loaded)
+        supervisor.load(load(starter_model))
+        seen = [e for e in events.until(is_loaded) if isinstance(e, EngineStateChanged)]
         reading = [e.progress for e in seen if e.progress is not None and e.stage == "reading"]
         assert reading[-1].done_bytes == reading[-1].total_bytes == starter_model.stat().st_size
         loading = [e for e in seen if e.state is EngineState.LOADING]
