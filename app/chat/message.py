@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 import enum
 
+from app.engine.protocol import PartKind, ToolCall
+
 
 class Role(enum.StrEnum):
     """Who speaks."""
@@ -27,6 +29,23 @@ class Outcome(enum.StrEnum):
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Part:
+    """A stretch of an answer: reasoning, text, or a tool call.
+
+    Attributes:
+        tokens: Generated for it.
+        seconds: From the end of the part before.
+        call: The call, where it is one; its `text` is empty.
+    """
+
+    kind: PartKind
+    text: str
+    tokens: int
+    seconds: float
+    call: ToolCall | None = None
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class TurnStats:
     """What a turn took.
 
@@ -36,6 +55,7 @@ class TurnStats:
         first_token_s: Time to first token, from sending on; None if none came.
         prompt_tokens: Tokens of the whole prompt, `reused_tokens` of them from the turn before.
         prompt_s: Time of prompt processing, the template included.
+        reasoning_tokens: Of `tokens`, those of the reasoning, which took `reasoning_s`.
         context_used: Tokens in the KV cache after the turn, of `context`.
     """
 
@@ -47,6 +67,8 @@ class TurnStats:
     context_used: int
     context: int
     prompt_s: float = 0.0
+    reasoning_tokens: int = 0
+    reasoning_s: float = 0.0
 
     @property
     def evaluated_tokens(self) -> int:
@@ -61,9 +83,25 @@ class TurnStats:
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Message:
-    """One message; a user's is always COMPLETE."""
+    """One message; a user's is always COMPLETE.
+
+    Attributes:
+        text: What was said, without reasoning and tool calls.
+        parts: The whole answer in order; empty for a user's message.
+    """
 
     role: Role
     text: str
     outcome: Outcome = Outcome.COMPLETE
     stats: TurnStats | None = None
+    parts: tuple[Part, ...] = ()
+
+    @property
+    def reasoning(self) -> str:
+        """All reasoning, as the model wrote it."""
+        return "".join(p.text for p in self.parts if p.kind is PartKind.REASONING)
+
+    @property
+    def tool_calls(self) -> tuple[ToolCall, ...]:
+        """The tools that the model wants to be used."""
+        return tuple(part.call for part in self.parts if part.call is not None)

@@ -12,10 +12,12 @@ from typing import Any
 
 import llama_cpp.llama_cpp as lib
 import psutil
+from pydantic import JsonValue
 
 from app import ggml
 from app.engine import breakdown, protocol
 from app.engine.files import shards
+from app.engine.parts import TAGS
 from app.engine.sampler import Sampler
 from app.engine.sequence import DecodeError, Sequence
 from app.engine.stop import StopFlag
@@ -244,11 +246,20 @@ class Model:
             size = -count
 
     def piece(self, token: int) -> bytes:
-        """The bytes of one token, empty for special ones."""
+        """The bytes of one token; empty for special ones, but tags that `parts` knows are kept."""
         piece = self._pieces.get(token)
         if piece is None:
-            piece = self._pieces[token] = self._to_bytes(token, special=False)
+            piece = self._to_bytes(token, special=False)
+            if not piece:
+                tag = self._to_bytes(token, special=True)
+                piece = tag if tag.decode(errors="replace") in TAGS else b""
+            self._pieces[token] = piece
         return piece
+
+    def detokenize(self, tokens: list[int]) -> str:
+        """Their text, special ones included."""
+        data = b"".join(self._to_bytes(token, special=True) for token in tokens)
+        return data.decode(errors="replace")
 
     def _to_bytes(self, token: int, *, special: bool) -> bytes:
         size = 256
@@ -272,7 +283,11 @@ class Model:
         return Sampler(sampling, self._context, self.tokenize, self.end_tokens)
 
     def prompt(
-        self, messages: tuple[protocol.ChatMessage, ...], *, continue_last: bool
+        self,
+        messages: tuple[protocol.ChatMessage, ...],
+        *,
+        tools: tuple[dict[str, JsonValue], ...] = (),
+        continue_last: bool = False,
     ) -> list[int]:
         """Tokens of the conversation in the model's own template.
 
@@ -285,6 +300,7 @@ class Model:
             messages,
             bos=self._to_bytes(bos, special=True).decode() if bos >= 0 else "",
             eos=self._to_bytes(eos, special=True).decode() if eos >= 0 else "",
+            tools=tools,
             continue_last=continue_last,
         )
         tokens = self.tokenize(text)

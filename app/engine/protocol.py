@@ -6,6 +6,7 @@ Both are discriminated unions on `type`; a line that is none of them is a protoc
 
 from __future__ import annotations
 
+import enum
 from typing import Annotated, Any, Literal
 
 import pydantic
@@ -15,11 +16,28 @@ class _Line(pydantic.BaseModel):
     model_config = pydantic.ConfigDict(frozen=True, extra="forbid")
 
 
-class ChatMessage(_Line):
-    """One message as the chat template sees it."""
+class PartKind(enum.StrEnum):
+    """What a part of an answer is."""
 
-    role: Literal["system", "user", "assistant"]
+    TEXT = "text"
+    REASONING = "reasoning"
+    TOOL_CALL = "tool_call"
+
+
+class ToolCall(_Line):
+    """The model wants a tool to be used."""
+
+    name: str
+    arguments: dict[str, pydantic.JsonValue]
+
+
+class ChatMessage(_Line):
+    """One message as the chat template sees it; templates keep or drop the reasoning as they like."""
+
+    role: Literal["system", "user", "assistant", "tool"]
     content: str
+    reasoning_content: str = ""
+    tool_calls: tuple[ToolCall, ...] = ()
 
 
 def _option(default: Any, title: str, description: str, **bounds: float) -> Any:  # noqa: ANN401
@@ -187,6 +205,8 @@ class Generate(_Line):
     messages: tuple[ChatMessage, ...]
     sampling: Sampling = Sampling()
     max_tokens: int | None = None
+    tools: tuple[dict[str, pydantic.JsonValue], ...] = ()
+    """What the template is told of tools, each as a JSON schema of a function."""
     continue_last: bool = False
     """The last message is a partial answer of the assistant; go on from its end."""
 
@@ -288,7 +308,9 @@ class PrefillProgressed(_Line):
 
 
 class TokensGenerated(_Line):
-    """Some more of the answer. `text` is always whole characters; `tokens` were needed for it.
+    """Some more of the answer, of one kind, without its tags; of a tool call only the whole.
+
+    `text` is always whole characters; `tokens` were needed for it.
 
     `elapsed_s` is measured from the first token, `context_used` in tokens.
     """
@@ -299,6 +321,8 @@ class TokensGenerated(_Line):
     tokens: int
     context_used: int
     elapsed_s: float
+    part: PartKind = PartKind.TEXT
+    call: ToolCall | None = None
 
 
 EndReason = Literal["stop", "length", "context", "cancelled"]
@@ -321,6 +345,10 @@ class TurnFinished(_Line):
     generate_s: float
     context_used: int
     context: int
+    reasoning_tokens: int = 0
+    reasoning_s: float = 0.0
+    reasoning_closed: bool = True
+    """False if the answer ended in the middle of its reasoning."""
 
     @property
     def tokens_per_second(self) -> float | None:

@@ -9,12 +9,20 @@ from collections.abc import Callable
 
 from app.engine import protocol
 from app.engine.llama import Model
+from app.engine.parts import PartParser, Piece
+from app.engine.protocol import PartKind
 from app.engine.sampler import Sampler
 from app.engine.stop import StopFlag
 
 Send = Callable[[protocol.Message], None]
 COALESCE_S = 1 / 30
 """Time between two messages with text: a screen shows no more, and each costs both processes."""
+
+
+LIFE_SIGN_S = 1.0
+"""Where tokens bring no text for so long, their number is sent alone."""
+PROMPT_TAIL = 16
+"""Tokens in which the template may have opened the reasoning."""
 
 
 class ContextFullError(Exception):
@@ -31,12 +39,15 @@ def run(command: protocol.Generate, model: Model, send: Send, stop: StopFlag) ->
         DecodeError: llama.cpp failed.
     """
     started = time.monotonic()
-    tokens = model.prompt(command.messages, continue_last=command.continue_last)
+    tokens = model.prompt(
+        command.messages, tools=command.tools, continue_last=command.continue_last
+    )
     if len(tokens) >= model.sequence.size:
         raise ContextFullError(f"{len(tokens)} of {model.sequence.size}")
+    parser = PartParser(model.detokenize(tokens[-PROMPT_TAIL:]), tools=bool(command.tools))
     with contextlib.closing(model.make_sampler(command.sampling)) as sampler:
         sampler.read(tokens)
-        _Turn(command, model, send, stop, started).run(tokens, sampler)
+        _Turn(command, model, send, stop, parser, started).run(tokens, sampler)
 
 
 class _Turn:
@@ -46,16 +57,21 @@ class _Turn:
         model: Model,
         send: Send,
         stop: StopFlag,
+        parser: PartParser,
         started: float,
     ) -> None:
         self._command, self._model, self._send, self._stop = command, model, send, stop
         self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
+        self._parser = parser
         self._started = started
         self._first: float | None = None
         self._generated = 0
-        self._pending: list[bytes] = []
+        self._pieces: list[tuple[Piece, int]] = []
         self._unsent = 0
+        self._sent_at = 0.0
         self._reused = 0
+        self._reasoning_tokens = 0
+        self._reasoning_s = 0.0
 
     def run(self, tokens: list[int], sampler: Sampler) -> None:
         turn, sequence = self._command.turn, self._model.sequence
@@ -71,6 +87,8 @@ class _Turn:
         complete = sequence.tokens == tokens
         reason = self._stream(sampler) if complete else "cancelled"
         now = time.monotonic()
+        self._add(self._parser.feed(self._decoder.decode(b"", True)))
+        self._add(self._parser.end())
         self._flush(now, final=True)
         self._send(
             protocol.TurnFinished(
@@ -84,13 +102,16 @@ class _Turn:
                 generate_s=0.0 if self._first is None else now - self._first,
                 context_used=len(sequence.tokens),
                 context=sequence.size,
+                reasoning_tokens=self._reasoning_tokens,
+                reasoning_s=self._reasoning_s,
+                reasoning_closed=self._parser.closed,
             )
         )
 
     def _stream(self, sampler: Sampler) -> protocol.EndReason:
         limit = self._command.max_tokens
-        ends, piece, clock = self._model.end_tokens, self._model.piece, time.monotonic
-        sent_at = 0.0
+        ends, clock = self._model.end_tokens, time.monotonic
+        before = clock()
         for token in self._model.sequence.generate(sampler.chain):
             now = clock()
             if self._first is None:
@@ -98,27 +119,48 @@ class _Turn:
             if token in ends:
                 return "stop"
             self._generated += 1
-            self._pending.append(piece(token))
-            if now - sent_at >= COALESCE_S:
+            self._take(token, now - before)
+            before = now
+            if now - self._sent_at >= COALESCE_S:
                 self._flush(now)
-                sent_at = now
             if limit is not None and self._generated >= limit:
                 return "length"
         return "cancelled" if self._stop.is_set() else "context"
 
+    def _take(self, token: int, duration_s: float) -> None:
+        parser, kind = self._parser, self._parser.kind
+        self._unsent += 1
+        text = self._decoder.decode(self._model.piece(token))
+        if text:
+            self._add(parser.feed(text))
+        if PartKind.REASONING in (kind, parser.kind):
+            self._reasoning_tokens += 1
+            self._reasoning_s += duration_s
+
+    def _add(self, pieces: list[Piece]) -> None:
+        for piece in pieces:
+            last, tokens = self._pieces[-1] if self._pieces else (None, 0)
+            if last is not None and last.kind is piece.kind and piece.call is last.call is None:
+                joined = Piece(piece.kind, last.text + piece.text)
+                self._pieces[-1] = (joined, tokens + self._unsent)
+            else:
+                self._pieces.append((piece, self._unsent))
+            self._unsent = 0
+
     def _flush(self, now: float, *, final: bool = False) -> None:
-        text = self._decoder.decode(b"".join(self._pending), final)
-        self._unsent += len(self._pending)
-        self._pending.clear()
-        if not text:
-            return
-        self._send(
-            protocol.TokensGenerated(
-                turn=self._command.turn,
-                text=text,
-                tokens=self._unsent,
-                context_used=len(self._model.sequence.tokens),
-                elapsed_s=now - (self._first if self._first is not None else now),
+        if not self._pieces and self._unsent and (final or now - self._sent_at >= LIFE_SIGN_S):
+            self._add([Piece(self._parser.kind, "")])
+        for piece, tokens in self._pieces:
+            self._send(
+                protocol.TokensGenerated(
+                    turn=self._command.turn,
+                    text=piece.text,
+                    tokens=tokens,
+                    context_used=len(self._model.sequence.tokens),
+                    elapsed_s=now - (self._first if self._first is not None else now),
+                    part=piece.kind,
+                    call=piece.call,
+                )
             )
-        )
-        self._unsent = 0
+            self._sent_at = now
+        self._pieces.clear()

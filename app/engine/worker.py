@@ -109,7 +109,7 @@ class Worker:
             self.send(protocol.Failed(stage="count", reason="other", detail="no model is loaded"))
             return
         try:
-            tokens = len(self._model.prompt(command.messages, continue_last=False))
+            tokens = len(self._model.prompt(command.messages))
         except llama.TemplateError as error:
             self.send(protocol.Failed(stage="count", reason="template", detail=str(error)))
             return

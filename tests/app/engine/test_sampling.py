@@ -9,9 +9,11 @@ from pathlib import Path
 import pydantic
 import pytest
 
+from app.engine import protocol
+from app.engine.model import TurnEnded, TurnProgressed
 from app.engine.protocol import Sampling
 from app.errors import AppError, ErrorKind
-from tests.helpers.engines import Answer, answer, engine, is_loaded, load, talk
+from tests.helpers.engines import Answer, answer, engine, is_end, is_loaded, load, talk
 
 QUESTION = "Write one sentence about the sea."
 Ask = Callable[..., Answer]
@@ -124,3 +126,36 @@ def test_every_option_has_words_and_bounds() -> None:
         for value in values:
             with pytest.raises(pydantic.ValidationError):
                 Sampling.model_validate({name: value})
+
+
+def test_reasoning_of_the_real_worker_is_a_part_of_its_own(starter_model: Path) -> None:
+    """The model is made to think by a grammar; its tags come as several tokens."""
+    grammar = r'root ::= "<think>" [a-z ]{12} "</think>\n\n" [A-Z] [a-z ]{8}'
+    with engine() as (supervisor, events):
+        supervisor.load(load(starter_model))
+        events.until(is_loaded)
+        supervisor.generate(
+            protocol.Generate(
+                turn=1,
+                messages=talk(QUESTION),
+                sampling=Sampling(temperature=0, grammar=grammar),
+                max_tokens=60,
+            )
+        )
+        seen = events.until(is_end)
+    messages = [
+        e.message
+        for e in seen
+        if isinstance(e, TurnProgressed) and isinstance(e.message, protocol.TokensGenerated)
+    ]
+    thought = "".join(m.text for m in messages if m.part is protocol.PartKind.REASONING)
+    said = "".join(m.text for m in messages if m.part is protocol.PartKind.TEXT)
+    assert len(thought) == 12
+    assert len(said) == 9
+    assert "think" not in said
+    end = seen[-1]
+    assert isinstance(end, TurnEnded)
+    assert end.finished is not None
+    assert 0 < end.finished.reasoning_tokens < end.finished.generated_tokens
+    assert end.finished.reasoning_s > 0
+    assert sum(m.tokens for m in messages) == end.finished.generated_tokens
