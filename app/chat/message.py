@@ -28,6 +28,14 @@ class Outcome(enum.StrEnum):
     """The engine failed; what had arrived is kept."""
 
 
+class ContextLevel(enum.IntEnum):
+    """Percent of the context from which on a person is told."""
+
+    FREE = 0
+    FILLING = 75
+    NEARLY_FULL = 90
+
+
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Part:
     """A stretch of an answer: reasoning, text, or a tool call.
@@ -71,6 +79,12 @@ class TurnStats:
     reasoning_s: float = 0.0
 
     @property
+    def context_level(self) -> ContextLevel:
+        """How near the context is to its end."""
+        used = self.context_used / self.context if self.context else 0.0
+        return max(level for level in ContextLevel if used >= level / 100)
+
+    @property
     def evaluated_tokens(self) -> int:
         """Tokens of the prompt that were not in the KV cache."""
         return self.prompt_tokens - self.reused_tokens
@@ -88,6 +102,7 @@ class Message:
     Attributes:
         text: What was said, without reasoning and tool calls.
         parts: The whole answer in order; empty for a user's message.
+        dropped: True once it was left out of the prompt for lack of room; it stays in the chat.
     """
 
     role: Role
@@ -95,6 +110,7 @@ class Message:
     outcome: Outcome = Outcome.COMPLETE
     stats: TurnStats | None = None
     parts: tuple[Part, ...] = ()
+    dropped: bool = False
 
     @property
     def reasoning(self) -> str:

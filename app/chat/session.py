@@ -22,12 +22,16 @@ class TurnStarted:
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class PromptRead:
-    """Event: prompt processing advanced to `done` of `total` tokens, `reused` of them from before."""
+    """Event: prompt processing advanced to `done` of `total` tokens, `reused` of them from before.
+
+    `dropped` is how many messages were left out for lack of room, now and before.
+    """
 
     turn: int
     done: int
     total: int
     reused: int = 0
+    dropped: int = 0
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,6 +109,8 @@ class ChatSession:
         self._messages: list[Message] = []
         self._parts: list[_Growing] = []
         self._part_ended_s = 0.0
+        self._sent: list[list[int]] = []
+        """For each message of the last prompt, which of ours it is made of."""
         self._turn = 0
         self._running = False
         self._tokens = 0
@@ -157,10 +163,12 @@ class ChatSession:
         template that keeps or drops it.
         """
         result: list[protocol.ChatMessage] = []
+        self._sent = []
         if self.system_prompt.strip():
             result.append(protocol.ChatMessage(role="system", content=self.system_prompt))
-        for message in self._messages:
-            if not message.text and not message.tool_calls:
+            self._sent.append([])
+        for index, message in enumerate(self._messages):
+            if message.dropped or not (message.text or message.tool_calls):
                 continue
             role: Literal["user", "assistant"] = (
                 "user" if message.role is Role.USER else "assistant"
@@ -168,7 +176,9 @@ class ChatSession:
             if result and result[-1].role == role:
                 joined = f"{result[-1].content}\n\n{message.text}"
                 result[-1] = result[-1].model_copy(update={"content": joined})
+                self._sent[-1].append(index)
             else:
+                self._sent.append([index])
                 result.append(
                     protocol.ChatMessage(
                         role=role,
@@ -196,8 +206,13 @@ class ChatSession:
         self, message: protocol.PrefillProgressed | protocol.TokensGenerated, now_s: float
     ) -> ChatEvent:
         if isinstance(message, protocol.PrefillProgressed):
+            self._drop(message.dropped)
             return PromptRead(
-                turn=message.turn, done=message.done, total=message.total, reused=message.reused
+                turn=message.turn,
+                done=message.done,
+                total=message.total,
+                reused=message.reused,
+                dropped=sum(m.dropped for m in self._messages),
             )
         if self._first_token_s is None:
             self._first_token_s = now_s - self._sent_at
@@ -213,6 +228,11 @@ class ChatSession:
             part=message.part,
             call=message.call,
         )
+
+    def _drop(self, sent: tuple[int, ...]) -> None:
+        """Mark what the engine left out of the prompt, so that later prompts leave it out as well."""
+        for index in (own for number in sent for own in self._sent[number]):
+            self._messages[index] = dataclasses.replace(self._messages[index], dropped=True)
 
     def _extend(self, message: protocol.TokensGenerated) -> None:
         last = self._parts[-1] if self._parts else None

@@ -207,6 +207,10 @@ class Generate(_Line):
     max_tokens: int | None = None
     tools: tuple[dict[str, pydantic.JsonValue], ...] = ()
     """What the template is told of tools, each as a JSON schema of a function."""
+    overflow: Literal["stop", "drop_oldest"] = "stop"
+    """Where prompt and reserve do not fit: fail, or leave out the oldest whole turns after the first."""
+    reserve: int = pydantic.Field(default=0, ge=0)
+    """Tokens to keep free for the answer."""
     continue_last: bool = False
     """The last message is a partial answer of the assistant; go on from its end."""
 
@@ -298,13 +302,17 @@ class Loaded(_Line):
 
 
 class PrefillProgressed(_Line):
-    """Prompt processing: `done` of `total` tokens are in the KV cache, `reused` of them from before."""
+    """Prompt processing: `done` of `total` tokens are in the KV cache, `reused` of them from before.
+
+    `dropped` are indexes into the turn's messages that were left out for lack of room.
+    """
 
     type: Literal["prefill_progressed"] = "prefill_progressed"
     turn: int
     done: int
     total: int
     reused: int = 0
+    dropped: tuple[int, ...] = ()
 
 
 class TokensGenerated(_Line):

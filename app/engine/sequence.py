@@ -16,6 +16,10 @@ ABORTED = 2
 """What `llama_decode` answers once the abort callback has said so (llama.h)."""
 
 
+WORTH_MOVING = 32
+"""Fewer tokens are computed as fast."""
+
+
 class DecodeError(RuntimeError):
     """`llama_decode` failed; what was cached before is still valid."""
 
@@ -68,14 +72,39 @@ class Sequence:
             return limit
         return next(i for i in range(limit) if self.tokens[i] != tokens[i])
 
-    def prefill(self, tokens: list[int]) -> Iterator[int]:
+    def _close_gap(self, tokens: list[int], gap: int) -> None:
+        """Take out `gap` tokens in the middle that `tokens` lacks, and move up what follows them.
+
+        What follows was computed in sight of what goes; that is the bargain of every context shift.
+        Not where a layer has a window or a state: it holds too little of what stays.
+        """
+        start = self.common_prefix(tokens)
+        moved = self.tokens[start + gap :]
+        count = next(
+            (i for i, (a, b) in enumerate(zip(moved, tokens[start:-1], strict=False)) if a != b),
+            min(len(moved), len(tokens) - 1 - start),
+        )
+        memory = self._memory
+        if self._window or count < WORTH_MOVING or lib.llama_memory_seq_pos_min(memory, 0) != 0:
+            return
+        if not lib.llama_memory_can_shift(memory):
+            return
+        self.keep(start + gap + count)
+        if lib.llama_memory_seq_rm(memory, 0, start, start + gap):
+            lib.llama_memory_seq_add(memory, 0, start + gap, -1, -gap)
+            del self.tokens[start : start + gap]
+
+    def prefill(self, tokens: list[int], *, shorter: int = 0) -> Iterator[int]:
         """Bring `tokens` into the KV cache; yields how many are there, first those from before.
 
-        Ends early once the flag is set.
+        Ends early once the flag is set. Where so many tokens were left out in the middle since the
+        last time, `shorter` is their number.
 
         Raises:
             DecodeError: llama.cpp could not.
         """
+        if shorter:
+            self._close_gap(tokens, shorter)
         self.keep(self.common_prefix(tokens))
         done = len(self.tokens)
         yield done

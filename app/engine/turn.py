@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import codecs
 import contextlib
+import dataclasses
 import time
 from collections.abc import Callable
 
 from app.engine import protocol
 from app.engine.llama import Model
+from app.engine.overflow import KEEP, turns_to_drop, without
 from app.engine.parts import PartParser, Piece
 from app.engine.protocol import PartKind
 from app.engine.sampler import Sampler
@@ -39,15 +41,42 @@ def run(command: protocol.Generate, model: Model, send: Send, stop: StopFlag) ->
         DecodeError: llama.cpp failed.
     """
     started = time.monotonic()
-    tokens = model.prompt(
-        command.messages, tools=command.tools, continue_last=command.continue_last
-    )
-    if len(tokens) >= model.sequence.size:
-        raise ContextFullError(f"{len(tokens)} of {model.sequence.size}")
-    parser = PartParser(model.detokenize(tokens[-PROMPT_TAIL:]), tools=bool(command.tools))
+    prompt = _fit(command, model)
+    parser = PartParser(model.detokenize(prompt.tokens[-PROMPT_TAIL:]), tools=bool(command.tools))
     with contextlib.closing(model.make_sampler(command.sampling)) as sampler:
-        sampler.read(tokens)
-        _Turn(command, model, send, stop, parser, started).run(tokens, sampler)
+        sampler.read(prompt.tokens)
+        _Turn(command, model, send, stop, parser, started).run(prompt, sampler)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Prompt:
+    """Tokens, the indexes of messages that were left out, and how many tokens shorter that made it."""
+
+    tokens: list[int]
+    dropped: tuple[int, ...] = ()
+    shorter: int = 0
+
+
+def _fit(command: protocol.Generate, model: Model) -> _Prompt:
+    """The prompt, shortened where it must be and may be."""
+
+    def tokens_without(dropped: tuple[int, ...]) -> list[int]:
+        messages = without(command.messages, dropped)
+        return model.prompt(messages, tools=command.tools, continue_last=command.continue_last)
+
+    size = model.sequence.size
+    tokens = whole = tokens_without(())
+    room = size - max(1, min(command.reserve, size // 2))
+    dropped: tuple[int, ...] = ()
+    if len(tokens) > room and command.overflow == "drop_oldest":
+        for turn in turns_to_drop(command.messages):
+            dropped += turn
+            tokens = tokens_without(dropped)
+            if len(tokens) <= KEEP * room:
+                break
+    if len(tokens) >= size:
+        raise ContextFullError(f"{len(tokens)} of {size}")
+    return _Prompt(tokens, dropped, len(whole) - len(tokens))
 
 
 class _Turn:
@@ -73,14 +102,18 @@ class _Turn:
         self._reasoning_tokens = 0
         self._reasoning_s = 0.0
 
-    def run(self, tokens: list[int], sampler: Sampler) -> None:
-        turn, sequence = self._command.turn, self._model.sequence
-        for index, done in enumerate(sequence.prefill(tokens)):
+    def run(self, prompt: _Prompt, sampler: Sampler) -> None:
+        turn, sequence, tokens = self._command.turn, self._model.sequence, prompt.tokens
+        for index, done in enumerate(sequence.prefill(tokens, shorter=prompt.shorter)):
             if index == 0:
                 self._reused = done
             self._send(
                 protocol.PrefillProgressed(
-                    turn=turn, done=done, total=len(tokens), reused=self._reused
+                    turn=turn,
+                    done=done,
+                    total=len(tokens),
+                    reused=self._reused,
+                    dropped=prompt.dropped,
                 )
             )
         prefilled = time.monotonic()

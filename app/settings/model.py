@@ -39,6 +39,13 @@ class LoadMode(enum.StrEnum):
     READ = "read"
 
 
+class Overflow(enum.StrEnum):
+    """What to do where a conversation no longer fits into the context."""
+
+    STOP = "stop"
+    DROP_OLDEST = "drop_oldest"
+
+
 def _endpoint(value: str) -> str:
     if not _ENDPOINT.match(value) or not 0 < int(value.rsplit(":", 1)[1]) < 65_536:
         raise ValueError(f"“{value}” is not an address such as 192.168.1.20:50052")
@@ -106,6 +113,14 @@ class Settings(pydantic.BaseModel):
     )
     system_prompt: str = pydantic.Field(
         default="", max_length=100_000, title="System prompt", description="Sent before each chat."
+    )
+    overflow: Overflow = pydantic.Field(
+        default=Overflow.STOP,
+        title="Full context",
+        description="Stop, or leave the oldest turns out of the prompt; they stay in the chat.",
+    )
+    reply_reserve: int = pydantic.Field(
+        default=1024, ge=0, le=2**20, title="Reply", description="Tokens kept free for the answer."
     )
     sampling: Sampling = pydantic.Field(
         default=Sampling(), title="Sampling", description="How the next token is chosen."

@@ -58,7 +58,7 @@ def main() -> None:
 
             def strike(delay_s: float) -> None:
                 time.sleep(delay_s)  # the moment is random; nothing is waited for
-                assert supervisor.pid is not None  # noqa: B023
+                assert supervisor.pid is not None
                 os.kill(supervisor.pid, signal.SIGKILL)
 
             supervisor.load(command)

@@ -135,11 +135,15 @@ def main() -> None:
     options = parser.parse_args()
     for name, generating in (("prefill", False), ("generation", True)):
         times = sorted(1000 * t for t in stop(options.threads, options.runs, generating=generating))
-        print(f"stop in {name}: {statistics.median(times):.1f} ms (median), {times[-1]:.1f} ms (most)")
+        print(
+            f"stop in {name}: {statistics.median(times):.1f} ms (median), {times[-1]:.1f} ms (most)"
+        )
     rates = [events_per_s() for _ in range(5)]
     print(f"events: {statistics.median(rates):,.0f} a second (median of 5)")
     over, bare = memory()
-    print(f"worker memory above llama.cpp's own: {over / 2**20:.0f} MiB (bare Python {bare / 2**20:.0f} MiB)")
+    print(
+        f"worker memory above llama.cpp's own: {over / 2**20:.0f} MiB (bare Python {bare / 2**20:.0f} MiB)"
+    )
 
 
 if __name__ == "__main__":
