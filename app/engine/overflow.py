@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 from app.engine.protocol import ChatMessage
 
 KEEP = 0.75
@@ -15,7 +17,7 @@ def turns_to_drop(messages: tuple[ChatMessage, ...]) -> list[tuple[int, ...]]:
     System prompt, first turn and last turn stay. A turn begins with a message of the user.
     """
     starts = [index for index, message in enumerate(messages) if message.role == "user"]
-    return [tuple(range(start, end)) for start, end in zip(starts[1:-1], starts[2:], strict=True)]
+    return [tuple(range(start, end)) for start, end in itertools.pairwise(starts[1:])]
 
 
 def without(messages: tuple[ChatMessage, ...], dropped: tuple[int, ...]) -> tuple[ChatMessage, ...]:

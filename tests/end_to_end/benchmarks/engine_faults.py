@@ -18,10 +18,67 @@ from app.chat.message import Outcome
 from app.chat.session import ChatSession, TurnFinished
 from app.engine import protocol
 from app.engine.model import EngineEvent, EngineState, EngineStateChanged, TurnEnded, TurnProgressed
-from tests.helpers.engines import engine, is_loaded, load
+from app.engine.supervisor import EngineSupervisor
+from tests.helpers.engines import Events, answer, engine, is_loaded, load, talk, text_of
 
 KINDS = ("load", "prefill", "generation", "idle")
 QUESTION = "Tell a long story about a lighthouse. " * 40
+
+
+def is_crash(event: EngineEvent) -> bool:
+    """The worker is gone."""
+    return isinstance(event, EngineStateChanged) and event.state is EngineState.CRASHED
+
+
+def is_text(event: EngineEvent) -> bool:
+    """Something of the answer."""
+    return isinstance(event, TurnProgressed) and isinstance(event.message, protocol.TokensGenerated)
+
+
+def strike(supervisor: EngineSupervisor, delay_s: float) -> None:
+    """Kill the worker at a moment that is random: nothing is waited for."""
+    time.sleep(delay_s)
+    assert supervisor.pid is not None
+    os.kill(supervisor.pid, signal.SIGKILL)
+
+
+def loses_nothing(
+    kind: str,
+    supervisor: EngineSupervisor,
+    events: Events,
+    command: protocol.Load,
+    moments: random.Random,
+) -> bool:
+    """Load, ask, kill; True if all that had arrived is kept."""
+    session = ChatSession()
+    supervisor.load(command)
+    if kind == "load":
+        events.until(lambda e: isinstance(e, EngineStateChanged))
+        strike(supervisor, moments.uniform(0, 0.7))
+        events.until(is_crash)
+        return True
+    events.until(is_loaded)
+    seen: list[EngineEvent] = []
+    if kind != "idle":
+        begun = session.begin(QUESTION, now_s=0)
+        supervisor.generate(protocol.Generate(turn=begun.turn, messages=session.prompt()))
+    if kind == "generation":
+        seen += events.until(is_text)
+    strike(supervisor, moments.uniform(0, 1))
+    seen += events.until(is_crash)
+    if kind == "idle":
+        return True
+    turn = [event for event in seen if isinstance(event, TurnProgressed | TurnEnded)]
+    shown = text_of(seen)
+    ends = [s for e in turn if isinstance(s := session.receive(e, now_s=0), TurnFinished)]
+    return [(e.answer.outcome, e.answer.text) for e in ends] == [(Outcome.INTERRUPTED, shown)]
+
+
+def answers(supervisor: EngineSupervisor, events: Events, command: protocol.Load) -> bool:
+    """Load again and ask."""
+    supervisor.load(command)
+    events.until(is_loaded)
+    return bool(answer(supervisor, events, talk("Are you there?"), limit=2).finished)
 
 
 def main() -> None:
@@ -32,74 +89,19 @@ def main() -> None:
     options = parser.parse_args()
     moments = random.Random(options.seed)
     model = starter.bundled_model()
+    assert model is not None
+    command = load(model, context=2048, micro_batch=64)
     recovered: collections.Counter[str] = collections.Counter()
     killed: collections.Counter[str] = collections.Counter()
     times = []
-    command = load(model, context=2048, micro_batch=64)  # type: ignore[arg-type]
     with engine() as (supervisor, events):
         for _ in range(options.times):
             kind = moments.choice(KINDS)
             killed[kind] += 1
-            session = ChatSession()
-            shown: list[str] = []
-
-            def hear(event: EngineEvent) -> TurnFinished | None:
-                if not isinstance(event, TurnProgressed | TurnEnded):
-                    return None
-                said = session.receive(event, now_s=0)  # noqa: B023 - used up within the round
-                if isinstance(event, TurnProgressed) and isinstance(
-                    event.message, protocol.TokensGenerated
-                ):
-                    shown.append(event.message.text)  # noqa: B023
-                return said if isinstance(said, TurnFinished) else None
-
-            def crashed(event: EngineEvent) -> bool:
-                return isinstance(event, EngineStateChanged) and event.state is EngineState.CRASHED
-
-            def strike(delay_s: float) -> None:
-                time.sleep(delay_s)  # the moment is random; nothing is waited for
-                assert supervisor.pid is not None
-                os.kill(supervisor.pid, signal.SIGKILL)
-
-            supervisor.load(command)
-            if kind == "load":
-                events.until(lambda e: isinstance(e, EngineStateChanged))
-                strike(moments.uniform(0, 0.7))
-                seen = events.until(crashed)
-            else:
-                events.until(is_loaded)
-                if kind != "idle":
-                    begun = session.begin(QUESTION, now_s=0)
-                    supervisor.generate(
-                        protocol.Generate(turn=begun.turn, messages=session.prompt())
-                    )
-                if kind == "generation":
-                    for event in events.until(
-                        lambda e: (
-                            isinstance(e, TurnProgressed)
-                            and isinstance(e.message, protocol.TokensGenerated)
-                        )
-                    ):
-                        hear(event)
-                strike(moments.uniform(0, 1))
-                seen = events.until(crashed)
-            ends = [end for event in seen if (end := hear(event)) is not None]
+            kept = loses_nothing(kind, supervisor, events, command, moments)
             started = time.perf_counter()
-            kept = kind in ("load", "idle") or (
-                len(ends) == 1
-                and ends[0].answer.outcome is Outcome.INTERRUPTED
-                and ends[0].answer.text == "".join(shown)
-            )
-            supervisor.load(command)
-            events.until(is_loaded)
-            session.begin("Are you there?", now_s=0)
-            supervisor.generate(
-                protocol.Generate(turn=session.turn, messages=session.prompt(), max_tokens=2)
-            )
-            end = events.until(lambda e: isinstance(e, TurnEnded))[-1]
+            recovered[kind] += answers(supervisor, events, command) and kept
             times.append(time.perf_counter() - started)
-            assert isinstance(end, TurnEnded)
-            recovered[kind] += kept and end.finished is not None
     for kind in KINDS:
         print(f"  {kind:10} {recovered[kind]} of {killed[kind]} recovered")
     print(

@@ -21,7 +21,7 @@ from app import processes
 from app.catalog import starter
 from app.chat.session import AnswerExtended, TurnFinished
 from app.engine import protocol
-from app.engine.model import EngineState, EngineStateChanged, TurnEnded, TurnProgressed
+from app.engine.model import EngineState, EngineStateChanged, ModelLoaded, TurnEnded, TurnProgressed
 from app.engine.supervisor import EngineSupervisor
 from app.events import AppEvent
 from app.service import AppService
@@ -48,13 +48,11 @@ sys.stdin.readline()
 
 def stop(threads: int, runs: int, *, generating: bool) -> list[float]:
     """Seconds from Stop until the turn has ended."""
-    result = []
     with engine() as (supervisor, events):
         supervisor.load(load(starter.bundled_model(), context=8192, threads=threads))  # type: ignore[arg-type]
         events.until(is_loaded)
         pid = supervisor.pid
-        for run in range(runs):
-            result.append(_stop_once(supervisor, events, run, generating=generating))
+        result = [_stop_once(supervisor, events, run, generating=generating) for run in range(runs)]
         assert supervisor.pid == pid, "the model stays loaded"
     return result
 
@@ -96,7 +94,7 @@ def events_per_s() -> float:
                 ready.set()
 
         ready = threading.Event()
-        with mock.patch.object(processes, "child_command", lambda _module: command):
+        with mock.patch.object(processes, "child_command", return_value=command):
             service = AppService()
             service.subscribe(listen)
             service._engine.load(protocol.Load(model_path="fake.gguf", context=4096))
@@ -112,14 +110,10 @@ def memory() -> tuple[int, int]:
     with engine() as (supervisor, events):
         supervisor.load(load(starter.bundled_model(), use_extra_buffers=False))  # type: ignore[arg-type]
         loaded = events.until(is_loaded)[-1]
-        held = sum(
-            m.weights_bytes + m.kv_cache_bytes + m.compute_bytes
-            for m in loaded.loaded.memory  # type: ignore[union-attr]
-        )
-        ours = psutil.Process(supervisor.pid).memory_full_info().uss
-    weights = starter.bundled_model()
-    assert weights is not None
-    private = held - loaded.loaded.memory[0].weights_bytes  # type: ignore[union-attr] # mapped: shared
+        assert isinstance(loaded, ModelLoaded)
+        # Weights are mapped, and do not count as the process's own.
+        private = sum(m.kv_cache_bytes + m.compute_bytes for m in loaded.loaded.memory)
+        ours: int = psutil.Process(supervisor.pid).memory_full_info().uss
     bare = subprocess.run(
         [sys.executable, "-c", "import psutil; print(psutil.Process().memory_full_info().uss)"],
         capture_output=True, text=True, check=True,
