@@ -41,6 +41,13 @@ class _Unload:
     """Tells the thread to end the process."""
 
 
+class _IdleLimit:
+    """Tells the thread when to unload by itself."""
+
+    def __init__(self, after_s: float | None) -> None:
+        self.after_s = after_s
+
+
 class _Ended:
     """The process `child` closed its output."""
 
@@ -69,21 +76,22 @@ class EngineSupervisor:
         store: safety.SafetyStore | None = None,
         times: LoadTimes | None = None,
         stall_s: float = STALL_S,
+        idle_s: float | None = None,
         environment: Mapping[str, str] | None = None,
     ) -> None:
         """Start the thread; no process before the first load."""
         self._listener = listener
         self._store, self._times = store, times
-        self._stall_s = stall_s
+        self._stall_s, self._idle_s = stall_s, None if idle_s is None else float(idle_s)
         self._heard_at = self._started_at = time.monotonic()
         self._expected_s: float | None = None
         self._computed_s = 0.0
         self._silent = False
         self._files: files.Fingerprint = {}
         self._environment = environment
-        self._inbox: queue.Queue[protocol.Command | _Close | _Unload | _Ended | _Said] = (
-            queue.Queue()
-        )
+        self._inbox: queue.Queue[
+            protocol.Command | _Close | _Unload | _IdleLimit | _Ended | _Said
+        ] = queue.Queue()
         self._child: WorkerProcess | None = None
         self._state = EngineState.STOPPED
         self._command: protocol.Load | None = None
@@ -92,6 +100,10 @@ class EngineSupervisor:
         self._stage = ""
         self._thread = threading.Thread(target=self._run, name="engine supervisor", daemon=True)
         self._thread.start()
+
+    def unload_when_idle(self, after_s: float | None) -> None:
+        """End the process once nothing was asked of it for so long; None keeps it."""
+        self._inbox.put(_IdleLimit(after_s))
 
     @property
     def state(self) -> EngineState:
@@ -134,26 +146,45 @@ class EngineSupervisor:
     def _run(self) -> None:
         while True:
             try:
-                item = self._inbox.get(timeout=self._stall_s / 2 if self._runs else None)
+                item = self._inbox.get(timeout=self._patience_s())
             except queue.Empty:
-                self._listen_for_silence()
+                if self._runs:
+                    self._listen_for_silence()
+                else:
+                    self._unload()
                 continue
             if isinstance(item, _Close):
                 self._end_child()
                 return
-            if isinstance(item, _Unload):
-                self._set(EngineState.STOPPING)
-                self._end_child()
-                self._finish_turn(None)
-                self._set(EngineState.STOPPED)
-            elif isinstance(item, _Said):
-                if item.child is self._child:
-                    self._receive(item.line)
-            elif isinstance(item, _Ended):
-                if item.child is self._child:
-                    self._crashed()
-            else:
-                self._obey(item)
+            self._handle(item)
+
+    def _handle(self, item: protocol.Command | _Unload | _IdleLimit | _Ended | _Said) -> None:
+        if isinstance(item, _IdleLimit):
+            self._idle_s = item.after_s
+        elif isinstance(item, _Unload):
+            self._unload()
+        elif isinstance(item, _Said):
+            if item.child is self._child:
+                self._receive(item.line)
+        elif isinstance(item, _Ended):
+            if item.child is self._child:
+                self._crashed()
+        else:
+            self._obey(item)
+
+    def _unload(self) -> None:
+        self._set(EngineState.STOPPING)
+        self._end_child()
+        self._finish_turn(None)
+        self._set(EngineState.STOPPED)
+
+    def _patience_s(self) -> float | None:
+        """How long to wait for something to happen before doing something about it."""
+        if self._runs:
+            return self._stall_s / 2
+        if self._state is EngineState.READY and self._idle_s is not None:
+            return max(0.0, self._heard_at + self._idle_s - time.monotonic())
+        return None
 
     @property
     def _runs(self) -> bool:

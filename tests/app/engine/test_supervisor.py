@@ -2,16 +2,14 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
-import sys
+import time
 from pathlib import Path
 
-import psutil
 import pytest
 
-from app import processes
 from app.engine import protocol, safety
 from app.engine.model import (
+    EngineEvent,
     EngineState,
     EngineStateChanged,
     ModelLoaded,
@@ -234,30 +232,23 @@ def test_a_crash_in_the_self_test_leads_to_a_safer_setting_that_is_remembered(
         assert len(starts) == 1, "the remembered setting is used at once"
 
 
-PARENT = """
-import sys, time
-from app.engine import protocol
-from app.engine.supervisor import EngineSupervisor
-from app.engine.model import ModelLoaded
-def say(event):
-    if isinstance(event, ModelLoaded):
-        print(supervisor.pid, flush=True)
-supervisor = EngineSupervisor(say)
-supervisor.load(protocol.Load(model_path=sys.argv[1], context=512, threads=1))
-time.sleep(600)
-"""
+def test_a_model_that_nobody_uses_is_unloaded(starter_model: Path) -> None:
+    def is_stopped(event: EngineEvent) -> bool:
+        return isinstance(event, EngineStateChanged) and event.state is EngineState.STOPPED
 
-
-def test_the_worker_does_not_outlive_a_killed_parent(starter_model: Path) -> None:
-    parent = subprocess.Popen(
-        [sys.executable, "-c", PARENT, str(starter_model)],
-        stdout=subprocess.PIPE,
-        env=processes.child_environment(),
-        text=True,
-    )
-    assert parent.stdout is not None
-    worker = psutil.Process(int(parent.stdout.readline()))
-    parent.kill()
-    parent.wait()
-    parent.stdout.close()
-    assert worker.wait(timeout=TIMEOUT_S) is None or not worker.is_running()
+    with engine(idle_s=1.0) as (supervisor, events):
+        supervisor.load(load(starter_model))
+        events.until(is_loaded)
+        supervisor.generate(generate(1))
+        events.until(is_end)
+        ended = time.monotonic()
+        stopped = events.until(is_stopped)[-1]
+        assert time.monotonic() - ended >= 0.9
+        assert isinstance(stopped, EngineStateChanged)
+        assert stopped.error is None
+        assert supervisor.pid is None
+        supervisor.unload_when_idle(None)
+        supervisor.load(load(starter_model))
+        events.until(is_loaded)
+        supervisor.generate(generate(2))
+        assert text_of(events.until(is_end))
