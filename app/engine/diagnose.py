@@ -67,6 +67,16 @@ def load_failed(failed: protocol.Failed, model_path: str) -> AppError:
             )
 
 
+def snapshot_failed(detail: str) -> AppError:
+    """Why a KV cache was not saved or restored."""
+    return AppError(
+        "The chat's KV cache could not be saved or restored.",
+        detail=f"{detail}.",
+        hint="The chat itself is safe; its next answer takes longer to begin.",
+        kind=ErrorKind.DISK,
+    )
+
+
 def file_changed(model_path: str, detail: str = "") -> AppError:
     """The model's files are no longer what was loaded."""
     return AppError(

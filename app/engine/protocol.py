@@ -229,6 +229,15 @@ class CountTokens(_Line):
     messages: tuple[ChatMessage, ...]
 
 
+class Snapshot(_Line):
+    """Write the KV cache to a file, read it from there, or only tell how large it would be."""
+
+    type: Literal["snapshot"] = "snapshot"
+    action: Literal["measure", "save", "restore"]
+    request: int
+    path: str = ""
+
+
 class Ping(_Line):
     """Ask whether `turn` still runs; answered even while it does."""
 
@@ -243,7 +252,8 @@ class Shutdown(_Line):
 
 
 Command = Annotated[
-    Load | Generate | Cancel | CountTokens | Ping | Shutdown, pydantic.Field(discriminator="type")
+    Load | Generate | Cancel | CountTokens | Snapshot | Ping | Shutdown,
+    pydantic.Field(discriminator="type"),
 ]
 
 
@@ -374,6 +384,15 @@ class TokensCounted(_Line):
     tokens: int
 
 
+class SnapshotDone(_Line):
+    """Answer to `Snapshot`: its size in bytes, and the tokens in it."""
+
+    type: Literal["snapshot_done"] = "snapshot_done"
+    request: int
+    size_bytes: int
+    tokens: int
+
+
 class Alive(_Line):
     """Answer to `Ping`."""
 
@@ -383,15 +402,16 @@ class Alive(_Line):
 
 
 class Failed(_Line):
-    """A command failed, the worker goes on. `stage`: `load`, `generate`, `count`, `protocol`."""
+    """A command failed, the worker goes on. `stage`: `load`, `generate`, `count`, `snapshot`, `protocol`."""
 
     type: Literal["failed"] = "failed"
-    stage: Literal["load", "generate", "count", "protocol"]
+    stage: Literal["load", "generate", "count", "snapshot", "protocol"]
     reason: str
     """Machine-readable: `file`, `architecture`, `memory`, `template`, `context`, `cancelled`, `device`,
     `sampling`, `other`."""
     detail: str
     turn: int | None = None
+    request: int | None = None
 
 
 Message = Annotated[
@@ -402,6 +422,7 @@ Message = Annotated[
     | TokensGenerated
     | TurnFinished
     | TokensCounted
+    | SnapshotDone
     | Alive
     | Failed,
     pydantic.Field(discriminator="type"),

@@ -5,7 +5,9 @@ Only the worker imports this.
 
 from __future__ import annotations
 
+import ctypes
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import llama_cpp.llama_cpp as lib
@@ -22,6 +24,10 @@ WORTH_MOVING = 32
 
 class DecodeError(RuntimeError):
     """`llama_decode` failed; what was cached before is still valid."""
+
+
+class StateError(RuntimeError):
+    """A saved KV cache could not be written or read."""
 
 
 class Sequence:
@@ -64,6 +70,43 @@ class Sequence:
         """True if a layer no longer has all that token `count` attends to (llama-hparams.h, is_masked_swa)."""
         first: int = lib.llama_memory_seq_pos_min(self._memory, 0)
         return first > max(0, count + 1 - self._window)
+
+    def state_bytes(self) -> int:
+        """What `save` would write, without the tokens."""
+        return int(lib.llama_state_seq_get_size(self._context, 0))
+
+    def save(self, path: Path) -> int:
+        """Write tokens and cache; returns the size in bytes.
+
+        Raises:
+            StateError: It was not written, or not all of it; nothing is left behind.
+        """
+        count = len(self.tokens)
+        array = (lib.llama_token * count)(*self.tokens)
+        written: int = lib.llama_state_seq_save_file(self._context, bytes(path), 0, array, count)
+        # The file's last part is written when it is closed, of which llama.cpp says nothing.
+        if not written or path.stat().st_size != written:
+            path.unlink(missing_ok=True)
+            raise StateError("the KV cache could not be written")
+        return written
+
+    def restore(self, path: Path) -> int:
+        """Read what `save` wrote; returns the size in bytes. What was cached before is gone.
+
+        Raises:
+            StateError: The file is damaged, or of another model; the cache is empty then.
+        """
+        self.clear()
+        array, count = (lib.llama_token * self.size)(), ctypes.c_size_t()
+        found: int = lib.llama_state_seq_load_file(
+            self._context, bytes(path), 0, array, self.size, ctypes.byref(count)
+        )
+        last: int = lib.llama_memory_seq_pos_max(self._memory, 0)
+        if not found or last != count.value - 1:
+            self.clear()
+            raise StateError("the saved KV cache cannot be used")
+        self.tokens = array[: count.value]
+        return found
 
     def common_prefix(self, tokens: list[int]) -> int:
         """How many of `tokens` are cached, the last one excluded: its logits are needed."""

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import assert_never
 
-from app.engine import diagnose, files, protocol, safety
+from app.engine import diagnose, files, inbox, protocol, safety
 from app.engine.load_times import LoadTimes
 from app.engine.model import (
     EngineEvent,
@@ -31,35 +31,6 @@ BUSY_SHARE = 0.1
 """A process that uses this much of one processor computes."""
 _BUSY = (EngineState.PREFILL, EngineState.GENERATING)
 _LOADING = (EngineState.STARTING, EngineState.LOADING)
-
-
-class _Close:
-    """Tells the thread to end."""
-
-
-class _Unload:
-    """Tells the thread to end the process."""
-
-
-class _IdleLimit:
-    """Tells the thread when to unload by itself."""
-
-    def __init__(self, after_s: float | None) -> None:
-        self.after_s = after_s
-
-
-class _Ended:
-    """The process `child` closed its output."""
-
-    def __init__(self, child: WorkerProcess) -> None:
-        self.child = child
-
-
-class _Said:
-    """The process `child` sent a line."""
-
-    def __init__(self, child: WorkerProcess, line: str) -> None:
-        self.child, self.line = child, line
 
 
 class EngineSupervisor:
@@ -89,9 +60,8 @@ class EngineSupervisor:
         self._silent = False
         self._files: files.Fingerprint = {}
         self._environment = environment
-        self._inbox: queue.Queue[
-            protocol.Command | _Close | _Unload | _IdleLimit | _Ended | _Said
-        ] = queue.Queue()
+        self._inbox: queue.Queue[inbox.Item | inbox.Close] = queue.Queue()
+        self._snapshots: dict[int, inbox.SnapshotListener] = {}
         self._child: WorkerProcess | None = None
         self._state = EngineState.STOPPED
         self._command: protocol.Load | None = None
@@ -103,7 +73,7 @@ class EngineSupervisor:
 
     def unload_when_idle(self, after_s: float | None) -> None:
         """End the process once nothing was asked of it for so long; None keeps it."""
-        self._inbox.put(_IdleLimit(after_s))
+        self._inbox.put(inbox.IdleLimit(after_s))
 
     @property
     def state(self) -> EngineState:
@@ -128,17 +98,21 @@ class EngineSupervisor:
         """Ask for a number of tokens; the answer is an event."""
         self._inbox.put(command)
 
+    def snapshot(self, command: protocol.Snapshot, done: inbox.SnapshotListener) -> None:
+        """Measure, save or restore the KV cache; `done` hears of it on the supervisor's thread."""
+        self._inbox.put(inbox.TakeSnapshot(command, done))
+
     def cancel(self) -> None:
         """Stop the running turn or load."""
         self._inbox.put(protocol.Cancel())
 
     def unload(self) -> None:
         """End the process, so that all its memory comes back."""
-        self._inbox.put(_Unload())
+        self._inbox.put(inbox.Unload())
 
     def close(self) -> None:
         """End process and thread, and wait for both."""
-        self._inbox.put(_Close())
+        self._inbox.put(inbox.Close())
         self._thread.join()
 
     # --- the thread ---------------------------------------------------------
@@ -153,20 +127,25 @@ class EngineSupervisor:
                 else:
                     self._unload()
                 continue
-            if isinstance(item, _Close):
+            if isinstance(item, inbox.Close):
                 self._end_child()
                 return
             self._handle(item)
 
-    def _handle(self, item: protocol.Command | _Unload | _IdleLimit | _Ended | _Said) -> None:
-        if isinstance(item, _IdleLimit):
+    def _handle(self, item: inbox.Item) -> None:
+        if isinstance(item, inbox.IdleLimit):
             self._idle_s = item.after_s
-        elif isinstance(item, _Unload):
+        elif isinstance(item, inbox.Unload):
             self._unload()
-        elif isinstance(item, _Said):
+        elif isinstance(item, inbox.TakeSnapshot):
+            self._snapshots[item.command.request] = item.done
+            self._send(item.command)
+            if self._child is None:
+                self._lose_snapshots()
+        elif isinstance(item, inbox.Said):
             if item.child is self._child:
                 self._receive(item.line)
-        elif isinstance(item, _Ended):
+        elif isinstance(item, inbox.Ended):
             if item.child is self._child:
                 self._crashed()
         else:
@@ -227,7 +206,9 @@ class EngineSupervisor:
                     self._set(EngineState.STOPPED)
                 elif self._state in _BUSY:
                     self._send(command)
-            case protocol.CountTokens() | protocol.Ping() | protocol.Shutdown():
+            case (
+                protocol.CountTokens() | protocol.Snapshot() | protocol.Ping() | protocol.Shutdown()
+            ):
                 self._send(command)
             case _:
                 assert_never(command)
@@ -252,8 +233,8 @@ class EngineSupervisor:
         self._set(EngineState.STARTING)
         try:
             self._child = WorkerProcess(
-                lambda child, line: self._inbox.put(_Said(child, line)),
-                lambda child: self._inbox.put(_Ended(child)),
+                lambda child, line: self._inbox.put(inbox.Said(child, line)),
+                lambda child: self._inbox.put(inbox.Ended(child)),
                 self._environment,
             )
         except OSError as error:
@@ -296,6 +277,9 @@ class EngineSupervisor:
                 self._listener(TurnEnded(turn=message.turn, finished=message))
             case protocol.TokensCounted():
                 self._listener(TokensCounted(request=message.request, tokens=message.tokens))
+            case protocol.SnapshotDone():
+                if done := self._snapshots.pop(message.request, None):
+                    done(message)
             case protocol.Alive():
                 if message.turn == self._turn and not message.running:
                     self._turn = None
@@ -332,6 +316,14 @@ class EngineSupervisor:
             self._turn = None
             self._set(EngineState.READY)
             self._listener(TurnEnded(turn=failed.turn, error=diagnose.turn_failed(failed)))
+        elif failed.stage == "snapshot" and failed.request in self._snapshots:
+            self._snapshots.pop(failed.request)(diagnose.snapshot_failed(failed.detail))
+
+    def _lose_snapshots(self) -> None:
+        """The process that was asked for them is gone."""
+        waiting, self._snapshots = self._snapshots, {}
+        for done in waiting.values():
+            done(diagnose.snapshot_failed("no model is loaded"))
 
     def _crashed(self) -> None:
         child = self._child
@@ -361,6 +353,7 @@ class EngineSupervisor:
         child, self._child = self._child, None
         if child is not None:
             child.end()
+            self._lose_snapshots()
 
     def _set(
         self,

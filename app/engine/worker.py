@@ -11,6 +11,7 @@ import os
 import queue
 import sys
 import threading
+from pathlib import Path
 
 from app.engine import protocol
 
@@ -86,6 +87,8 @@ class Worker:
                 self._count_turns(-1)
             elif isinstance(command, protocol.CountTokens):
                 self._count(command)
+            elif isinstance(command, protocol.Snapshot):
+                self._snapshot(command)
 
     def _count_turns(self, change: int) -> None:
         with self._counting:
@@ -114,6 +117,32 @@ class Worker:
             self.send(protocol.Failed(stage="count", reason="template", detail=str(error)))
             return
         self.send(protocol.TokensCounted(request=command.request, tokens=tokens))
+
+    def _snapshot(self, command: protocol.Snapshot) -> None:
+        from app.engine import llama
+        from app.engine.sequence import StateError
+
+        model, path = self._model, Path(command.path)
+        try:
+            if not isinstance(model, llama.Model):
+                raise StateError("no model is loaded")
+            sequence = model.sequence
+            match command.action:
+                case "save":
+                    size = sequence.save(path)
+                case "restore":
+                    size = sequence.restore(path)
+                case _:
+                    size = sequence.state_bytes()
+            tokens = len(sequence.tokens)
+        except (StateError, OSError) as error:
+            self.send(
+                protocol.Failed(
+                    stage="snapshot", reason="disk", detail=str(error), request=command.request
+                )
+            )
+            return
+        self.send(protocol.SnapshotDone(request=command.request, size_bytes=size, tokens=tokens))
 
     def _generate(self, command: protocol.Generate) -> None:
         from app.engine import llama, turn
