@@ -17,6 +17,7 @@ from app.cli import recommend as recommend_command
 from app.cli.bench import bench
 from app.cli.chat import chat
 from app.cli.doctor import doctor
+from app.cli.share import share
 from app.errors import AppError, ErrorKind
 from app.hardware import text as hardware_text
 from app.hardware.detect import detect
@@ -94,6 +95,14 @@ def parser() -> argparse.ArgumentParser:
     speed.add_argument("--prompt-tokens", type=_positive, default=512, help="tokens to process")
     speed.add_argument("--tokens", type=_at_least_two, default=128, help="tokens to generate")
     speed.add_argument("--runs", type=_positive, default=3, help="the result is their median")
+    lend = add(
+        "share-gpus", "lend this machine's devices to others", "share-gpus --host 192.168.1.20"
+    )
+    lend.add_argument(
+        "--host", default="127.0.0.1", help="an address of this machine; loopback if left out"
+    )
+    lend.add_argument("--port", type=int, default=50052, help="0 lets the system choose")
+    lend.add_argument("--devices", metavar="NAME,NAME", help="all GPUs if left out")
     for command in (plan, talk, least, speed):
         command.add_argument("--context", type=int, help="tokens; automatic if left out")
         command.add_argument("--kv-type-k", choices=[str(k) for k in KvCacheType])
@@ -150,6 +159,8 @@ def _run(options: argparse.Namespace) -> int:
             return recommend_command.hardware(options, settings)
         case "doctor":
             return doctor(options, settings)
+        case "share-gpus":
+            return share(options)
         case "bench":
             return bench(options, settings, machine.model_path(options.model))
         case _:
