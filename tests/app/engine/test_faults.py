@@ -344,3 +344,34 @@ def test_the_second_load_says_what_to_expect(tmp_path: Path, starter_model: Path
         seen = [e for e in events.until(is_loaded) if isinstance(e, EngineStateChanged)]
         assert all(e.expected_s is None for e in seen), "another way to load, not measured yet"
         assert answer(supervisor, events, talk("Hello"), limit=4).text
+
+
+def test_two_apps_use_one_model_at_once(starter_model: Path) -> None:
+    with engine() as (first, first_events), engine() as (second, second_events):
+        for supervisor, events in ((first, first_events), (second, second_events)):
+            supervisor.load(load(starter_model))
+            events.until(is_loaded)
+        first.generate(generate(1, 24))
+        second.generate(generate(1, 24))
+        assert text_of(first_events.until(is_end)) == text_of(second_events.until(is_end))
+        assert first.pid is not None
+        os.kill(first.pid, signal.SIGKILL)
+        first_events.until(is_error)
+        assert answer(second, second_events, talk("Hello"), limit=4).text
+
+
+def test_an_answer_outlives_being_suspended(starter_model: Path) -> None:
+    with engine(stall_s=0.4) as (supervisor, events):
+        supervisor.load(load(starter_model))
+        events.until(is_loaded)
+        supervisor.generate(generate(1, 40))
+        events.until(has_text)
+        worker = psutil.Process(supervisor.pid)
+        worker.suspend()
+        told = events.until(lambda e: isinstance(e, EngineStateChanged) and e.silent_s is not None)
+        assert isinstance(told[-1], EngineStateChanged)
+        worker.resume()
+        end = events.until(is_end)[-1]
+        assert isinstance(end, TurnEnded)
+        assert end.finished is not None
+        assert end.finished.generated_tokens == 40

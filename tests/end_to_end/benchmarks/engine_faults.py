@@ -37,8 +37,9 @@ def is_text(event: EngineEvent) -> bool:
 def strike(supervisor: EngineSupervisor, delay_s: float) -> None:
     """Kill the worker at a moment that is random: nothing is waited for."""
     time.sleep(delay_s)
-    assert supervisor.pid is not None
-    os.kill(supervisor.pid, signal.SIGKILL)
+    while (pid := supervisor.pid) is None:
+        time.sleep(0.001)  # it is being started
+    os.kill(pid, signal.SIGKILL)
 
 
 def loses_nothing(
