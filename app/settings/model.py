@@ -38,6 +38,10 @@ class LoadMode(enum.StrEnum):
     MAPPED = "mapped"
     READ = "read"
 
+    def reads(self, on_devices: bool) -> bool:
+        """True if the file is read; `on_devices` says that the model is wholly there."""
+        return self is LoadMode.READ or (self is LoadMode.AUTOMATIC and on_devices)
+
 
 class Overflow(enum.StrEnum):
     """What to do where a conversation no longer fits into the context."""

@@ -7,7 +7,7 @@ from app.gguf.model import ModelLayout
 from app.hardware.model import HardwareReport
 from app.plan import placement
 from app.plan.model import LoadPlan, PlanDevice, PlanRequest
-from app.settings.model import LoadMode, Settings, SplitMode
+from app.settings.model import Settings, SplitMode
 
 
 def make_request(
@@ -47,9 +47,6 @@ def load_command(
     servers = settings.rpc_servers if any(s.device.backend == "rpc" for s in used) else ()
     answering = {device.endpoint for device in report.devices} if report else set()
     on_devices = not plan.host.layer_count and not plan.tensor_overrides
-    read = settings.load_mode is LoadMode.READ or (
-        settings.load_mode is LoadMode.AUTOMATIC and on_devices
-    )
     return protocol.Load(
         model_path=str(layout.files[0]),
         devices=tuple(share.device.engine_name for share in used),
@@ -64,6 +61,6 @@ def load_command(
         flash_attention=plan.request.flash_attention.value,
         tensor_overrides=tuple((o.pattern, o.device) for o in plan.tensor_overrides),
         op_offload=on_devices,
-        load_mode="read" if read else "mapped",
+        load_mode="read" if settings.load_mode.reads(on_devices) else "mapped",
         threads=settings.threads,
     )
