@@ -16,6 +16,7 @@ from app.chat.session import AnswerExtended, PromptRead, TurnFinished
 from app.engine.model import EngineStateChanged, ModelLoaded
 from app.errors import AppError, ErrorKind
 from app.events import AppEvent, OperationFailed, PlanChanged
+from app.plan.model import KvCacheType
 from app.service import AppService
 from app.settings.model import Settings
 
@@ -40,6 +41,29 @@ class Run:
     prompt_tokens_per_s: float
     generation_tokens_per_s: float
     time_to_first_token_s: float
+
+
+def add_options(command: argparse.ArgumentParser) -> None:
+    """The command's own options."""
+    command.add_argument("--model", default="starter", help="a GGUF file, or `starter`")
+    command.add_argument("--threads", type=_count, help="threads; automatic if left out")
+    command.add_argument("--prompt-tokens", type=_count, default=512, help="tokens to process")
+    command.add_argument("--tokens", type=_two_or_more, default=128, help="tokens to generate")
+    command.add_argument("--runs", type=_count, default=3, help="the result is their median")
+    kinds = [str(kind) for kind in KvCacheType]
+    command.add_argument("--kv-type-k", type=str.lower, choices=kinds)
+    command.add_argument("--kv-type-v", type=str.lower, choices=kinds)
+
+
+def _count(text: str, least: int = 1) -> int:
+    value = int(text) if text.isdigit() else 0
+    if value < least:
+        raise argparse.ArgumentTypeError(f"{text} is not a number of at least {least}")
+    return value
+
+
+def _two_or_more(text: str) -> int:
+    return _count(text, 2)
 
 
 def bench(options: argparse.Namespace, settings: Settings, model: Path) -> int:

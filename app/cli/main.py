@@ -11,13 +11,13 @@ import pydantic
 
 import app
 from app import logs, paths
+from app.cli import bench as bench_command
 from app.cli import machine
 from app.cli import plan as plan_command
 from app.cli import recommend as recommend_command
-from app.cli.bench import bench
+from app.cli import share as share_command
 from app.cli.chat import chat
 from app.cli.doctor import doctor
-from app.cli.share import share
 from app.errors import AppError, ErrorKind
 from app.hardware import text as hardware_text
 from app.hardware.detect import detect
@@ -67,6 +67,12 @@ def parser() -> argparse.ArgumentParser:
 
     add("detect", "show GPUs, CPU, memory and disk", "detect --rpc 192.168.1.20:50052")
     add("doctor", "show versions, backends, folders and a self-test", "doctor --json")
+    bench_command.add_options(
+        add("bench", "measure how fast a model answers", "bench --model starter --json")
+    )
+    share_command.add_options(
+        add("share-gpus", "lend this machine's devices", "share-gpus --host 192.168.1.20")
+    )
     plan = add("plan", "show what of a model would run where", "plan model.gguf --context 8192")
     best = add(
         "recommend",
@@ -89,21 +95,7 @@ def parser() -> argparse.ArgumentParser:
     talk.add_argument("--prompt", help="ask this, print the answer and end")
     talk.add_argument("--system", help="system prompt")
     talk.add_argument("--max-tokens", type=_positive, help="longest answer in tokens")
-    speed = add("bench", "measure how fast a model answers", "bench --model starter --json")
-    speed.add_argument("--model", default="starter", help="a GGUF file, or `starter` (the default)")
-    speed.add_argument("--threads", type=_positive, help="threads; automatic if left out")
-    speed.add_argument("--prompt-tokens", type=_positive, default=512, help="tokens to process")
-    speed.add_argument("--tokens", type=_at_least_two, default=128, help="tokens to generate")
-    speed.add_argument("--runs", type=_positive, default=3, help="the result is their median")
-    lend = add(
-        "share-gpus", "lend this machine's devices to others", "share-gpus --host 192.168.1.20"
-    )
-    lend.add_argument(
-        "--host", default="127.0.0.1", help="an address of this machine; loopback if left out"
-    )
-    lend.add_argument("--port", type=int, default=50052, help="0 lets the system choose")
-    lend.add_argument("--devices", metavar="NAME,NAME", help="all GPUs if left out")
-    for command in (plan, talk, least, speed):
+    for command in (plan, talk, least):
         command.add_argument("--context", type=int, help="tokens; automatic if left out")
         command.add_argument("--kv-type-k", choices=[str(k) for k in KvCacheType])
         command.add_argument("--kv-type-v", choices=[str(k) for k in KvCacheType])
@@ -116,13 +108,6 @@ def _positive(text: str) -> int:
     value = int(text) if text.isdigit() else 0
     if value < 1:
         raise argparse.ArgumentTypeError(f"{text} is not a number above 0")
-    return value
-
-
-def _at_least_two(text: str) -> int:
-    value = _positive(text)
-    if value < 2:
-        raise argparse.ArgumentTypeError("a rate needs at least 2 tokens")
     return value
 
 
@@ -160,9 +145,9 @@ def _run(options: argparse.Namespace) -> int:
         case "doctor":
             return doctor(options, settings)
         case "share-gpus":
-            return share(options)
+            return share_command.share(options)
         case "bench":
-            return bench(options, settings, machine.model_path(options.model))
+            return bench_command.bench(options, settings, machine.model_path(options.model))
         case _:
             return chat(options, settings, machine.model_path(options.model))
 

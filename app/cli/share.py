@@ -10,6 +10,15 @@ from app.engine.share import WARNING, shared_devices
 from app.errors import AppError, ErrorKind
 
 
+def add_options(command: argparse.ArgumentParser) -> None:
+    """The command's own options."""
+    command.add_argument(
+        "--host", default="127.0.0.1", help="an IPv4 address of this machine; loopback if left out"
+    )
+    command.add_argument("--port", type=int, default=50052, help="0 lets the system choose")
+    command.add_argument("--devices", metavar="NAME,NAME", help="all GPUs if left out")
+
+
 def share(options: argparse.Namespace) -> int:
     """Serve until Ctrl+C; returns the exit code."""
     names = tuple(name for name in (options.devices or "").split(",") if name)
