@@ -135,9 +135,12 @@ class _Measurement:
                 return when, event
 
     def runs(self, prompt_tokens: int, tokens: int, count: int) -> list[Run]:
-        """Some measured answers, after two that warm up and count the template's own tokens."""
+        """Some measured answers, after two that warm up and count the template's own tokens.
+
+        The second is as long as what is measured: memory that is touched for the first time is slow.
+        """
         self._ask(_text(0, CALIBRATION), 2)
-        overhead = self._ask(_text(1, CALIBRATION), 2).prompt_tokens - CALIBRATION
+        overhead = self._ask(_text(1, prompt_tokens), 2).prompt_tokens - prompt_tokens
         words = prompt_tokens - overhead
         if words < 1:
             raise AppError(
