@@ -306,6 +306,8 @@ class Model:
         tokens = self.tokenize(text)
         if bos >= 0 and lib.llama_vocab_get_add_bos(self.vocabulary) and tokens[:1] != [bos]:
             tokens.insert(0, bos)
+        if not tokens:
+            raise TemplateError("the chat template writes nothing")
         return tokens
 
 

@@ -42,7 +42,10 @@ def run(command: protocol.Generate, model: Model, send: Send, stop: StopFlag) ->
     """
     started = time.monotonic()
     prompt = _fit(command, model)
-    parser = PartParser(model.detokenize(prompt.tokens[-PROMPT_TAIL:]), tools=bool(command.tools))
+    last = command.messages[-1] if command.messages else None
+    thinking = command.continue_last and last and last.reasoning_content and not last.content
+    opening = "<think>" if thinking else model.detokenize(prompt.tokens[-PROMPT_TAIL:])
+    parser = PartParser(opening, tools=bool(command.tools))
     with contextlib.closing(model.make_sampler(command.sampling)) as sampler:
         sampler.read(prompt.tokens)
         _Turn(command, model, send, stop, parser, started).run(prompt, sampler)

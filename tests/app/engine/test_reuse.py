@@ -13,7 +13,6 @@ from app.engine.model import TurnProgressed
 from tests.helpers import small_models
 from tests.helpers.engines import Answer, answer, engine, is_end, is_loaded, load, talk
 
-GREEDY = protocol.Sampling(temperature=0)
 LETTERS = protocol.Sampling(temperature=0, grammar=small_models.LETTERS)
 
 

@@ -159,3 +159,25 @@ def test_reasoning_of_the_real_worker_is_a_part_of_its_own(starter_model: Path) 
     assert 0 < end.finished.reasoning_tokens < end.finished.generated_tokens
     assert end.finished.reasoning_s > 0
     assert sum(m.tokens for m in messages) == end.finished.generated_tokens
+
+
+def test_an_answer_that_was_cut_off_in_its_reasoning_goes_on_there(starter_model: Path) -> None:
+    partial = protocol.ChatMessage(role="assistant", content="", reasoning_content="so far")
+    with engine() as (supervisor, events):
+        supervisor.load(load(starter_model))
+        events.until(is_loaded)
+        supervisor.generate(
+            protocol.Generate(
+                turn=1,
+                messages=(*talk(QUESTION), partial),
+                sampling=Sampling(temperature=0, grammar='root ::= " on" "</think>" "Yes"'),
+                continue_last=True,
+            )
+        )
+        parts = [
+            (e.message.part, e.message.text)
+            for e in events.until(is_end)
+            if isinstance(e, TurnProgressed) and isinstance(e.message, protocol.TokensGenerated)
+        ]
+    assert "".join(t for part, t in parts if part is protocol.PartKind.REASONING) == " on"
+    assert "".join(t for part, t in parts if part is protocol.PartKind.TEXT) == "Yes"
