@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from app.engine import protocol
+from app.engine.defaults import sampling_for
 from app.gguf.model import ModelLayout
 from app.hardware.model import HardwareReport
 from app.plan import placement
@@ -63,4 +64,25 @@ def load_command(
         op_offload=on_devices,
         load_mode="read" if settings.load_mode.reads(on_devices) else "mapped",
         threads=settings.threads,
+    )
+
+
+def generate_command(
+    settings: Settings,
+    layout: ModelLayout | None,
+    turn: int,
+    messages: tuple[protocol.ChatMessage, ...],
+    max_tokens: int | None = None,
+) -> protocol.Generate:
+    """What to ask of the worker; sampling that nobody set is as the model's makers advise."""
+    sampling = settings.sampling
+    if sampling == protocol.Sampling() and layout is not None:
+        sampling = sampling_for(layout, system_prompt=settings.system_prompt)
+    return protocol.Generate(
+        turn=turn,
+        messages=messages,
+        sampling=sampling,
+        max_tokens=max_tokens,
+        overflow=settings.overflow.value,
+        reserve=settings.reply_reserve,
     )

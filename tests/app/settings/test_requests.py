@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import pytest
 
+from app.engine.protocol import ChatMessage, Sampling
 from app.gguf import bundled
 from app.plan.model import PlanDevice, PlanHost, PlanRequest
 from app.plan.planner import make_plan
-from app.settings.model import LoadMode, Settings
-from app.settings.requests import load_command
+from app.settings.model import LoadMode, Overflow, Settings
+from app.settings.requests import generate_command, load_command
 from app.units import GIB
 
 
@@ -35,3 +36,17 @@ def test_what_goes_wholly_to_devices_is_read(cards: int, mode: LoadMode, expecte
     plan = make_plan(layout, PlanRequest(context=8192), devices, host)
     command = load_command(plan, layout, Settings(load_mode=mode), None)
     assert command.load_mode == expected
+
+
+def test_an_answer_is_asked_for_as_set_or_else_as_advised() -> None:
+    layout = bundled.layout("nemotron-ultra-253b:Q4_K_M")
+    question = (ChatMessage(role="user", content="q"),)
+    thinking = Settings(system_prompt="detailed thinking on", overflow=Overflow.DROP_OLDEST)
+    asked = generate_command(thinking, layout, 3, question, 64)
+    assert (asked.turn, asked.messages, asked.max_tokens) == (3, question, 64)
+    assert (asked.overflow, asked.reserve) == ("drop_oldest", 1024)
+    assert (asked.sampling.temperature, asked.sampling.top_p) == (0.6, 0.95)
+    assert generate_command(Settings(), layout, 1, question).sampling.temperature == 0
+    assert generate_command(Settings(), None, 1, question).sampling == Sampling()
+    own = Settings(sampling=Sampling(temperature=1.2), system_prompt="detailed thinking on")
+    assert generate_command(own, layout, 1, question).sampling.temperature == 1.2
