@@ -12,6 +12,7 @@ import dataclasses
 import functools
 import importlib.metadata
 import socket
+from collections.abc import Sequence
 
 CONNECT_TIMEOUT_S = 3.0
 
@@ -106,23 +107,23 @@ def add_rpc_server(endpoint: str) -> bool:
     return True
 
 
-def serve_rpc(endpoint: str, count: int) -> bool:
-    """Serve `count` devices at `endpoint` (an IPv4 address and a port), all of them this CPU.
+def serve_rpc(endpoint: str, handles: Sequence[int]) -> bool:
+    """Serve devices at `endpoint` (an IPv4 address and a port), in this order.
 
     Does not return while it works; returns False if this engine has no RPC backend, or if
     nothing can be bound there. Port 0 lets the system choose.
     """
     library = _library()
-    cpu = next((device.handle for device in devices() if device.kind == "cpu"), None)
     rpc = library.ggml_backend_reg_by_name(b"RPC")
     address = rpc and library.ggml_backend_reg_get_proc_address(
         rpc, b"ggml_backend_rpc_start_server"
     )
-    if not address or cpu is None:
+    if not address or not handles:
         return False
-    text, size, handles = ctypes.c_char_p, ctypes.c_size_t, ctypes.POINTER(ctypes.c_void_p)
-    start_server = ctypes.CFUNCTYPE(None, text, text, size, size, handles)(address)
-    start_server(endpoint.encode(), None, 1, count, (ctypes.c_void_p * count)(*[cpu] * count))
+    text, size, pointers = ctypes.c_char_p, ctypes.c_size_t, ctypes.POINTER(ctypes.c_void_p)
+    start_server = ctypes.CFUNCTYPE(None, text, text, size, size, pointers)(address)
+    count = len(handles)
+    start_server(endpoint.encode(), None, 1, count, (ctypes.c_void_p * count)(*handles))
     return False
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 import enum
 
+from app.engine.protocol import PartKind, ToolCall
+
 
 class Role(enum.StrEnum):
     """Who speaks."""
@@ -26,6 +28,31 @@ class Outcome(enum.StrEnum):
     """The engine failed; what had arrived is kept."""
 
 
+class ContextLevel(enum.IntEnum):
+    """Percent of the context from which on a person is told."""
+
+    FREE = 0
+    FILLING = 75
+    NEARLY_FULL = 90
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Part:
+    """A stretch of an answer: reasoning, text, or a tool call.
+
+    Attributes:
+        tokens: Generated for it.
+        seconds: From the end of the part before.
+        call: The call, where it is one; its `text` is empty.
+    """
+
+    kind: PartKind
+    text: str
+    tokens: int
+    seconds: float
+    call: ToolCall | None = None
+
+
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class TurnStats:
     """What a turn took.
@@ -35,6 +62,8 @@ class TurnStats:
         tokens_per_second: Rate of token generation without the first token; None below two.
         first_token_s: Time to first token, from sending on; None if none came.
         prompt_tokens: Tokens of the whole prompt, `reused_tokens` of them from the turn before.
+        prompt_s: Time of prompt processing, the template included.
+        reasoning_tokens: Of `tokens`, those of the reasoning, which took `reasoning_s`.
         context_used: Tokens in the KV cache after the turn, of `context`.
     """
 
@@ -45,13 +74,50 @@ class TurnStats:
     reused_tokens: int
     context_used: int
     context: int
+    prompt_s: float = 0.0
+    reasoning_tokens: int = 0
+    reasoning_s: float = 0.0
+
+    @property
+    def context_level(self) -> ContextLevel:
+        """How near the context is to its end."""
+        used = self.context_used / self.context if self.context else 0.0
+        return max(level for level in ContextLevel if used >= level / 100)
+
+    @property
+    def evaluated_tokens(self) -> int:
+        """Tokens of the prompt that were not in the KV cache."""
+        return self.prompt_tokens - self.reused_tokens
+
+    @property
+    def prompt_tokens_per_second(self) -> float | None:
+        """Rate of prompt processing."""
+        return self.evaluated_tokens / self.prompt_s if self.prompt_s > 0 else None
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Message:
-    """One message; a user's is always COMPLETE."""
+    """One message; a user's is always COMPLETE.
+
+    Attributes:
+        text: What was said, without reasoning and tool calls.
+        parts: The whole answer in order; empty for a user's message.
+        dropped: True once it was left out of the prompt for lack of room; it stays in the chat.
+    """
 
     role: Role
     text: str
     outcome: Outcome = Outcome.COMPLETE
     stats: TurnStats | None = None
+    parts: tuple[Part, ...] = ()
+    dropped: bool = False
+
+    @property
+    def reasoning(self) -> str:
+        """All reasoning, as the model wrote it."""
+        return "".join(p.text for p in self.parts if p.kind is PartKind.REASONING)
+
+    @property
+    def tool_calls(self) -> tuple[ToolCall, ...]:
+        """The tools that the model wants to be used."""
+        return tuple(part.call for part in self.parts if part.call is not None)

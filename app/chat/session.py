@@ -5,9 +5,10 @@ from __future__ import annotations
 import dataclasses
 from typing import Literal, assert_never
 
-from app.chat.message import Message, Outcome, Role, TurnStats
+from app.chat.message import Message, Outcome, Part, Role, TurnStats
 from app.engine import protocol
 from app.engine.model import TurnEnded, TurnProgressed
+from app.engine.protocol import PartKind
 from app.errors import AppError
 
 
@@ -21,16 +22,24 @@ class TurnStarted:
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class PromptRead:
-    """Event: prompt processing advanced to `done` of `total` tokens."""
+    """Event: prompt processing advanced to `done` of `total` tokens, `reused` of them from before.
+
+    `dropped` is how many messages were left out for lack of room, now and before.
+    """
 
     turn: int
     done: int
     total: int
+    reused: int = 0
+    dropped: int = 0
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class AnswerExtended:
-    """Event: more of the answer. `tokens` and `elapsed_s` count from its first token."""
+    """Event: more of the answer, of the kind `part`; a tool call comes whole, as `call`.
+
+    `tokens` and `elapsed_s` count from the answer's first token.
+    """
 
     turn: int
     text: str
@@ -38,6 +47,8 @@ class AnswerExtended:
     elapsed_s: float
     first_token_s: float | None
     context_used: int
+    part: PartKind = PartKind.TEXT
+    call: protocol.ToolCall | None = None
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,6 +75,27 @@ _OUTCOMES = {
 }
 
 
+@dataclasses.dataclass(slots=True, kw_only=True)
+class _Growing:
+    """A part while it arrives: thousands of pieces, joined once."""
+
+    kind: PartKind
+    call: protocol.ToolCall | None
+    pieces: list[str] = dataclasses.field(default_factory=list)
+    tokens: int = 0
+    seconds: float = 0.0
+
+    def frozen(self) -> Part:
+        """What there is of it."""
+        return Part(
+            kind=self.kind,
+            text="".join(self.pieces),
+            tokens=self.tokens,
+            seconds=self.seconds,
+            call=self.call,
+        )
+
+
 class ChatSession:
     """One conversation. Not thread-safe: its owner serialises the calls.
 
@@ -75,7 +107,10 @@ class ChatSession:
         """Start empty."""
         self.system_prompt = system_prompt
         self._messages: list[Message] = []
-        self._pieces: list[str] = []
+        self._parts: list[_Growing] = []
+        self._part_ended_s = 0.0
+        self._sent: list[list[int]] = []
+        """For each message of the last prompt, which of ours it is made of."""
         self._turn = 0
         self._running = False
         self._tokens = 0
@@ -86,10 +121,7 @@ class ChatSession:
     def messages(self) -> tuple[Message, ...]:
         """All messages, a running answer last."""
         if self._running:
-            running = Message(
-                role=Role.ASSISTANT, text="".join(self._pieces), outcome=Outcome.RUNNING
-            )
-            return (*self._messages, running)
+            return (*self._messages, self._answer(Outcome.RUNNING, None))
         return tuple(self._messages)
 
     @property
@@ -105,7 +137,8 @@ class ChatSession:
     def clear(self) -> ConversationCleared:
         """Forget all messages; a running turn's late events are ignored from now on."""
         self._messages.clear()
-        self._pieces.clear()
+        self._parts.clear()
+        self._part_ended_s = 0.0
         self._running = False
         return ConversationCleared()
 
@@ -113,7 +146,8 @@ class ChatSession:
         """Add the user's message and await an answer; `now_s` is a monotonic clock's time."""
         user = Message(role=Role.USER, text=text)
         self._messages.append(user)
-        self._pieces.clear()
+        self._parts.clear()
+        self._part_ended_s = 0.0
         self._turn += 1
         self._running = True
         self._tokens = 0
@@ -124,23 +158,35 @@ class ChatSession:
     def prompt(self) -> tuple[protocol.ChatMessage, ...]:
         """The conversation for the engine.
 
-        Answers of which nothing arrived are left out and neighbours of one role
-        joined, since many templates insist on alternating roles.
+        Answers that say nothing are left out and neighbours of one role joined, since many
+        templates insist on alternating roles. Reasoning goes beside the text: it is the
+        template that keeps or drops it.
         """
         result: list[protocol.ChatMessage] = []
+        self._sent = []
         if self.system_prompt.strip():
             result.append(protocol.ChatMessage(role="system", content=self.system_prompt))
-        for message in self._messages:
-            if not message.text:
+            self._sent.append([])
+        for index, message in enumerate(self._messages):
+            if message.dropped or not (message.text or message.tool_calls):
                 continue
             role: Literal["user", "assistant"] = (
                 "user" if message.role is Role.USER else "assistant"
             )
             if result and result[-1].role == role:
                 joined = f"{result[-1].content}\n\n{message.text}"
-                result[-1] = protocol.ChatMessage(role=role, content=joined)
+                result[-1] = result[-1].model_copy(update={"content": joined})
+                self._sent[-1].append(index)
             else:
-                result.append(protocol.ChatMessage(role=role, content=message.text))
+                self._sent.append([index])
+                result.append(
+                    protocol.ChatMessage(
+                        role=role,
+                        content=message.text,
+                        reasoning_content=message.reasoning.strip(),
+                        tool_calls=message.tool_calls,
+                    )
+                )
         return tuple(result)
 
     def receive(self, event: TurnProgressed | TurnEnded, *, now_s: float) -> ChatEvent | None:
@@ -160,10 +206,17 @@ class ChatSession:
         self, message: protocol.PrefillProgressed | protocol.TokensGenerated, now_s: float
     ) -> ChatEvent:
         if isinstance(message, protocol.PrefillProgressed):
-            return PromptRead(turn=message.turn, done=message.done, total=message.total)
+            self._drop(message.dropped)
+            return PromptRead(
+                turn=message.turn,
+                done=message.done,
+                total=message.total,
+                reused=message.reused,
+                dropped=sum(m.dropped for m in self._messages),
+            )
         if self._first_token_s is None:
             self._first_token_s = now_s - self._sent_at
-        self._pieces.append(message.text)
+        self._extend(message)
         self._tokens += message.tokens
         return AnswerExtended(
             turn=message.turn,
@@ -172,18 +225,38 @@ class ChatSession:
             elapsed_s=message.elapsed_s,
             first_token_s=self._first_token_s,
             context_used=message.context_used,
+            part=message.part,
+            call=message.call,
         )
+
+    def _drop(self, sent: tuple[int, ...]) -> None:
+        """Mark what the engine left out of the prompt, so that later prompts leave it out as well."""
+        for index in (own for number in sent for own in self._sent[number]):
+            self._messages[index] = dataclasses.replace(self._messages[index], dropped=True)
+
+    def _extend(self, message: protocol.TokensGenerated) -> None:
+        last = self._parts[-1] if self._parts else None
+        if last is None or last.kind is not message.part or message.call or last.call:
+            last = _Growing(kind=message.part, call=message.call)
+            self._parts.append(last)
+        last.pieces.append(message.text)
+        last.tokens += message.tokens
+        last.seconds += message.elapsed_s - self._part_ended_s
+        self._part_ended_s = message.elapsed_s
+
+    def _answer(self, outcome: Outcome, stats: TurnStats | None) -> Message:
+        parts = tuple(part.frozen() for part in self._parts)
+        text = "".join(part.text for part in parts if part.kind is PartKind.TEXT)
+        return Message(role=Role.ASSISTANT, text=text, outcome=outcome, stats=stats, parts=parts)
 
     def _end(self, event: TurnEnded) -> TurnFinished:
         finished = event.finished
-        answer = Message(
-            role=Role.ASSISTANT,
-            text="".join(self._pieces),
-            outcome=_OUTCOMES[finished.reason] if finished else Outcome.INTERRUPTED,
-            stats=_stats(finished) if finished else None,
+        answer = self._answer(
+            _OUTCOMES[finished.reason] if finished else Outcome.INTERRUPTED,
+            _stats(finished) if finished else None,
         )
         self._messages.append(answer)
-        self._pieces.clear()
+        self._parts.clear()
         self._running = False
         return TurnFinished(turn=event.turn, answer=answer, error=event.error)
 
@@ -194,6 +267,9 @@ def _stats(finished: protocol.TurnFinished) -> TurnStats:
         tokens_per_second=finished.tokens_per_second,
         first_token_s=finished.first_token_s,
         prompt_tokens=finished.prompt_tokens,
+        prompt_s=finished.prefill_s,
+        reasoning_tokens=finished.reasoning_tokens,
+        reasoning_s=finished.reasoning_s,
         reused_tokens=finished.reused_tokens,
         context_used=finished.context_used,
         context=finished.context,

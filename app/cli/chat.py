@@ -15,6 +15,7 @@ from app import units
 from app.chat.session import AnswerExtended, PromptRead, TurnFinished
 from app.cli import plan as plan_command
 from app.engine.model import EngineState, EngineStateChanged, ModelLoaded, SafetyApplied
+from app.engine.protocol import PartKind
 from app.errors import AppError
 from app.events import (
     AppEvent,
@@ -180,16 +181,25 @@ class _Terminal:
         while True:
             event = self._events.get()
             match event:
-                case PromptRead(done=done, total=total):
-                    self._emit("prompt_read", done=done, total=total)
+                case PromptRead(done=done, total=total, reused=reused):
+                    self._emit("prompt_read", done=done, total=total, reused=reused)
                 case AnswerExtended():
-                    if not self._json:
-                        print(event.text, end="", flush=True)
-                    self._emit("text", text=event.text, tokens=event.tokens)
+                    self._extend(event)
                 case TurnFinished():
                     return self._finished(event)
                 case _:
                     self._notice(event)
+
+    def _extend(self, event: AnswerExtended) -> None:
+        """The answer goes to stdout; what the model thinks on the way, beside it."""
+        if self._json:
+            call = event.call.model_dump() if event.call else None
+            self._emit(event.part, text=event.text, tokens=event.tokens, call=call)
+        elif event.part is PartKind.TEXT:
+            print(event.text, end="", flush=True)
+        else:
+            words = event.call.model_dump_json() if event.call else event.text
+            print(words, end="", file=sys.stderr, flush=True)
 
     def _finished(self, event: TurnFinished) -> int:
         if not self._json:

@@ -13,11 +13,13 @@ import pydantic
 
 import app
 from app import logs, paths
+from app.cli import bench as bench_command
 from app.cli import machine
 from app.cli import models as models_command
 from app.cli import plan as plan_command
 from app.cli import pull as pull_command
 from app.cli import recommend as recommend_command
+from app.cli import share as share_command
 from app.cli.chat import chat
 from app.cli.doctor import doctor
 from app.errors import AppError, ErrorKind
@@ -35,6 +37,7 @@ EXAMPLES = """examples:
   ultra-launcher recommend nemotron-ultra-253b --gpus '8x RTX 3090'
   ultra-launcher plan hf:owner/repo/model.gguf  before it is downloaded
   ultra-launcher chat --model starter           chat in the terminal
+  ultra-launcher bench --model starter          how fast it answers
   ultra-launcher doctor                         all that a bug report needs
 
 exit codes: 0 done, 1 internal error, 2 wrong use, 3 model file, 4 memory, 5 engine,
@@ -91,6 +94,12 @@ def parser() -> argparse.ArgumentParser:
         )
     )
     pull_command.add_commands(add)
+    bench_command.add_options(
+        add("bench", "measure how fast a model answers", "bench --model starter --json")
+    )
+    share_command.add_options(
+        add("share-gpus", "lend this machine's devices", "share-gpus --host 192.168.1.20")
+    )
     plan = add("plan", "show what of a model would run where", "plan model.gguf --context 8192")
     best = add(
         "recommend",
@@ -178,6 +187,10 @@ def _run(options: argparse.Namespace) -> int:
             return recommend_command.hardware(options, settings)
         case "doctor":
             return doctor(options, settings)
+        case "share-gpus":
+            return share_command.share(options)
+        case "bench":
+            return bench_command.bench(options, settings, machine.model_path(options.model))
         case _:
             return chat(options, settings, machine.model_path(options.model))
 

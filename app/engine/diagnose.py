@@ -37,7 +37,7 @@ def _memory_error(text: str) -> AppError:
 
 def load_failed(failed: protocol.Failed, model_path: str) -> AppError:
     """Why a load failed that the worker survived."""
-    name = model_path.replace("\\", "/").rsplit("/", 1)[-1]
+    name = _name(model_path)
     match failed.reason:
         case "memory":
             return _memory_error(failed.detail)
@@ -67,6 +67,31 @@ def load_failed(failed: protocol.Failed, model_path: str) -> AppError:
             )
 
 
+def snapshot_failed(detail: str) -> AppError:
+    """Why a KV cache was not saved or restored."""
+    return AppError(
+        "The chat's KV cache could not be saved or restored.",
+        detail=f"{detail}.",
+        hint="The chat itself is safe; its next answer takes longer to begin.",
+        kind=ErrorKind.DISK,
+    )
+
+
+def file_changed(model_path: str, detail: str = "") -> AppError:
+    """The model's files are no longer what was loaded."""
+    return AppError(
+        f"{_name(model_path)} was changed or cut off while it was loaded.",
+        detail=detail,
+        hint="Check the file, then reload; nothing of the chat is lost.",
+        action=Action.RELOAD,
+        kind=ErrorKind.MODEL_FILE,
+    )
+
+
+def _name(model_path: str) -> str:
+    return model_path.replace("\\", "/").rsplit("/", 1)[-1]
+
+
 def turn_failed(failed: protocol.Failed) -> AppError:
     """Why an answer failed that the worker survived."""
     if failed.reason == "context":
@@ -83,6 +108,14 @@ def turn_failed(failed: protocol.Failed) -> AppError:
             hint="Choose another file of this model.",
             action=Action.CHOOSE_MODEL,
             kind=ErrorKind.MODEL_FILE,
+        )
+    if failed.reason == "sampling":
+        return AppError(
+            "The sampling options cannot be used.",
+            detail=f"{failed.detail}.",
+            hint="Correct the grammar or the JSON schema, or leave them out.",
+            action=Action.OPEN_SETTINGS,
+            kind=ErrorKind.SETTINGS,
         )
     return AppError(
         "The engine could not answer.",

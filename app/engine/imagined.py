@@ -76,18 +76,20 @@ def main() -> None:
     private = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # ggml prints to fd 1
     count = int(sys.stdin.readline())
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-    threading.Thread(target=_tell_port, args=(private,), daemon=True).start()
-    ggml.serve_rpc(f"{HOST}:0", count)
+    threading.Thread(target=end_with_parent, daemon=True).start()
+    threading.Thread(target=tell_port, args=(private,), daemon=True).start()
+    cpu = next(device.handle for device in ggml.devices() if device.kind == "cpu")
+    ggml.serve_rpc(f"{HOST}:0", [cpu] * count)
     os._exit(1)
 
 
-def _end_with_parent() -> None:
+def end_with_parent() -> None:
+    """Runs in a thread: the end of stdin ends the process."""
     sys.stdin.read()
     os._exit(0)
 
 
-def _tell_port(out: TextIO) -> None:
+def tell_port(out: TextIO) -> None:
     """Say where the server listens as soon as it does; ggml itself does not tell."""
     me = psutil.Process()
     while True:

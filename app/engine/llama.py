@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
-import codecs
 import ctypes
 import re
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import llama_cpp.llama_cpp as lib
 import psutil
+from pydantic import JsonValue
 
 from app import ggml
 from app.engine import breakdown, protocol
+from app.engine.files import shards
+from app.engine.parts import TAGS
+from app.engine.sampler import Sampler
+from app.engine.sequence import DecodeError, Sequence
+from app.engine.stop import StopFlag
 from app.engine.template import TemplateError, render
 
 KV_TYPES = {
@@ -30,6 +36,8 @@ KV_TYPES = {
 }
 FLASH = {"auto": -1, "off": 0, "on": 1}
 _ASSIGNED = re.compile(r"layer +(\d+) assigned to device (\S+)")
+RATE_AFTER_S = 0.5
+"""A mapped file is there at once; only a load that takes time has a rate."""
 _BUFFER = re.compile(r"(\S+) +(model|KV|RS|compute) buffer size = +([\d.]+) MiB")
 
 
@@ -67,28 +75,25 @@ class LogReader:
 
 
 class Model:
-    """A loaded model with its context.
-
-    `cancelled` is asked during loading and prompt processing.
-    """
+    """A loaded model with its context; `stop` ends what runs."""
 
     def __init__(
         self,
         command: protocol.Load,
         report: Callable[[protocol.LoadProgressed], None],
-        cancelled: Callable[[], bool],
+        stop: StopFlag,
     ) -> None:
         self._log = LogReader()
-        self._cancelled = cancelled
+        self._stop = stop
         self._command = command
-        self._cached: list[int] = []
         started = time.monotonic()
         self._model = self._load_model(command, report)
         report(protocol.LoadProgressed(stage="allocating"))
         self._context = self._make_context(command)
         self.vocabulary = lib.llama_model_get_vocab(self._model)
-        self.memory = lib.llama_get_memory(self._context)
-        self.context_size: int = lib.llama_n_ctx(self._context)
+        self.sequence = Sequence(self._model, self._context, command.micro_batch, stop)
+        self.end_tokens = self._end_tokens()
+        self._pieces: dict[int, bytes] = {}
         template = lib.llama_model_chat_template(self._model, None)
         self.template: str = template.decode(errors="replace") if template else ""
         if command.self_test and not command.dry_run:
@@ -114,15 +119,7 @@ class Model:
             *(handles[name] for name in command.devices), None
         )
         split = (ctypes.c_float * int(lib.llama_max_devices()))(*command.tensor_split)
-        last = -1.0
-
-        def progressed(fraction: float, _data: object) -> bool:
-            nonlocal last
-            if fraction - last >= 0.01 or fraction >= 1:
-                last = fraction
-                report(protocol.LoadProgressed(stage="reading", fraction=min(fraction, 1.0)))
-            return not self._cancelled()
-
+        progressed = _progress(command, report, self._stop)
         self._progress = lib.llama_progress_callback(progressed)
         params = lib.llama_model_default_params()
         params.devices = ctypes.cast(chosen, ctypes.c_void_p)
@@ -135,12 +132,12 @@ class Model:
         params.use_extra_bufts = command.use_extra_buffers
         params.no_alloc = command.dry_run
         # llama.cpp aborts on a dry run of a mapped file (llama-model.cpp, load_tensors).
-        if not command.use_mmap or command.dry_run:
+        if command.load_mode == "read" or command.dry_run:
             params.load_mode = lib.LLAMA_LOAD_MODE_NONE
         params.progress_callback = self._progress
         model: int | None = lib.llama_model_load_from_file(command.model_path.encode(), params)
         if not model:
-            if self._cancelled():
+            if self._stop.is_set():
                 raise LoadFailedError("cancelled", "the load was cancelled")
             raise self._failure()
         return model
@@ -158,8 +155,7 @@ class Model:
         params.swa_full = False
         self.threads = command.threads or psutil.cpu_count(logical=False) or 1
         params.n_threads = params.n_threads_batch = self.threads
-        self._abort = lib.ggml_abort_callback(lambda _data: self._cancelled())
-        params.abort_callback = self._abort
+        params.abort_callback, params.abort_callback_data = self._stop.callback, self._stop.data
         context: int | None = lib.llama_init_from_model(self._model, params)
         if not context:
             lib.llama_model_free(self._model)
@@ -179,14 +175,13 @@ class Model:
     def _self_test(self) -> None:
         """Decode a few tokens: a kernel that crashes here must not crash in the first answer."""
         bos = max(0, lib.llama_vocab_bos(self.vocabulary))
-        for length in (4, 1, 1):
-            if self._decode([bos] * length) != 0 and not self._cancelled():
-                raise LoadFailedError("other", "the self-test could not decode")
-        lib.llama_memory_clear(self.memory, True)
-
-    def _decode(self, tokens: list[int]) -> int:
-        array = (lib.llama_token * len(tokens))(*tokens)
-        return int(lib.llama_decode(self._context, lib.llama_batch_get_one(array, len(tokens))))
+        try:
+            for length in (4, 5, 6):
+                for _ in self.sequence.prefill([bos] * length):
+                    pass
+        except DecodeError as error:
+            raise LoadFailedError("other", "the self-test could not decode") from error
+        self.sequence.clear()
 
     def loaded(self) -> protocol.Loaded:
         """What to say once all is ready."""
@@ -194,7 +189,7 @@ class Model:
         exact = breakdown.read(self._context)
         memory = tuple(self._device_memory(name, exact) for name in names)
         return protocol.Loaded(
-            context=self.context_size,
+            context=self.sequence.size,
             train_context=lib.llama_model_n_ctx_train(self._model),
             memory=memory,
             duration_s=self.duration_s,
@@ -239,18 +234,60 @@ class Model:
     def tokenize(self, text: str) -> list[int]:
         """Tokens of `text`, special ones recognised, none added."""
         data = text.encode()
-        array = (lib.llama_token * (len(data) + 8))()
-        count = lib.llama_tokenize(self.vocabulary, data, len(data), array, len(array), False, True)
-        return list(array[:count])
+        size = len(data) + 8
+        while True:
+            array = (lib.llama_token * size)()
+            count: int = lib.llama_tokenize(
+                self.vocabulary, data, len(data), array, size, False, True
+            )
+            if count >= 0:
+                return array[:count]
+            # A vocabulary of bytes writes a space as three of them.
+            size = -count
 
-    def piece(self, token: int, *, special: bool = False) -> bytes:
-        """The bytes of one token."""
-        buffer = ctypes.create_string_buffer(256)
-        count = lib.llama_token_to_piece(self.vocabulary, token, buffer, 256, 0, special)
-        return buffer.raw[: max(0, count)]
+    def piece(self, token: int) -> bytes:
+        """The bytes of one token; empty for special ones, but tags that `parts` knows are kept."""
+        piece = self._pieces.get(token)
+        if piece is None:
+            piece = self._to_bytes(token, special=False)
+            if not piece:
+                tag = self._to_bytes(token, special=True)
+                piece = tag if tag.decode(errors="replace") in TAGS else b""
+            self._pieces[token] = piece
+        return piece
+
+    def detokenize(self, tokens: list[int]) -> str:
+        """Their text, special ones included."""
+        data = b"".join(self._to_bytes(token, special=True) for token in tokens)
+        return data.decode(errors="replace")
+
+    def _to_bytes(self, token: int, *, special: bool) -> bytes:
+        size = 256
+        while True:
+            buffer = ctypes.create_string_buffer(size)
+            count: int = lib.llama_token_to_piece(self.vocabulary, token, buffer, size, 0, special)
+            if count >= 0:
+                return buffer.raw[:count]
+            size = -count
+
+    def _end_tokens(self) -> frozenset[int]:
+        count: int = lib.llama_vocab_n_tokens(self.vocabulary)
+        return frozenset(t for t in range(count) if lib.llama_vocab_is_eog(self.vocabulary, t))
+
+    def make_sampler(self, sampling: protocol.Sampling) -> Sampler:
+        """A sampler chain, to be closed.
+
+        Raises:
+            SamplingError: Grammar or JSON schema are broken.
+        """
+        return Sampler(sampling, self._context, self.tokenize, self.end_tokens)
 
     def prompt(
-        self, messages: tuple[protocol.ChatMessage, ...], *, continue_last: bool
+        self,
+        messages: tuple[protocol.ChatMessage, ...],
+        *,
+        tools: tuple[dict[str, JsonValue], ...] = (),
+        continue_last: bool = False,
     ) -> list[int]:
         """Tokens of the conversation in the model's own template.
 
@@ -261,71 +298,43 @@ class Model:
         text = render(
             self.template,
             messages,
-            bos=self.piece(bos, special=True).decode() if bos >= 0 else "",
-            eos=self.piece(eos, special=True).decode() if eos >= 0 else "",
+            bos=self._to_bytes(bos, special=True).decode() if bos >= 0 else "",
+            eos=self._to_bytes(eos, special=True).decode() if eos >= 0 else "",
+            tools=tools,
             continue_last=continue_last,
         )
         tokens = self.tokenize(text)
         if bos >= 0 and lib.llama_vocab_get_add_bos(self.vocabulary) and tokens[:1] != [bos]:
             tokens.insert(0, bos)
+        if not tokens:
+            raise TemplateError("the chat template writes nothing")
         return tokens
 
-    # --- generation ---------------------------------------------------------
 
-    def prefill(self, tokens: list[int]) -> Iterator[tuple[int, int]]:
-        """Bring the prompt into the KV cache; yields (done, reused) after each batch."""
-        reused = 0
-        for old, new in zip(self._cached, tokens[:-1], strict=False):
-            if old != new:
-                break
-            reused += 1
-        # A sliding window has let go of what it would need to go back that far.
-        gone = 0 < reused < len(self._cached) and lib.llama_memory_seq_pos_min(self.memory, 0) > 0
-        if gone or not lib.llama_memory_seq_rm(self.memory, 0, reused, -1):
-            lib.llama_memory_clear(self.memory, True)
-            reused = 0
-        self._cached = tokens[:reused]
-        done = reused
-        yield done, reused
-        while done < len(tokens):
-            batch = tokens[done : done + self._command.micro_batch]
-            status = self._decode(batch)
-            if self._cancelled():
-                # The abort may have come in mid-batch: what is cached after `done` is unknown.
-                lib.llama_memory_seq_rm(self.memory, 0, done, -1)
-                return
-            if status != 0:
-                raise RuntimeError(f"llama_decode answered {status} after {done} tokens")
-            done += len(batch)
-            self._cached = tokens[:done]
-            yield done, reused
+def _progress(
+    command: protocol.Load, report: Callable[[protocol.LoadProgressed], None], stop: StopFlag
+) -> Callable[[float, object], bool]:
+    """llama.cpp's progress callback; it goes on while the answer is true."""
+    total = sum(path.stat().st_size for path in shards(Path(command.model_path)))
+    last, started = -1.0, time.monotonic()
 
-    def sample_loop(self, sampling: protocol.Sampling) -> Iterator[bytes | None]:
-        """Generate: yields each token's bytes, None at an end-of-generation token; ends if full."""
-        sampler = _sampler(sampling)
-        try:
-            while True:
-                token = lib.llama_sampler_sample(sampler, self._context, -1)
-                if lib.llama_vocab_is_eog(self.vocabulary, token):
-                    yield None
-                    return
-                yield self.piece(token)
-                if len(self._cached) >= self.context_size or self._cancelled():
-                    return
-                status = self._decode([token])
-                if self._cancelled():
-                    lib.llama_memory_seq_rm(self.memory, 0, len(self._cached), -1)
-                    return
-                if status != 0:
-                    raise RuntimeError(f"llama_decode answered {status}")
-                self._cached.append(token)
-        finally:
-            lib.llama_sampler_free(sampler)
+    def progressed(fraction: float, _data: object) -> bool:
+        nonlocal last
+        if fraction - last >= 0.01 or fraction >= 1:
+            last = min(fraction, 1.0)
+            elapsed = time.monotonic() - started
+            report(
+                protocol.LoadProgressed(
+                    stage="reading",
+                    fraction=last,
+                    done_bytes=round(last * total),
+                    total_bytes=total,
+                    bytes_per_s=last * total / elapsed if elapsed > RATE_AFTER_S else None,
+                )
+            )
+        return not stop.is_set()
 
-    @property
-    def context_used(self) -> int:
-        """Tokens in the KV cache."""
-        return len(self._cached)
+    return progressed
 
 
 def overrides_array(
@@ -364,33 +373,4 @@ def _buffer_names(devices: tuple[ggml.RegisteredDevice, ...]) -> dict[str, str]:
     return names
 
 
-def _sampler(sampling: protocol.Sampling) -> object:
-    chain = lib.llama_sampler_chain_init(lib.llama_sampler_chain_default_params())
-    add = lib.llama_sampler_chain_add
-    if sampling.repeat_penalty != 1:
-        add(chain, lib.llama_sampler_init_penalties(64, sampling.repeat_penalty, 0.0, 0.0))
-    if sampling.temperature == 0:
-        add(chain, lib.llama_sampler_init_greedy())
-        return chain
-    if sampling.top_k:
-        add(chain, lib.llama_sampler_init_top_k(sampling.top_k))
-    add(chain, lib.llama_sampler_init_top_p(sampling.top_p, 1))
-    add(chain, lib.llama_sampler_init_min_p(sampling.min_p, 1))
-    add(chain, lib.llama_sampler_init_temp(sampling.temperature))
-    seed = 0xFFFFFFFF if sampling.seed is None else sampling.seed & 0xFFFFFFFF
-    add(chain, lib.llama_sampler_init_dist(seed))
-    return chain
-
-
-class TextDecoder:
-    """Joins token bytes into whole characters."""
-
-    def __init__(self) -> None:
-        self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
-
-    def feed(self, data: bytes, *, final: bool = False) -> str:
-        """The characters that are complete by now."""
-        return self._decoder.decode(data, final)
-
-
-__all__ = ["LoadFailedError", "Model", "TemplateError", "TextDecoder"]
+__all__ = ["LoadFailedError", "Model", "TemplateError"]

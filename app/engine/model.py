@@ -29,6 +29,12 @@ class EngineStateChanged:
     Attributes:
         stage: While LOADING: `reading`, `allocating` or `warming_up`.
         fraction: While LOADING: 0 to 1, or None if unknown.
+        progress: While LOADING: the bytes behind it, once reading began.
+        elapsed_s: While STARTING and LOADING: since the load began.
+        expected_s: While STARTING and LOADING: what the same load took last time, None if there was none.
+        silent_s: Where something runs: how long nothing was heard of it, once that is long; None
+            while it moves. Nothing is ended for that: the person is asked.
+        computing: With `silent_s`: True if the process uses the processor all the same.
         model_path: The model in question, once there is one.
         error: Why, in CRASHED, or in STOPPED after a load that failed.
     """
@@ -36,6 +42,11 @@ class EngineStateChanged:
     state: EngineState
     stage: str = ""
     fraction: float | None = None
+    progress: protocol.LoadProgressed | None = None
+    elapsed_s: float = 0.0
+    expected_s: float | None = None
+    silent_s: float | None = None
+    computing: bool = False
     model_path: str | None = None
     error: AppError | None = None
 

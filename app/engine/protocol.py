@@ -6,7 +6,8 @@ Both are discriminated unions on `type`; a line that is none of them is a protoc
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+import enum
+from typing import Annotated, Any, Literal
 
 import pydantic
 
@@ -15,22 +16,154 @@ class _Line(pydantic.BaseModel):
     model_config = pydantic.ConfigDict(frozen=True, extra="forbid")
 
 
-class ChatMessage(_Line):
-    """One message as the chat template sees it."""
+class PartKind(enum.StrEnum):
+    """What a part of an answer is."""
 
-    role: Literal["system", "user", "assistant"]
+    TEXT = "text"
+    REASONING = "reasoning"
+    TOOL_CALL = "tool_call"
+
+
+class ToolCall(_Line):
+    """The model wants a tool to be used."""
+
+    name: str
+    arguments: dict[str, pydantic.JsonValue]
+
+
+class ChatMessage(_Line):
+    """One message as the chat template sees it; templates keep or drop the reasoning as they like."""
+
+    role: Literal["system", "user", "assistant", "tool"]
     content: str
+    reasoning_content: str = ""
+    tool_calls: tuple[ToolCall, ...] = ()
+
+
+def _option(default: Any, title: str, description: str, **bounds: float) -> Any:  # noqa: ANN401
+    return pydantic.Field(default=default, title=title, description=description, **bounds)  # type: ignore[call-overload]
 
 
 class Sampling(_Line):
-    """How the next token is chosen; temperature 0 is greedy."""
+    """How the next token is chosen. Values that change nothing are left out of the chain."""
 
-    temperature: float = pydantic.Field(default=0.7, ge=0, le=5)
-    top_k: int = pydantic.Field(default=40, ge=0)
-    top_p: float = pydantic.Field(default=0.95, gt=0, le=1)
-    min_p: float = pydantic.Field(default=0.05, ge=0, le=1)
-    repeat_penalty: float = pydantic.Field(default=1.0, ge=0.5, le=2)
-    seed: int | None = None
+    temperature: float = _option(
+        0.7, "Temperature", "Higher is more varied; 0 always takes the likeliest token.", ge=0, le=5
+    )
+    top_k: int = _option(
+        40, "Top-k", "Choose among this many likeliest tokens; 0 means all.", ge=0, le=1_000_000
+    )
+    top_p: float = _option(
+        0.95,
+        "Top-p",
+        "Choose among the likeliest that together have this probability; 1 is off.",
+        gt=0,
+        le=1,
+    )
+    min_p: float = _option(
+        0.05,
+        "Min-p",
+        "Drop what is less likely than this share of the likeliest; 0 is off.",
+        ge=0,
+        le=1,
+    )
+    typical_p: float = _option(
+        1.0, "Typical-p", "Prefer tokens that surprise as much as expected; 1 is off.", gt=0, le=1
+    )
+    top_n_sigma: float = _option(
+        0.0,
+        "Top-n-sigma",
+        "Keep what lies within so many standard deviations of the best; 0 is off.",
+        ge=0,
+        le=100,
+    )
+    dynatemp_range: float = _option(
+        0.0,
+        "Temperature range",
+        "The temperature varies by this with the certainty; 0 is off.",
+        ge=0,
+        le=5,
+    )
+    dynatemp_exponent: float = _option(
+        1.0, "Range exponent", "How certainty maps to the temperature.", gt=0, le=10
+    )
+    repeat_penalty: float = _option(
+        1.0, "Repeat penalty", "Above 1, what was just said becomes less likely.", ge=0.5, le=2
+    )
+    frequency_penalty: float = _option(
+        0.0, "Frequency penalty", "Grows with how often a token was said; 0 is off.", ge=-2, le=2
+    )
+    presence_penalty: float = _option(
+        0.0, "Presence penalty", "For every token that was said; 0 is off.", ge=-2, le=2
+    )
+    penalty_last_n: int = _option(
+        64,
+        "Penalty window",
+        "Tokens that count as just said; -1 means the whole context.",
+        ge=-1,
+        le=2**24,
+    )
+    dry_multiplier: float = _option(
+        0.0, "DRY multiplier", "Against repeated sequences; 0 is off, 0.8 is usual.", ge=0, le=10
+    )
+    dry_base: float = _option(
+        1.75,
+        "DRY base",
+        "How fast the penalty grows with the length of the repetition.",
+        ge=1,
+        le=10,
+    )
+    dry_allowed_length: int = _option(
+        2, "DRY allowed length", "Tokens that may be repeated without penalty.", ge=0, le=1000
+    )
+    dry_penalty_last_n: int = _option(
+        64,
+        "DRY window",
+        "Tokens searched for repetitions; -1 means the whole context.",
+        ge=-1,
+        le=2**24,
+    )
+    dry_sequence_breakers: tuple[str, ...] = _option(
+        ("\n", ":", '"', "*"), "DRY breakers", "Texts at which a repeated sequence ends."
+    )
+    xtc_probability: float = _option(
+        0.0,
+        "XTC probability",
+        "How often the likeliest choices are excluded; 0 is off.",
+        ge=0,
+        le=1,
+    )
+    xtc_threshold: float = _option(
+        0.1,
+        "XTC threshold",
+        "What is likelier than this may be excluded; above 0.5 is off.",
+        ge=0,
+        le=1,
+    )
+    mirostat: Literal[0, 1, 2] = _option(
+        0,
+        "Mirostat",
+        "Steers the surprise instead of the usual choice; 0 is off, else its version.",
+    )
+    mirostat_tau: float = _option(5.0, "Mirostat tau", "The surprise to aim at.", gt=0, le=100)
+    mirostat_eta: float = _option(0.1, "Mirostat eta", "How fast it is steered.", gt=0, le=1)
+    seed: int | None = _option(
+        None,
+        "Seed",
+        "The same seed gives the same answer; none means a random one.",
+        ge=0,
+        le=2**32 - 2,
+    )
+    logit_bias: tuple[tuple[int | str, Annotated[float, pydantic.Field(ge=-100, le=100)]], ...] = (
+        _option((), "Logit bias", "Tokens (number or text), each with its bias; -100 means never.")
+    )
+    grammar: str = _option("", "Grammar", "The answer follows this grammar (GBNF).")
+    json_schema: dict[str, pydantic.JsonValue] | None = _option(
+        None, "JSON schema", "The answer is JSON that follows this schema; overrides the grammar."
+    )
+    ignore_end: bool = _option(
+        False, "Ignore the end", "Go on where the model would end, until a limit. For measurements."
+    )
 
 
 # --- commands ---------------------------------------------------------------
@@ -56,7 +189,8 @@ class Load(_Line):
     op_offload: bool = True
     """Batches of layers in main memory are computed on the first device, which needs room for their weights."""
     threads: int | None = None
-    use_mmap: bool = True
+    load_mode: Literal["mapped", "read"] = "mapped"
+    """Mapped files share memory with the system's cache; models that are wholly on devices load faster read."""
     use_extra_buffers: bool = True
     self_test: bool = True
     dry_run: bool = False
@@ -71,6 +205,12 @@ class Generate(_Line):
     messages: tuple[ChatMessage, ...]
     sampling: Sampling = Sampling()
     max_tokens: int | None = None
+    tools: tuple[dict[str, pydantic.JsonValue], ...] = ()
+    """What the template is told of tools, each as a JSON schema of a function."""
+    overflow: Literal["stop", "drop_oldest"] = "stop"
+    """Where prompt and reserve do not fit: fail, or leave out the oldest whole turns after the first."""
+    reserve: int = pydantic.Field(default=0, ge=0)
+    """Tokens to keep free for the answer."""
     continue_last: bool = False
     """The last message is a partial answer of the assistant; go on from its end."""
 
@@ -89,6 +229,22 @@ class CountTokens(_Line):
     messages: tuple[ChatMessage, ...]
 
 
+class Snapshot(_Line):
+    """Write the KV cache to a file, read it from there, or only tell how large it would be."""
+
+    type: Literal["snapshot"] = "snapshot"
+    action: Literal["measure", "save", "restore"]
+    request: int
+    path: str = ""
+
+
+class Ping(_Line):
+    """Ask whether `turn` still runs; answered even while it does."""
+
+    type: Literal["ping"] = "ping"
+    turn: int
+
+
 class Shutdown(_Line):
     """End the process."""
 
@@ -96,7 +252,8 @@ class Shutdown(_Line):
 
 
 Command = Annotated[
-    Load | Generate | Cancel | CountTokens | Shutdown, pydantic.Field(discriminator="type")
+    Load | Generate | Cancel | CountTokens | Snapshot | Ping | Shutdown,
+    pydantic.Field(discriminator="type"),
 ]
 
 
@@ -113,11 +270,18 @@ class Hello(_Line):
 
 
 class LoadProgressed(_Line):
-    """A stage of loading: `reading`, `allocating`, `warming_up`; `fraction` 0 to 1, or None if unknown."""
+    """A stage of loading: `reading`, `allocating` (KV cache and compute buffers), `warming_up`.
+
+    `fraction` is 0 to 1, or None if unknown; `done_bytes` of `total_bytes` of the weights are where
+    they belong, at `bytes_per_s` on average, once that is known.
+    """
 
     type: Literal["load_progressed"] = "load_progressed"
     stage: Literal["reading", "allocating", "warming_up"]
     fraction: float | None = None
+    done_bytes: int = 0
+    total_bytes: int = 0
+    bytes_per_s: float | None = None
 
 
 class DeviceMemory(_Line):
@@ -148,17 +312,23 @@ class Loaded(_Line):
 
 
 class PrefillProgressed(_Line):
-    """Prompt processing: `done` of `total` tokens are in the KV cache, `reused` of them from before."""
+    """Prompt processing: `done` of `total` tokens are in the KV cache, `reused` of them from before.
+
+    `dropped` are indexes into the turn's messages that were left out for lack of room.
+    """
 
     type: Literal["prefill_progressed"] = "prefill_progressed"
     turn: int
     done: int
     total: int
     reused: int = 0
+    dropped: tuple[int, ...] = ()
 
 
 class TokensGenerated(_Line):
-    """Some more of the answer. `text` is always whole characters; `tokens` were needed for it.
+    """Some more of the answer, of one kind, without its tags; of a tool call only the whole.
+
+    `text` is always whole characters; `tokens` were needed for it.
 
     `elapsed_s` is measured from the first token, `context_used` in tokens.
     """
@@ -169,6 +339,8 @@ class TokensGenerated(_Line):
     tokens: int
     context_used: int
     elapsed_s: float
+    part: PartKind = PartKind.TEXT
+    call: ToolCall | None = None
 
 
 EndReason = Literal["stop", "length", "context", "cancelled"]
@@ -191,6 +363,10 @@ class TurnFinished(_Line):
     generate_s: float
     context_used: int
     context: int
+    reasoning_tokens: int = 0
+    reasoning_s: float = 0.0
+    reasoning_closed: bool = True
+    """False if the answer ended in the middle of its reasoning."""
 
     @property
     def tokens_per_second(self) -> float | None:
@@ -208,15 +384,34 @@ class TokensCounted(_Line):
     tokens: int
 
 
+class SnapshotDone(_Line):
+    """Answer to `Snapshot`: its size in bytes, and the tokens in it."""
+
+    type: Literal["snapshot_done"] = "snapshot_done"
+    request: int
+    size_bytes: int
+    tokens: int
+
+
+class Alive(_Line):
+    """Answer to `Ping`."""
+
+    type: Literal["alive"] = "alive"
+    turn: int
+    running: bool
+
+
 class Failed(_Line):
-    """A command failed, the worker goes on. `stage`: `load`, `generate`, `count`, `protocol`."""
+    """A command failed, the worker goes on. `stage`: `load`, `generate`, `count`, `snapshot`, `protocol`."""
 
     type: Literal["failed"] = "failed"
-    stage: Literal["load", "generate", "count", "protocol"]
+    stage: Literal["load", "generate", "count", "snapshot", "protocol"]
     reason: str
-    """Machine-readable: `file`, `architecture`, `memory`, `template`, `context`, `cancelled`, `device`, `other`."""
+    """Machine-readable: `file`, `architecture`, `memory`, `template`, `context`, `cancelled`, `device`,
+    `sampling`, `other`."""
     detail: str
     turn: int | None = None
+    request: int | None = None
 
 
 Message = Annotated[
@@ -227,6 +422,8 @@ Message = Annotated[
     | TokensGenerated
     | TurnFinished
     | TokensCounted
+    | SnapshotDone
+    | Alive
     | Failed,
     pydantic.Field(discriminator="type"),
 ]

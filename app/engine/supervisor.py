@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import collections
-import contextlib
 import queue
-import subprocess
 import threading
+import time
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import assert_never
 
-from app import processes
-from app.engine import diagnose, protocol, safety
+from app.engine import diagnose, files, inbox, protocol, safety
+from app.engine.load_times import LoadTimes
 from app.engine.model import (
     EngineEvent,
     EngineState,
@@ -22,34 +21,16 @@ from app.engine.model import (
     TurnEnded,
     TurnProgressed,
 )
+from app.engine.process import WorkerProcess
 from app.errors import AppError
 
 Listener = Callable[[EngineEvent], None]
-SHUTDOWN_S = 2.0
-STDERR_LINES = 200
+STALL_S = 120.0
+"""Silence that is worth a question; a micro-batch of a very large model may take as long."""
+BUSY_SHARE = 0.1
+"""A process that uses this much of one processor computes."""
 _BUSY = (EngineState.PREFILL, EngineState.GENERATING)
-
-
-class _Close:
-    """Tells the thread to end."""
-
-
-class _Unload:
-    """Tells the thread to end the process."""
-
-
-class _Ended:
-    """The process `child` closed its output."""
-
-    def __init__(self, child: subprocess.Popen[str]) -> None:
-        self.child = child
-
-
-class _Said:
-    """The process `child` sent a line."""
-
-    def __init__(self, child: subprocess.Popen[str], line: str) -> None:
-        self.child, self.line = child, line
+_LOADING = (EngineState.STARTING, EngineState.LOADING)
 
 
 class EngineSupervisor:
@@ -64,18 +45,24 @@ class EngineSupervisor:
         listener: Listener,
         *,
         store: safety.SafetyStore | None = None,
+        times: LoadTimes | None = None,
+        stall_s: float = STALL_S,
+        idle_s: float | None = None,
         environment: Mapping[str, str] | None = None,
     ) -> None:
         """Start the thread; no process before the first load."""
         self._listener = listener
-        self._store = store
+        self._store, self._times = store, times
+        self._stall_s, self._idle_s = stall_s, None if idle_s is None else float(idle_s)
+        self._heard_at = self._started_at = time.monotonic()
+        self._expected_s: float | None = None
+        self._computed_s = 0.0
+        self._silent = False
+        self._files: files.Fingerprint = {}
         self._environment = environment
-        self._inbox: queue.Queue[protocol.Command | _Close | _Unload | _Ended | _Said] = (
-            queue.Queue()
-        )
-        self._child: subprocess.Popen[str] | None = None
-        self._stderr: collections.deque[str] = collections.deque(maxlen=STDERR_LINES)
-        self._readers: list[threading.Thread] = []
+        self._inbox: queue.Queue[inbox.Item | inbox.Close] = queue.Queue()
+        self._snapshots: dict[int, inbox.SnapshotListener] = {}
+        self._child: WorkerProcess | None = None
         self._state = EngineState.STOPPED
         self._command: protocol.Load | None = None
         self._step: str | None = None
@@ -83,6 +70,10 @@ class EngineSupervisor:
         self._stage = ""
         self._thread = threading.Thread(target=self._run, name="engine supervisor", daemon=True)
         self._thread.start()
+
+    def unload_when_idle(self, after_s: float | None) -> None:
+        """End the process once nothing was asked of it for so long; None keeps it."""
+        self._inbox.put(inbox.IdleLimit(after_s))
 
     @property
     def state(self) -> EngineState:
@@ -93,7 +84,7 @@ class EngineSupervisor:
     def pid(self) -> int | None:
         """The worker's process id."""
         child = self._child
-        return child.pid if child is not None and child.poll() is None else None
+        return child.pid if child is not None else None
 
     def load(self, command: protocol.Load) -> None:
         """Load a model in a new process; the one before is ended first."""
@@ -107,40 +98,93 @@ class EngineSupervisor:
         """Ask for a number of tokens; the answer is an event."""
         self._inbox.put(command)
 
+    def snapshot(self, command: protocol.Snapshot, done: inbox.SnapshotListener) -> None:
+        """Measure, save or restore the KV cache; `done` hears of it on the supervisor's thread."""
+        self._inbox.put(inbox.TakeSnapshot(command, done))
+
     def cancel(self) -> None:
         """Stop the running turn or load."""
         self._inbox.put(protocol.Cancel())
 
     def unload(self) -> None:
         """End the process, so that all its memory comes back."""
-        self._inbox.put(_Unload())
+        self._inbox.put(inbox.Unload())
 
     def close(self) -> None:
         """End process and thread, and wait for both."""
-        self._inbox.put(_Close())
+        self._inbox.put(inbox.Close())
         self._thread.join()
 
     # --- the thread ---------------------------------------------------------
 
     def _run(self) -> None:
         while True:
-            item = self._inbox.get()
-            if isinstance(item, _Close):
+            try:
+                item = self._inbox.get(timeout=self._patience_s())
+            except queue.Empty:
+                if self._runs:
+                    self._listen_for_silence()
+                else:
+                    self._unload()
+                continue
+            if isinstance(item, inbox.Close):
                 self._end_child()
                 return
-            if isinstance(item, _Unload):
-                self._set(EngineState.STOPPING)
-                self._end_child()
-                self._finish_turn(None)
-                self._set(EngineState.STOPPED)
-            elif isinstance(item, _Said):
-                if item.child is self._child:
-                    self._receive(item.line)
-            elif isinstance(item, _Ended):
-                if item.child is self._child:
-                    self._crashed()
-            else:
-                self._obey(item)
+            self._handle(item)
+
+    def _handle(self, item: inbox.Item) -> None:
+        if isinstance(item, inbox.IdleLimit):
+            self._idle_s = item.after_s
+        elif isinstance(item, inbox.Unload):
+            self._unload()
+        elif isinstance(item, inbox.TakeSnapshot):
+            self._snapshots[item.command.request] = item.done
+            self._send(item.command)
+            if self._child is None:
+                self._lose_snapshots()
+        elif isinstance(item, inbox.Said):
+            if item.child is self._child:
+                self._receive(item.line)
+        elif isinstance(item, inbox.Ended):
+            if item.child is self._child:
+                self._crashed()
+        else:
+            self._obey(item)
+
+    def _unload(self) -> None:
+        self._set(EngineState.STOPPING)
+        self._end_child()
+        self._finish_turn(None)
+        self._set(EngineState.STOPPED)
+
+    def _patience_s(self) -> float | None:
+        """How long to wait for something to happen before doing something about it."""
+        if self._runs:
+            return self._stall_s / 2
+        if self._state is EngineState.READY and self._idle_s is not None:
+            return max(0.0, self._heard_at + self._idle_s - time.monotonic())
+        return None
+
+    @property
+    def _runs(self) -> bool:
+        return self._state in _BUSY or self._state in _LOADING
+
+    def _listen_for_silence(self) -> None:
+        """Nothing was heard: once for long, say so, and ask; a turn whose end got lost is found out."""
+        silent = time.monotonic() - self._heard_at
+        computed = self._child.processor_s() if self._child is not None else 0.0
+        before, self._computed_s = self._computed_s, computed
+        if silent < self._stall_s:
+            return
+        self._silent = True
+        self._set(
+            self._state,
+            stage=self._stage,
+            silent_s=silent,
+            computing=computed - before > BUSY_SHARE * self._stall_s / 2,
+        )
+        if self._turn is not None:
+            self._send(protocol.Ping(turn=self._turn))
 
     def _obey(self, command: protocol.Command) -> None:
         match command:
@@ -149,86 +193,76 @@ class EngineSupervisor:
                 self._step = self._store.get() if self._store else None
                 self._start()
             case protocol.Generate():
-                if self._state is not EngineState.READY:
-                    error = diagnose.turn_failed(_failed("generate", "no model is loaded"))
-                    self._listener(TurnEnded(turn=command.turn, error=error))
+                problem = self._problem()
+                if problem is not None:
+                    self._listener(TurnEnded(turn=command.turn, error=problem))
                     return
                 self._turn = command.turn
                 self._set(EngineState.PREFILL)
                 self._send(command)
             case protocol.Cancel():
-                if self._state is EngineState.LOADING or self._state is EngineState.STARTING:
+                if self._state in _LOADING:
                     self._end_child()
                     self._set(EngineState.STOPPED)
                 elif self._state in _BUSY:
                     self._send(command)
-            case protocol.CountTokens() | protocol.Shutdown():
+            case (
+                protocol.CountTokens() | protocol.Snapshot() | protocol.Ping() | protocol.Shutdown()
+            ):
                 self._send(command)
             case _:
                 assert_never(command)
+
+    def _problem(self) -> AppError | None:
+        """Why no turn can begin now."""
+        if self._state is not EngineState.READY or self._command is None:
+            return diagnose.turn_failed(_failed("generate", "no model is loaded"))
+        if self._command.load_mode == "mapped" and files.cut_off(self._files):
+            return diagnose.file_changed(self._command.model_path)
+        return None
 
     def _start(self) -> None:
         """A new process for the current load."""
         assert self._command is not None  # noqa: S101 - set by every caller
         self._end_child()
         self._finish_turn(None)
-        self._stderr.clear()
         self._stage = ""
+        self._started_at = self._heard_at = time.monotonic()
+        self._expected_s = self._times.expected_s(self._command) if self._times else None
+        self._files = files.fingerprint(Path(self._command.model_path))
         self._set(EngineState.STARTING)
         try:
-            child = subprocess.Popen(
-                processes.child_command("app.engine.worker"),
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-                text=True,
-                encoding="utf-8",
-                errors="replace",
-                env=processes.child_environment(self._environment),
-                start_new_session=True,
+            self._child = WorkerProcess(
+                lambda child, line: self._inbox.put(inbox.Said(child, line)),
+                lambda child: self._inbox.put(inbox.Ended(child)),
+                self._environment,
             )
         except OSError as error:
             self._set(EngineState.CRASHED, error=diagnose.crashed(None, str(error)))
             return
-        self._child = child
-        self._readers = [
-            threading.Thread(target=self._read, args=(child,), name="engine stdout", daemon=True),
-            threading.Thread(target=self._drain, args=(child,), name="engine stderr", daemon=True),
-        ]
-        for reader in self._readers:
-            reader.start()
         self._send(safety.apply(self._command, self._step))
 
-    def _read(self, child: subprocess.Popen[str]) -> None:
-        for line in child.stdout or ():
-            self._inbox.put(_Said(child, line))
-        self._inbox.put(_Ended(child))
-
-    def _drain(self, child: subprocess.Popen[str]) -> None:
-        for line in child.stderr or ():
-            self._stderr.append(line)
-
     def _send(self, command: protocol.Command) -> None:
-        child = self._child
-        if child is None or child.stdin is None:
-            return
-        # A broken pipe means that the process is gone; the end of its output tells the rest.
-        with contextlib.suppress(OSError, ValueError):
-            child.stdin.write(command.model_dump_json() + "\n")
-            child.stdin.flush()
+        if self._child is not None:
+            self._child.send(command)
 
     def _receive(self, line: str) -> None:  # noqa: C901 - one arm a message
         try:
             message = protocol.message_adapter.validate_json(line)
         except ValueError:
-            self._stderr.append(line)
+            # It may have swallowed the end of a turn.
+            if self._child is not None:
+                self._child.note(line[:10_000])
+            if self._turn is not None:
+                self._send(protocol.Ping(turn=self._turn))
             return
+        self._heard(message)
         match message:
             case protocol.Hello():
                 self._set(EngineState.LOADING, stage="reading")
             case protocol.LoadProgressed():
                 self._stage = message.stage
-                self._set(EngineState.LOADING, stage=message.stage, fraction=message.fraction)
+                self._set(EngineState.LOADING, stage=message.stage, progress=message)
             case protocol.Loaded():
                 self._loaded(message)
             case protocol.PrefillProgressed():
@@ -243,16 +277,33 @@ class EngineSupervisor:
                 self._listener(TurnEnded(turn=message.turn, finished=message))
             case protocol.TokensCounted():
                 self._listener(TokensCounted(request=message.request, tokens=message.tokens))
+            case protocol.SnapshotDone():
+                if done := self._snapshots.pop(message.request, None):
+                    done(message)
+            case protocol.Alive():
+                if message.turn == self._turn and not message.running:
+                    self._turn = None
+                    self._set(EngineState.READY)
+                    error = diagnose.turn_failed(_failed("generate", "the end of it was lost"))
+                    self._listener(TurnEnded(turn=message.turn, error=error))
             case protocol.Failed():
                 self._failed(message)
             case _:
                 assert_never(message)
+
+    def _heard(self, message: protocol.Message) -> None:
+        self._heard_at = time.monotonic()
+        if self._silent and not isinstance(message, protocol.Alive):
+            self._silent = False
+            self._set(self._state, stage=self._stage)
 
     def _loaded(self, message: protocol.Loaded) -> None:
         assert self._command is not None  # noqa: S101 - a load was sent
         if self._step and self._store and self._store.get() != self._step:
             self._store.put(self._step)
             self._listener(SafetyApplied(setting=self._step, sentence=safety.STEPS[self._step]))
+        if self._times:
+            self._times.put(self._command, time.monotonic() - self._started_at)
         self._set(EngineState.READY)
         self._listener(ModelLoaded(model_path=self._command.model_path, loaded=message))
 
@@ -265,6 +316,14 @@ class EngineSupervisor:
             self._turn = None
             self._set(EngineState.READY)
             self._listener(TurnEnded(turn=failed.turn, error=diagnose.turn_failed(failed)))
+        elif failed.stage == "snapshot" and failed.request in self._snapshots:
+            self._snapshots.pop(failed.request)(diagnose.snapshot_failed(failed.detail))
+
+    def _lose_snapshots(self) -> None:
+        """The process that was asked for them is gone."""
+        waiting, self._snapshots = self._snapshots, {}
+        for done in waiting.values():
+            done(diagnose.snapshot_failed("no model is loaded"))
 
     def _crashed(self) -> None:
         child = self._child
@@ -272,7 +331,9 @@ class EngineSupervisor:
         loading = self._state is EngineState.LOADING and self._stage in ("allocating", "warming_up")
         returncode = child.wait()
         self._end_child()
-        error = diagnose.crashed(returncode, "".join(self._stderr))
+        error = diagnose.crashed(returncode, child.stderr)
+        if self._command is not None and files.changed(self._files):
+            error = diagnose.file_changed(self._command.model_path, error.detail)
         step = safety.next_step(self._step)
         if loading and returncode < 0 and step is not None and self._store is not None:
             self._step = step
@@ -290,35 +351,34 @@ class EngineSupervisor:
 
     def _end_child(self) -> None:
         child, self._child = self._child, None
-        if child is None:
-            return
-        if child.stdin is not None:
-            with contextlib.suppress(OSError, ValueError):
-                child.stdin.close()
-        try:
-            child.wait(SHUTDOWN_S)
-        except subprocess.TimeoutExpired:
-            child.kill()
-            child.wait()
-        for reader in self._readers:
-            reader.join()
-        for stream in (child.stdout, child.stderr):
-            if stream is not None:
-                stream.close()
+        if child is not None:
+            child.end()
+            self._lose_snapshots()
 
     def _set(
         self,
         state: EngineState,
         *,
         stage: str = "",
-        fraction: float | None = None,
+        progress: protocol.LoadProgressed | None = None,
+        silent_s: float | None = None,
+        computing: bool = False,
         error: AppError | None = None,
     ) -> None:
         self._state = state
-        path = self._command.model_path if self._command else None
+        loading = state in _LOADING
         self._listener(
             EngineStateChanged(
-                state=state, stage=stage, fraction=fraction, model_path=path, error=error
+                state=state,
+                stage=stage,
+                fraction=progress.fraction if progress else None,
+                progress=progress,
+                elapsed_s=time.monotonic() - self._started_at if loading else 0.0,
+                expected_s=self._expected_s if loading else None,
+                silent_s=silent_s,
+                computing=computing,
+                model_path=self._command.model_path if self._command else None,
+                error=error,
             )
         )
 

@@ -16,12 +16,15 @@ from typing import NoReturn
 
 import jinja2
 import jinja2.sandbox
+from pydantic import JsonValue
 
 from app.engine.protocol import ChatMessage
 
 MAX_OUTPUT = 16_000_000
 MAX_TEMPLATE = 1_000_000
 TIME_LIMIT_S = 5.0
+
+_OPEN, _CLOSE = "<think>", "</think>"
 
 CHATML = (
     "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
@@ -44,6 +47,7 @@ def render(
     *,
     bos: str = "",
     eos: str = "",
+    tools: tuple[dict[str, JsonValue], ...] = (),
     continue_last: bool = False,
 ) -> str:
     """The prompt for `messages`; with `continue_last` the last one is left open to go on.
@@ -55,15 +59,35 @@ def render(
     """
     if len(source) > MAX_TEMPLATE:
         raise TemplateError("the chat template is larger than 1 MB")
-    tail = messages[-1].content if continue_last else ""
     shown = messages[:-1] if continue_last else messages
+    values: dict[str, object] = {"bos_token": bos, "eos_token": eos, "tools": list(tools) or None}
     try:
-        text = _render(source or CHATML, shown, bos, eos)
+        text = _render(source or CHATML, shown, values)
     except TemplateError:
         if not shown or shown[0].role != "system":
             raise
-        text = _render(source or CHATML, _without_system(shown), bos, eos)
-    return text + tail
+        text = _render(source or CHATML, _without_system(shown), values)
+    return text + _partial(messages[-1], text) if continue_last else text
+
+
+def _partial(message: ChatMessage, prompt: str) -> str:
+    """An answer to go on with, its reasoning around which the template may have begun already."""
+    if not message.reasoning_content:
+        return message.content
+    opened = "" if prompt.rstrip().endswith(_OPEN) else _OPEN
+    closed = f"{_CLOSE}\n\n{message.content}" if message.content else ""
+    return f"{opened}{message.reasoning_content}{closed}"
+
+
+def _as_value(message: ChatMessage) -> dict[str, object]:
+    """As templates know messages: without what is empty, tool calls as OpenAI's interface has them."""
+    value: dict[str, object] = {"role": message.role, "content": message.content}
+    if message.reasoning_content:
+        value["reasoning_content"] = message.reasoning_content
+    if message.tool_calls:
+        calls = [call.model_dump() for call in message.tool_calls]
+        value["tool_calls"] = [{"type": "function", "function": call} for call in calls]
+    return value
 
 
 def _without_system(messages: tuple[ChatMessage, ...]) -> tuple[ChatMessage, ...]:
@@ -74,7 +98,7 @@ def _without_system(messages: tuple[ChatMessage, ...]) -> tuple[ChatMessage, ...
     return (first, *rest[1:])
 
 
-def _render(source: str, messages: tuple[ChatMessage, ...], bos: str, eos: str) -> str:
+def _render(source: str, messages: tuple[ChatMessage, ...], values: dict[str, object]) -> str:
     environment = jinja2.sandbox.ImmutableSandboxedEnvironment(
         trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
     )
@@ -88,10 +112,9 @@ def _render(source: str, messages: tuple[ChatMessage, ...], bos: str, eos: str) 
     try:
         with _time_limit():
             stream = environment.from_string(source).generate(
-                messages=[message.model_dump() for message in messages],
+                messages=[_as_value(message) for message in messages],
                 add_generation_prompt=True,
-                bos_token=bos,
-                eos_token=eos,
+                **values,
             )
             for piece in stream:
                 size += len(piece)

@@ -6,31 +6,40 @@ before anything of llama.cpp is imported. When stdin ends, the parent is gone an
 
 from __future__ import annotations
 
+import logging
 import os
 import queue
 import sys
 import threading
-import time
-from typing import TextIO
+from pathlib import Path
 
 from app.engine import protocol
 
-COALESCE_S = 0.02
+log = logging.getLogger("app.engine.worker")
 
 
 class Worker:
     """Reads commands in a thread, works on them in the main thread."""
 
-    def __init__(self, out: TextIO) -> None:
+    def __init__(self, out: int) -> None:
+        """`out` is the descriptor that messages go to."""
+        from app.engine.stop import StopFlag
+
         self._out = out
+        self._sending = threading.Lock()
         self._commands: queue.Queue[protocol.Command] = queue.Queue()
-        self._cancel = threading.Event()
         self._model: object | None = None
+        self._turns = 0
+        """Turns that were asked for and have not ended."""
+        self._counting = threading.Lock()
+        self.stop = StopFlag()
 
     def send(self, message: protocol.Message) -> None:
         """One line to the parent."""
-        self._out.write(message.model_dump_json() + "\n")
-        self._out.flush()
+        data = message.model_dump_json().encode() + b"\n"
+        with self._sending:
+            while data:
+                data = data[os.write(self._out, data) :]
 
     def read_commands(self) -> None:
         """Runs in a thread: cancels act at once, the end of stdin ends the process."""
@@ -43,11 +52,16 @@ class Worker:
                 )
                 continue
             if isinstance(command, protocol.Cancel):
-                self._cancel.set()
+                self.stop.set()
+            elif isinstance(command, protocol.Ping):
+                self.send(protocol.Alive(turn=command.turn, running=self._turns > 0))
             elif isinstance(command, protocol.Shutdown):
                 break
             else:
-                self._cancel.clear()
+                if isinstance(command, protocol.Load | protocol.Generate):
+                    self.stop.clear()
+                if isinstance(command, protocol.Generate):
+                    self._count_turns(1)
                 self._commands.put(command)
         os._exit(0)
 
@@ -70,14 +84,21 @@ class Worker:
                 self._load(command)
             elif isinstance(command, protocol.Generate):
                 self._generate(command)
+                self._count_turns(-1)
             elif isinstance(command, protocol.CountTokens):
                 self._count(command)
+            elif isinstance(command, protocol.Snapshot):
+                self._snapshot(command)
+
+    def _count_turns(self, change: int) -> None:
+        with self._counting:
+            self._turns += change
 
     def _load(self, command: protocol.Load) -> None:
         from app.engine import llama
 
         try:
-            model = llama.Model(command, self.send, self._cancel.is_set)
+            model = llama.Model(command, self.send, self.stop)
         except llama.LoadFailedError as error:
             self.send(protocol.Failed(stage="load", reason=error.reason, detail=error.detail))
             return
@@ -91,14 +112,41 @@ class Worker:
             self.send(protocol.Failed(stage="count", reason="other", detail="no model is loaded"))
             return
         try:
-            tokens = len(self._model.prompt(command.messages, continue_last=False))
+            tokens = len(self._model.prompt(command.messages))
         except llama.TemplateError as error:
             self.send(protocol.Failed(stage="count", reason="template", detail=str(error)))
             return
         self.send(protocol.TokensCounted(request=command.request, tokens=tokens))
 
-    def _generate(self, command: protocol.Generate) -> None:
+    def _snapshot(self, command: protocol.Snapshot) -> None:
         from app.engine import llama
+        from app.engine.sequence import StateError
+
+        model, path = self._model, Path(command.path)
+        try:
+            if not isinstance(model, llama.Model):
+                raise StateError("no model is loaded")
+            sequence = model.sequence
+            match command.action:
+                case "save":
+                    size = sequence.save(path)
+                case "restore":
+                    size = sequence.restore(path)
+                case _:
+                    size = sequence.state_bytes()
+            tokens = len(sequence.tokens)
+        except (StateError, OSError) as error:
+            self.send(
+                protocol.Failed(
+                    stage="snapshot", reason="disk", detail=str(error), request=command.request
+                )
+            )
+            return
+        self.send(protocol.SnapshotDone(request=command.request, size_bytes=size, tokens=tokens))
+
+    def _generate(self, command: protocol.Generate) -> None:
+        from app.engine import llama, turn
+        from app.engine.sampler import SamplingError
 
         def failed(reason: str, detail: str) -> None:
             message = protocol.Failed(
@@ -111,110 +159,24 @@ class Worker:
             failed("other", "no model is loaded")
             return
         try:
-            tokens = model.prompt(command.messages, continue_last=command.continue_last)
-            if len(tokens) >= model.context_size:
-                failed("context", f"{len(tokens)} of {model.context_size}")
-                return
-            _Turn(self, model, command, tokens).run()
+            turn.run(command, model, self.send, self.stop)
+        except turn.ContextFullError as error:
+            failed("context", str(error))
         except llama.TemplateError as error:
             failed("template", str(error))
-        except RuntimeError as error:
-            failed("other", str(error))
-
-    @property
-    def cancelled(self) -> bool:
-        """True if the running command shall end."""
-        return self._cancel.is_set()
-
-
-class _Turn:
-    """One turn: prompt processing, then tokens until an end."""
-
-    def __init__(
-        self, worker: Worker, model: object, command: protocol.Generate, tokens: list[int]
-    ) -> None:
-        from app.engine import llama
-
-        assert isinstance(model, llama.Model)  # noqa: S101 - narrows a lazily imported type
-        self._worker, self._model, self._command, self._tokens = worker, model, command, tokens
-        self._decoder = llama.TextDecoder()
-        self._started = time.monotonic()
-        self._first: float | None = None
-        self._generated = 0
-        self._pending = ""
-        self._pending_tokens = 0
-        self._sent_at = 0.0
-        self._reused = 0
-
-    def run(self) -> None:
-        """Process the prompt and stream the answer."""
-        for done, reused in self._model.prefill(self._tokens):
-            self._reused = reused
-            self._worker.send(
-                protocol.PrefillProgressed(
-                    turn=self._command.turn, done=done, total=len(self._tokens), reused=reused
-                )
-            )
-        prefilled = time.monotonic()
-        reason = "cancelled" if self._worker.cancelled else self._stream()
-        now = time.monotonic()
-        self._flush(final=True)
-        self._worker.send(
-            protocol.TurnFinished(
-                turn=self._command.turn,
-                reason=reason,
-                prompt_tokens=len(self._tokens),
-                reused_tokens=self._reused,
-                generated_tokens=self._generated,
-                prefill_s=prefilled - self._started,
-                first_token_s=None if self._first is None else self._first - self._started,
-                generate_s=0.0 if self._first is None else now - self._first,
-                context_used=self._model.context_used,
-                context=self._model.context_size,
-            )
-        )
-
-    def _stream(self) -> protocol.EndReason:
-        limit = self._command.max_tokens
-        for piece in self._model.sample_loop(self._command.sampling):
-            now = time.monotonic()
-            if self._first is None:
-                self._first = now
-            if piece is None:
-                return "stop"
-            self._generated += 1
-            self._pending += self._decoder.feed(piece)
-            self._pending_tokens += 1
-            if now - self._sent_at >= COALESCE_S:
-                self._flush()
-                self._sent_at = now
-            if limit is not None and self._generated >= limit:
-                return "length"
-        return "cancelled" if self._worker.cancelled else "context"
-
-    def _flush(self, *, final: bool = False) -> None:
-        if final:
-            self._pending += self._decoder.feed(b"", final=True)
-        if not self._pending:
-            return
-        now = time.monotonic()
-        self._worker.send(
-            protocol.TokensGenerated(
-                turn=self._command.turn,
-                text=self._pending,
-                tokens=self._pending_tokens,
-                context_used=self._model.context_used,
-                elapsed_s=now - (self._first if self._first is not None else now),
-            )
-        )
-        self._pending, self._pending_tokens = "", 0
+        except SamplingError as error:
+            failed("sampling", str(error))
+        except Exception as error:
+            # A bug here must not cost a model that took minutes to load.
+            log.exception("a turn failed")
+            failed("other", f"{type(error).__name__}: {error}")
 
 
 def main() -> None:
     """Take over the descriptors, then work."""
     private = os.dup(1)
     os.dup2(2, 1)
-    Worker(os.fdopen(private, "w", encoding="utf-8")).run()
+    Worker(private).run()
 
 
 if __name__ == "__main__":

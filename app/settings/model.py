@@ -32,6 +32,25 @@ class SplitMode(enum.StrEnum):
     MANUAL = "manual"
 
 
+class LoadMode(enum.StrEnum):
+    """How the weights get into memory."""
+
+    AUTOMATIC = "automatic"
+    MAPPED = "mapped"
+    READ = "read"
+
+    def reads(self, on_devices: bool) -> bool:
+        """True if the file is read; `on_devices` says that the model is wholly there."""
+        return self is LoadMode.READ or (self is LoadMode.AUTOMATIC and on_devices)
+
+
+class Overflow(enum.StrEnum):
+    """What to do where a conversation no longer fits into the context."""
+
+    STOP = "stop"
+    DROP_OLDEST = "drop_oldest"
+
+
 def _endpoint(value: str) -> str:
     if not _ENDPOINT.match(value) or not 0 < int(value.rsplit(":", 1)[1]) < 65_536:
         raise ValueError(f"“{value}” is not an address such as 192.168.1.20:50052")
@@ -82,6 +101,11 @@ class Settings(pydantic.BaseModel):
     threads: int | None = pydantic.Field(
         default=None, ge=1, le=1024, title="Threads", description="None means one a core."
     )
+    load_mode: LoadMode = pydantic.Field(
+        default=LoadMode.AUTOMATIC,
+        title="Loading",
+        description="Map the file, or read it; automatic reads what goes wholly to devices.",
+    )
     rpc_servers: tuple[Annotated[str, pydantic.AfterValidator(_endpoint)], ...] = pydantic.Field(
         default=(), title="RPC servers", description="Machines that lend devices, as host:port."
     )
@@ -109,6 +133,14 @@ class Settings(pydantic.BaseModel):
     )
     system_prompt: str = pydantic.Field(
         default="", max_length=100_000, title="System prompt", description="Sent before each chat."
+    )
+    overflow: Overflow = pydantic.Field(
+        default=Overflow.STOP,
+        title="Full context",
+        description="Stop, or leave the oldest turns out of the prompt; they stay in the chat.",
+    )
+    reply_reserve: int = pydantic.Field(
+        default=1024, ge=0, le=2**20, title="Reply", description="Tokens kept free for the answer."
     )
     sampling: Sampling = pydantic.Field(
         default=Sampling(), title="Sampling", description="How the next token is chosen."

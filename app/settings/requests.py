@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from app.engine import protocol
+from app.engine.defaults import sampling_for
 from app.gguf.model import ModelLayout
 from app.hardware.model import HardwareReport
 from app.plan import placement
@@ -57,6 +58,7 @@ def load_command(
     used = [share for share in plan.devices if share.used]
     servers = settings.rpc_servers if any(s.device.backend == "rpc" for s in used) else ()
     answering = {device.endpoint for device in report.devices} if report else set()
+    on_devices = not plan.host.layer_count and not plan.tensor_overrides
     return protocol.Load(
         model_path=str(layout.files[0]),
         devices=tuple(share.device.engine_name for share in used),
@@ -70,6 +72,28 @@ def load_command(
         kv_type_v=plan.request.kv_type_v,
         flash_attention=plan.request.flash_attention.value,
         tensor_overrides=tuple((o.pattern, o.device) for o in plan.tensor_overrides),
-        op_offload=not plan.host.layer_count and not plan.tensor_overrides,
+        op_offload=on_devices,
+        load_mode="read" if settings.load_mode.reads(on_devices) else "mapped",
         threads=settings.threads,
+    )
+
+
+def generate_command(
+    settings: Settings,
+    layout: ModelLayout | None,
+    turn: int,
+    messages: tuple[protocol.ChatMessage, ...],
+    max_tokens: int | None = None,
+) -> protocol.Generate:
+    """What to ask of the worker; sampling that nobody set is as the model's makers advise."""
+    sampling = settings.sampling
+    if sampling == protocol.Sampling() and layout is not None:
+        sampling = sampling_for(layout, system_prompt=settings.system_prompt)
+    return protocol.Generate(
+        turn=turn,
+        messages=messages,
+        sampling=sampling,
+        max_tokens=max_tokens,
+        overflow=settings.overflow.value,
+        reserve=settings.reply_reserve,
     )

@@ -1,18 +1,12 @@
 from __future__ import annotations
 
-import contextlib
 import os
-import queue
 import signal
-import subprocess
-import sys
-from collections.abc import Callable, Iterator
+import time
 from pathlib import Path
 
-import psutil
 import pytest
 
-from app import processes
 from app.engine import protocol, safety
 from app.engine.model import (
     EngineEvent,
@@ -21,7 +15,6 @@ from app.engine.model import (
     ModelLoaded,
     SafetyApplied,
     TurnEnded,
-    TurnProgressed,
 )
 from app.engine.safety import SafetyStore
 from app.engine.supervisor import EngineSupervisor
@@ -31,70 +24,19 @@ from app.plan.model import PlanDevice, PlanHost, PlanRequest
 from app.plan.planner import make_plan
 from app.units import GIB
 from tests.helpers import headers
+from tests.helpers.engines import (
+    TIMEOUT_S,
+    Events,
+    engine,
+    generate,
+    has_text,
+    is_end,
+    is_error,
+    is_loaded,
+    load,
+    text_of,
+)
 from tests.helpers.rpc import rpc_servers
-
-TIMEOUT_S = 90
-LONG = protocol.ChatMessage(role="user", content="Tell a very long story about a lighthouse.")
-
-
-class Events:
-    def __init__(self) -> None:
-        self.queue: queue.Queue[EngineEvent] = queue.Queue()
-
-    def until(self, wanted: Callable[[EngineEvent], bool]) -> list[EngineEvent]:
-        seen = []
-        while True:
-            event = self.queue.get(timeout=TIMEOUT_S)
-            seen.append(event)
-            if wanted(event):
-                return seen
-
-
-@contextlib.contextmanager
-def engine(**options: object) -> Iterator[tuple[EngineSupervisor, Events]]:
-    events = Events()
-    supervisor = EngineSupervisor(events.queue.put, **options)  # type: ignore[arg-type]
-    try:
-        yield supervisor, events
-    finally:
-        supervisor.close()
-
-
-def is_loaded(event: EngineEvent) -> bool:
-    if isinstance(event, EngineStateChanged) and event.error is not None:
-        raise event.error
-    return isinstance(event, ModelLoaded)
-
-
-def is_error(event: EngineEvent) -> bool:
-    return isinstance(event, EngineStateChanged) and event.error is not None
-
-
-def is_end(event: EngineEvent) -> bool:
-    return isinstance(event, TurnEnded)
-
-
-def text_of(events: list[EngineEvent]) -> str:
-    return "".join(
-        e.message.text
-        for e in events
-        if isinstance(e, TurnProgressed) and isinstance(e.message, protocol.TokensGenerated)
-    )
-
-
-def has_text(event: EngineEvent) -> bool:
-    return bool(text_of([event]))
-
-
-def generate(turn: int, limit: int | None = 16) -> protocol.Generate:
-    greedy = protocol.Sampling(temperature=0)
-    return protocol.Generate(turn=turn, messages=(LONG,), sampling=greedy, max_tokens=limit)
-
-
-def load(path: Path, **values: object) -> protocol.Load:
-    return protocol.Load.model_validate(
-        {"model_path": str(path), "context": 1024, "threads": 1} | values
-    )
 
 
 def error_after(supervisor: EngineSupervisor, events: Events, command: protocol.Load) -> AppError:
@@ -290,30 +232,23 @@ def test_a_crash_in_the_self_test_leads_to_a_safer_setting_that_is_remembered(
         assert len(starts) == 1, "the remembered setting is used at once"
 
 
-PARENT = """
-import sys, time
-from app.engine import protocol
-from app.engine.supervisor import EngineSupervisor
-from app.engine.model import ModelLoaded
-def say(event):
-    if isinstance(event, ModelLoaded):
-        print(supervisor.pid, flush=True)
-supervisor = EngineSupervisor(say)
-supervisor.load(protocol.Load(model_path=sys.argv[1], context=512, threads=1))
-time.sleep(600)
-"""
+def test_a_model_that_nobody_uses_is_unloaded(starter_model: Path) -> None:
+    def is_stopped(event: EngineEvent) -> bool:
+        return isinstance(event, EngineStateChanged) and event.state is EngineState.STOPPED
 
-
-def test_the_worker_does_not_outlive_a_killed_parent(starter_model: Path) -> None:
-    parent = subprocess.Popen(
-        [sys.executable, "-c", PARENT, str(starter_model)],
-        stdout=subprocess.PIPE,
-        env=processes.child_environment(),
-        text=True,
-    )
-    assert parent.stdout is not None
-    worker = psutil.Process(int(parent.stdout.readline()))
-    parent.kill()
-    parent.wait()
-    parent.stdout.close()
-    assert worker.wait(timeout=TIMEOUT_S) is None or not worker.is_running()
+    with engine(idle_s=1.0) as (supervisor, events):
+        supervisor.load(load(starter_model))
+        events.until(is_loaded)
+        supervisor.generate(generate(1))
+        events.until(is_end)
+        ended = time.monotonic()
+        stopped = events.until(is_stopped)[-1]
+        assert time.monotonic() - ended >= 0.9
+        assert isinstance(stopped, EngineStateChanged)
+        assert stopped.error is None
+        assert supervisor.pid is None
+        supervisor.unload_when_idle(None)
+        supervisor.load(load(starter_model))
+        events.until(is_loaded)
+        supervisor.generate(generate(2))
+        assert text_of(events.until(is_end))

@@ -11,23 +11,21 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import os
 import re
 import statistics
 import subprocess
-import sys
-import tarfile
 import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from app import ggml, units
+from app import units
 from app.engine.imagined import rpc_devices
 from app.gguf import bundled
 from app.gguf.writer import write_sparse
 from app.plan.model import KvCacheType, PlanHost, PlanRequest, Verdict
 from app.plan.planner import make_plan
+from tests.end_to_end.benchmarks import engine_programs
 from tests.end_to_end.benchmarks.exact_plan import devices
 from tests.helpers.rpc_memory import with_memory
 
@@ -85,44 +83,6 @@ class Fit:
     seconds: float
 
 
-def build(program: Path | None) -> Path:
-    """The program; built once for each version of the engine."""
-    if program is not None:
-        return program
-    version = ggml.engine_version()
-    cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"))
-    folder = cache / "ultra-launcher" / "fit-params" / version
-    found = folder / "build" / "bin" / "llama-fit-params"
-    if found.exists():
-        return found
-    folder.mkdir(parents=True, exist_ok=True)
-    pip = [sys.executable, "-m", "pip", "download", "--no-deps", "--no-binary", "llama-cpp-python"]
-    subprocess.run([*pip, f"llama-cpp-python=={version}", "-d", str(folder)], check=True)
-    with tarfile.open(next(folder.glob("llama_cpp_python-*.tar.gz"))) as archive:
-        archive.extractall(folder, filter="data")
-    source = next(folder.glob("llama_cpp_python-*/vendor/llama.cpp"))
-    options = (
-        "GGML_RPC=ON",
-        "LLAMA_BUILD_TESTS=OFF",
-        "LLAMA_BUILD_EXAMPLES=OFF",
-        "LLAMA_BUILD_SERVER=OFF",
-    )
-    configure = [
-        "cmake",
-        "-S",
-        str(source),
-        "-B",
-        str(folder / "build"),
-        *(f"-D{o}" for o in options),
-    ]
-    subprocess.run(configure, check=True)
-    subprocess.run(
-        ["cmake", "--build", str(folder / "build"), "-j", "--target", "llama-fit-params"],
-        check=True,
-    )
-    return found
-
-
 def ask_fit(program: Path, path: Path, endpoint: str, case: Case) -> Fit:
     """Let `llama-fit-params` place the model."""
     names = ",".join(f"RPC{index}" for index in range(len(case.cards)))
@@ -172,7 +132,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Print the table."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--fit-params", type=Path, help="a built llama-fit-params")
-    program = build(parser.parse_args(arguments).fit_params)
+    program = parser.parse_args(arguments).fit_params or engine_programs.program("llama-fit-params")
     worse, only_ours, ratios = [], [], []
     with tempfile.TemporaryDirectory() as folder:
         for case in CASES:

@@ -1,0 +1,183 @@
+"""`ultra-launcher bench`: how fast a model answers, measured where the answer arrives."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import itertools
+import json
+import queue
+import statistics
+import time
+from pathlib import Path
+
+from app import units
+from app.chat.session import AnswerExtended, PromptRead, TurnFinished
+from app.engine.model import EngineStateChanged, ModelLoaded
+from app.errors import AppError, ErrorKind
+from app.events import AppEvent, OperationFailed, PlanChanged
+from app.plan.model import KvCacheType
+from app.service import AppService
+from app.settings.model import Settings
+
+WORDS = ("the", "of", "and", "to", "in", "for", "with", "that", "on", "by", "this", "from", "at")
+"""Each one token with its space, in all usual vocabularies."""
+CALIBRATION = 64
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Run:
+    """One measured answer; all times are taken where the events arrive.
+
+    Attributes:
+        prompt_tokens: Tokens that were processed, not those from the KV cache.
+        prompt_tokens_per_s: Rate of prompt processing.
+        generation_tokens_per_s: Rate of token generation, the first token excluded.
+        time_to_first_token_s: From sending on.
+    """
+
+    prompt_tokens: int
+    tokens: int
+    prompt_tokens_per_s: float
+    generation_tokens_per_s: float
+    time_to_first_token_s: float
+
+
+def add_options(command: argparse.ArgumentParser) -> None:
+    """The command's own options."""
+    command.add_argument("--model", default="starter", help="a GGUF file, or `starter`")
+    command.add_argument("--threads", type=_count, help="threads; automatic if left out")
+    command.add_argument("--prompt-tokens", type=_count, default=512, help="tokens to process")
+    command.add_argument("--tokens", type=_two_or_more, default=128, help="tokens to generate")
+    command.add_argument("--runs", type=_count, default=3, help="the result is their median")
+    kinds = [str(kind) for kind in KvCacheType]
+    command.add_argument("--kv-type-k", type=str.lower, choices=kinds)
+    command.add_argument("--kv-type-v", type=str.lower, choices=kinds)
+
+
+def _count(text: str, least: int = 1) -> int:
+    value = int(text) if text.isdigit() else 0
+    if value < least:
+        raise argparse.ArgumentTypeError(f"{text} is not a number of at least {least}")
+    return value
+
+
+def _two_or_more(text: str) -> int:
+    return _count(text, 2)
+
+
+def bench(options: argparse.Namespace, settings: Settings, model: Path) -> int:
+    """Load the model, measure some answers and print the medians; returns the exit code."""
+    room = options.prompt_tokens + options.tokens + 4 * CALIBRATION
+    changes = {
+        "context": max(settings.context or 0, -(-room // 256) * 256),
+        "sampling": settings.sampling.model_copy(update={"ignore_end": True}),
+        "system_prompt": "",
+    }
+    if options.threads:
+        changes["threads"] = options.threads
+    service = AppService()
+    service.settings = settings.model_copy(update=changes)
+    try:
+        measurement = _Measurement(service)
+        loaded = measurement.load(model)
+        runs = measurement.runs(options.prompt_tokens, options.tokens, options.runs)
+    finally:
+        service.close()
+    _print(options, model, loaded, runs)
+    return 0
+
+
+def _print(options: argparse.Namespace, model: Path, loaded: ModelLoaded, runs: list[Run]) -> None:
+    fields = ("generation_tokens_per_s", "prompt_tokens_per_s", "time_to_first_token_s")
+    medians = {name: statistics.median(getattr(run, name) for run in runs) for name in fields}
+    if options.json:
+        facts = {"model": str(model), "threads": loaded.loaded.threads,
+                 "load_s": loaded.loaded.duration_s}  # fmt: skip
+        each = [dataclasses.asdict(run) for run in runs]
+        print(json.dumps(facts | medians | {"runs": each}))
+        return
+    print(f"{model.name}, {loaded.loaded.threads} threads, medians of {len(runs)} runs")
+    print(
+        f"  generation     {medians['generation_tokens_per_s']:9.1f} tok/s, {runs[0].tokens} tokens"
+    )
+    prompt = f"{runs[0].prompt_tokens} tokens"
+    print(f"  prompt         {medians['prompt_tokens_per_s']:9.1f} tok/s, {prompt}")
+    print(f"  first token    {units.format_duration(medians['time_to_first_token_s']):>9}")
+
+
+class _Measurement:
+    """Hears the service's events, each with the time of its arrival."""
+
+    def __init__(self, service: AppService) -> None:
+        self._service = service
+        self._events: queue.SimpleQueue[tuple[float, AppEvent]] = queue.SimpleQueue()
+        service.subscribe(lambda event: self._events.put((time.perf_counter(), event)))
+
+    def load(self, model: Path) -> ModelLoaded:
+        """Returns once the model is ready."""
+        self._service.start(model)
+        while True:
+            event = self._next()[1]
+            if isinstance(event, PlanChanged):
+                self._service.load()
+            elif isinstance(event, ModelLoaded):
+                return event
+
+    def _next(self) -> tuple[float, AppEvent]:
+        when, event = self._events.get()
+        match event:
+            case OperationFailed(error=error) | EngineStateChanged(error=AppError() as error):
+                raise error
+            case TurnFinished(error=AppError() as error):
+                raise error
+            case _:
+                return when, event
+
+    def runs(self, prompt_tokens: int, tokens: int, count: int) -> list[Run]:
+        """Some measured answers, after two that warm up and count the template's own tokens.
+
+        The second is as long as what is measured: memory that is touched for the first time is slow.
+        """
+        self._ask(_text(0, CALIBRATION), 2)
+        overhead = self._ask(_text(1, prompt_tokens), 2).prompt_tokens - prompt_tokens
+        words = prompt_tokens - overhead
+        if words < 1:
+            raise AppError(
+                f"A prompt of this model has at least {overhead + 1} tokens.",
+                hint="Measure with more --prompt-tokens.",
+                kind=ErrorKind.USAGE,
+            )
+        return [self._ask(_text(start, words), tokens) for start in range(2, count + 2)]
+
+    def _ask(self, text: str, tokens: int) -> Run:
+        self._service.new_chat()
+        sent = time.perf_counter()
+        self._service.send(text, max_tokens=tokens)
+        began = read = first = last = sent
+        evaluated = generated = 0
+        while True:
+            when, event = self._next()
+            match event:
+                case PromptRead(done=done, total=total, reused=reused):
+                    began = when if done == reused else began
+                    read, evaluated = when, total - reused
+                case AnswerExtended(tokens=arrived):
+                    first = first if first > sent else when
+                    last, generated = when, arrived
+                case TurnFinished():
+                    break
+                case _:
+                    pass
+        return Run(
+            prompt_tokens=evaluated,
+            tokens=generated,
+            prompt_tokens_per_s=evaluated / (read - began),
+            generation_tokens_per_s=(generated - 1) / (last - first),
+            time_to_first_token_s=first - sent,
+        )
+
+
+def _text(start: int, count: int) -> str:
+    """`count` words; those of another `start` begin differently, so that nothing is reused."""
+    return " ".join(itertools.islice(itertools.cycle(WORDS), start, start + count))

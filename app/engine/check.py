@@ -1,0 +1,78 @@
+"""Is a loaded model where the plan put it? llama.cpp's own account, device by device."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from app import units
+from app.engine import protocol
+from app.plan.model import DevicePlan, LoadPlan
+
+TOLERANCE_BYTES = 32 * units.MIB
+"""Less than any layer that is worth a word; buffers are rounded up."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Deviation:
+    """One thing that is not as planned.
+
+    Attributes:
+        device: As llama.cpp names it; `CPU` is main memory.
+        sentence: For a person.
+        spilled: True if weights lie in main memory that were planned for a device: far slower.
+    """
+
+    device: str
+    sentence: str
+    spilled: bool = False
+
+
+def deviations(plan: LoadPlan, loaded: protocol.Loaded) -> tuple[Deviation, ...]:
+    """What differs between plan and load, worst first; empty if all is as planned."""
+    actual = {memory.device: memory for memory in loaded.memory}
+    found: list[Deviation] = []
+    host = actual.get("CPU")
+    over = host.weights_bytes - plan.host.weights_bytes if host is not None else 0
+    if over > TOLERANCE_BYTES and any(share.used for share in plan.devices):
+        found.append(
+            Deviation(
+                device="CPU",
+                sentence=(
+                    f"{units.format_memory(over)} of the weights lie in main memory, though they were "
+                    "planned for a GPU: answers will be slower than they could be."
+                ),
+                spilled=True,
+            )
+        )
+    for share in plan.devices:
+        memory = actual.get(share.device.engine_name)
+        if share.used and memory is not None:
+            found += _of_device(share, memory)
+        elif share.used:
+            name = share.device.label
+            found.append(
+                Deviation(device=share.device.engine_name, sentence=f"{name} holds nothing at all.")
+            )
+    return tuple(found)
+
+
+def _of_device(share: DevicePlan, memory: protocol.DeviceMemory) -> list[Deviation]:
+    name = share.device.label
+    result = []
+    # llama.cpp says where layers are only where its log is heard.
+    if memory.layer_count and memory.layer_count != share.layer_count:
+        result.append(
+            Deviation(
+                device=memory.device,
+                sentence=f"{name} holds {memory.layer_count} layers, planned were {share.layer_count}.",
+            )
+        )
+    for what, real, planned in (
+        ("weights", memory.weights_bytes, share.weights_bytes),
+        ("KV cache", memory.kv_cache_bytes, share.kv_cache_bytes),
+        ("compute buffers", memory.compute_bytes, share.compute_bytes),
+    ):
+        if abs(real - planned) > TOLERANCE_BYTES:
+            sizes = f"{units.format_memory(real)}, planned were {units.format_memory(planned)}"
+            result.append(Deviation(device=memory.device, sentence=f"{name}: {what} take {sizes}."))
+    return result

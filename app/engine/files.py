@@ -1,0 +1,50 @@
+"""The files of a loaded model: whether they are still what they were."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+_SHARD = re.compile(r"-(\d{5})-of-(\d{5})\.gguf$")
+
+Fingerprint = dict[Path, tuple[int, int, int]]
+"""Size in bytes, time of the last change and inode, by path."""
+
+
+def shards(first: Path) -> list[Path]:
+    """The files of a model, those that are there."""
+    split = _SHARD.search(first.name)
+    if split is None:
+        return [first] if first.is_file() else []
+    names = (
+        f"{first.name[: split.start()]}-{index:05d}-of-{split[2]}.gguf"
+        for index in range(1, int(split[2]) + 1)
+    )
+    return [path for path in map(first.with_name, names) if path.is_file()]
+
+
+def fingerprint(first: Path) -> Fingerprint:
+    """What the model's files are now."""
+    return {path: now for path in shards(first) if (now := _stat(path)) is not None}
+
+
+def changed(before: Fingerprint) -> bool:
+    """True if a file is not what it was, or gone."""
+    return any(_stat(path) != then for path, then in before.items())
+
+
+def cut_off(before: Fingerprint) -> bool:
+    """True if one of the very files became shorter: reading what is missing would end the process."""
+    for path, (size, _, inode) in before.items():
+        now = _stat(path)
+        if now is not None and now[2] == inode and now[0] < size:
+            return True
+    return False
+
+
+def _stat(path: Path) -> tuple[int, int, int] | None:
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_size, found.st_mtime_ns, found.st_ino

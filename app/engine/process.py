@@ -1,0 +1,113 @@
+"""The engine's process as its parent sees it: a pipe in, a pipe out, and what it said at the end."""
+
+from __future__ import annotations
+
+import collections
+import contextlib
+import subprocess
+import threading
+from collections.abc import Callable, Mapping
+
+import psutil
+
+from app import processes
+from app.engine import protocol
+
+SHUTDOWN_S = 2.0
+STDERR_LINES = 200
+
+
+class WorkerProcess:
+    """One worker with the threads that listen to it; `said` and `ended` are called on one of them."""
+
+    def __init__(
+        self,
+        said: Callable[[WorkerProcess, str], None],
+        ended: Callable[[WorkerProcess], None],
+        environment: Mapping[str, str] | None,
+    ) -> None:
+        """Start it.
+
+        Raises:
+            OSError: The system cannot.
+        """
+        self._said, self._ended = said, ended
+        self._stderr: collections.deque[str] = collections.deque(maxlen=STDERR_LINES)
+        self._child = subprocess.Popen(
+            processes.child_command("app.engine.worker"),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            encoding="utf-8",
+            errors="replace",
+            env=processes.child_environment(environment),
+            start_new_session=True,
+        )
+        self._readers = [
+            threading.Thread(target=self._read, name="engine stdout", daemon=True),
+            threading.Thread(target=self._drain, name="engine stderr", daemon=True),
+        ]
+        for reader in self._readers:
+            reader.start()
+
+    @property
+    def pid(self) -> int | None:
+        """The process id while it lives."""
+        return self._child.pid if self._child.poll() is None else None
+
+    @property
+    def stderr(self) -> str:
+        """The end of what it wrote there."""
+        return "".join(self._stderr)
+
+    def note(self, line: str) -> None:
+        """Keep a line that is no message beside what it wrote to stderr."""
+        self._stderr.append(line)
+
+    def processor_s(self) -> float:
+        """Processor time that it used so far."""
+        try:
+            times = psutil.Process(self._child.pid).cpu_times()
+        except psutil.Error:
+            return 0.0
+        return float(times.user + times.system)
+
+    def send(self, command: protocol.Command) -> None:
+        """A line to its stdin."""
+        if self._child.stdin is None:
+            return
+        # A broken pipe means that the process is gone; the end of its output tells the rest.
+        with contextlib.suppress(OSError, ValueError):
+            self._child.stdin.write(command.model_dump_json() + "\n")
+            self._child.stdin.flush()
+
+    def wait(self) -> int:
+        """The exit status once it has ended by itself."""
+        return self._child.wait()
+
+    def end(self) -> None:
+        """End it, by force where it does not obey, and wait for the listeners."""
+        child = self._child
+        if child.stdin is not None:
+            with contextlib.suppress(OSError, ValueError):
+                child.stdin.close()
+        try:
+            child.wait(SHUTDOWN_S)
+        except subprocess.TimeoutExpired:
+            child.kill()
+            child.wait()
+        for reader in self._readers:
+            reader.join()
+        for stream in (child.stdout, child.stderr):
+            if stream is not None:
+                stream.close()
+
+    def _read(self) -> None:
+        for line in self._child.stdout or ():
+            self._said(self, line)
+        self._ended(self)
+
+    def _drain(self) -> None:
+        for line in self._child.stderr or ():
+            self._stderr.append(line)

@@ -1,0 +1,103 @@
+"""KV caches of chats, kept on disk: which belongs to what, and how much they may take."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import shutil
+from pathlib import Path
+
+from app import units
+from app.engine import files, protocol
+from app.errors import AppError, ErrorKind
+
+ROOM_LEFT_BYTES = 2 * units.GIB
+"""No snapshot makes the disk fuller than this."""
+
+
+class SnapshotStore:
+    """One file a chat, beside it what it was made with; the oldest go where there are too many."""
+
+    def __init__(self, folder: Path, limit_bytes: int) -> None:
+        """`folder` need not exist."""
+        self._folder, self._limit_bytes = folder, limit_bytes
+
+    def path(self, chat: str) -> Path:
+        """Where the snapshot of `chat` lies, or would lie."""
+        return self._folder / f"{hashlib.sha256(chat.encode()).hexdigest()[:24]}.kv"
+
+    def make_room(self, chat: str, size_bytes: int) -> Path:
+        """Where to write a snapshot of that size; older ones make room for it.
+
+        Raises:
+            AppError: It is larger than all that snapshots may take, or than what the disk has.
+        """
+        self._folder.mkdir(parents=True, exist_ok=True)
+        size = units.format_file_size(size_bytes)
+        if size_bytes > self._limit_bytes:
+            limit = units.format_file_size(self._limit_bytes)
+            raise AppError(
+                f"The chat's KV cache takes {size}, and saved ones may take {limit} in all.",
+                hint="Allow them more room in the settings.",
+                kind=ErrorKind.DISK,
+            )
+        free = shutil.disk_usage(self._folder).free
+        if size_bytes + ROOM_LEFT_BYTES > free:
+            raise AppError(
+                f"The chat's KV cache takes {size}, and the disk has {units.format_file_size(free)}.",
+                hint="Make room on the disk; the chat itself is safe.",
+                kind=ErrorKind.DISK,
+            )
+        target = self.path(chat)
+        others = sorted((p for p in self._files() if p != target), key=lambda p: p.stat().st_mtime)
+        while others and size_bytes + sum(p.stat().st_size for p in others) > self._limit_bytes:
+            self._remove(others.pop(0))
+        return target
+
+    def keep(self, chat: str, command: protocol.Load, version: str) -> None:
+        """The snapshot is complete: note its size, and what it was made with."""
+        path = self.path(chat)
+        noted = _made_with(command, version, path.stat().st_size)
+        path.with_suffix(".json").write_text(json.dumps(noted))
+
+    def usable(self, chat: str, command: protocol.Load, version: str) -> Path | None:
+        """The snapshot of `chat` if it fits this load; one that does not is thrown away."""
+        path = self.path(chat)
+        try:
+            noted = json.loads(path.with_suffix(".json").read_text())
+        except (OSError, ValueError):
+            noted = None
+        # llama.cpp aborts on a file that ends early.
+        if path.is_file() and noted == _made_with(command, version, path.stat().st_size):
+            return path
+        self._remove(path)
+        return None
+
+    def forget(self, chat: str) -> None:
+        """The chat is gone."""
+        self._remove(self.path(chat))
+
+    def total_bytes(self) -> int:
+        """What all snapshots take."""
+        return sum(path.stat().st_size for path in self._files())
+
+    def _files(self) -> list[Path]:
+        return list(self._folder.glob("*.kv"))
+
+    def _remove(self, path: Path) -> None:
+        for each in (path.with_suffix(".json"), path):
+            with contextlib.suppress(OSError):
+                each.unlink()
+
+
+def _made_with(command: protocol.Load, version: str, size_bytes: int) -> dict[str, object]:
+    first = Path(command.model_path)
+    shards = [[path.name, *stat[:2]] for path, stat in sorted(files.fingerprint(first).items())]
+    return {
+        "size_bytes": size_bytes,
+        "engine": version,
+        "model": shards,
+        "kv_types": [command.kv_type_k, command.kv_type_v],
+        "flash_attention": command.flash_attention,
+    }

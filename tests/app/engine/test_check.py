@@ -1,0 +1,51 @@
+"""After a load: is all where the plan put it?"""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+from app.engine.check import deviations
+from app.engine.model import ModelLoaded
+from app.gguf.reader import read_layout
+from app.plan.model import PlanDevice, PlanHost, PlanRequest
+from app.plan.planner import make_plan
+from app.units import GIB, MIB
+from tests.helpers.engines import engine, is_loaded, load
+from tests.helpers.rpc import rpc_servers
+
+
+def test_a_real_load_is_as_planned_and_what_differs_is_told(starter_model: Path) -> None:
+    layout = read_layout(starter_model)
+    device = PlanDevice(
+        id="rpc0", label="RPC 0", name="", engine_name="RPC0", backend="rpc",
+        total_bytes=8 * GIB, free_bytes=8 * GIB,
+    )  # fmt: skip
+    host = PlanHost(total_bytes=8 * GIB, available_bytes=8 * GIB)
+    plan = make_plan(layout, PlanRequest(context=1024, layer_counts=(31,)), (device,), host)
+    with rpc_servers(1) as endpoints, engine() as (supervisor, events):
+        command = load(
+            starter_model, devices=("RPC0",), rpc_servers=endpoints, gpu_layers=plan.gpu_layers,
+            tensor_split=plan.tensor_split, use_extra_buffers=False, load_mode="read",
+        )  # fmt: skip
+        supervisor.load(command)
+        event = events.until(is_loaded)[-1]
+        assert isinstance(event, ModelLoaded)
+        loaded = event.loaded
+        assert deviations(plan, loaded) == ()
+        # The same model loaded with half of its layers on the host.
+        supervisor.load(command.model_copy(update={"gpu_layers": 4, "tensor_split": (4,)}))
+        event = events.until(is_loaded)[-1]
+        assert isinstance(event, ModelLoaded)
+    spilled, *others = deviations(plan, event.loaded)
+    assert (spilled.device, spilled.spilled) == ("CPU", True)
+    assert "main memory" in spilled.sentence
+    assert any("holds 4 layers, planned were 31" in other.sentence for other in others)
+    assert not any(other.spilled for other in others)
+    gone = loaded.model_copy(update={"memory": loaded.memory[:1]})
+    assert [d.device for d in deviations(plan, gone)] == ["RPC0"]
+    bigger = dataclasses.replace(
+        plan.devices[0], kv_cache_bytes=plan.devices[0].kv_cache_bytes + 80 * MIB
+    )
+    (kv,) = deviations(dataclasses.replace(plan, devices=(bigger,)), loaded)
+    assert "KV cache" in kv.sentence

@@ -1,0 +1,100 @@
+"""A conversation that outgrows the context goes on where the person wants it to."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from app.chat.message import ContextLevel
+from app.chat.session import ChatSession, PromptRead
+from app.engine import protocol
+from app.engine.model import TurnEnded, TurnProgressed
+from app.engine.overflow import turns_to_drop
+from app.errors import AppError, ErrorKind
+from tests.helpers.engines import answer, engine, is_end, is_loaded, load, talk
+
+FACT = "The lamp of lighthouse number {0} is lit at {0} minutes past six, and put out at dawn."
+
+
+def test_whole_turns_go_and_the_first_and_last_stay() -> None:
+    system = protocol.ChatMessage(role="system", content="s")
+    messages = (system, *talk("a", "b", "c", "d", "e", "f", "g"))
+    assert turns_to_drop(messages) == [(3, 4), (5, 6)]
+    assert turns_to_drop((system, *talk("a", "b", "c"))) == []
+    assert turns_to_drop(()) == []
+
+
+def test_the_oldest_turns_are_left_out_and_their_room_is_used(starter_model: Path) -> None:
+    session = ChatSession(system_prompt="Answer shortly.")
+    reserve, context = 64, 512
+    drops = []
+    with engine() as (supervisor, events):
+        supervisor.load(load(starter_model, context=context, micro_batch=64))
+        events.until(is_loaded)
+        for number in range(24):
+            session.begin(FACT.format(number), now_s=0)
+            supervisor.generate(
+                protocol.Generate(
+                    turn=session.turn,
+                    messages=session.prompt(),
+                    sampling=protocol.Sampling(temperature=0),
+                    max_tokens=24,
+                    overflow="drop_oldest",
+                    reserve=reserve,
+                )
+            )
+            before = sum(m.dropped for m in session.messages)
+            read = []
+            for event in events.until(is_end):
+                assert isinstance(event, TurnEnded | TurnProgressed) or True
+                if isinstance(event, TurnEnded | TurnProgressed):
+                    said = session.receive(event, now_s=0)
+                    read += [said] if isinstance(said, PromptRead) else []
+            stats = session.messages[-1].stats
+            assert stats is not None
+            assert stats.prompt_tokens <= context - reserve
+            if read[0].dropped > before:
+                drops.append(number)
+                assert stats.reused_tokens > 0.5 * stats.prompt_tokens, "the KV cache was moved up"
+    assert len(drops) >= 2
+    assert drops[1] - drops[0] >= 2, "in chunks, so that prompts begin alike in between"
+    dropped = [m.dropped for m in session.messages]
+    assert len(dropped) == 48, "all stays in the chat"
+    assert not any(dropped[:2])
+    first_kept = dropped.index(False, 2)
+    assert dropped[2:first_kept] == [True] * (first_kept - 2)
+    assert not any(dropped[first_kept:])
+
+
+def test_without_leave_nothing_is_dropped(starter_model: Path) -> None:
+    with engine() as (supervisor, events):
+        supervisor.load(load(starter_model, context=256))
+        events.until(is_loaded)
+        with pytest.raises(AppError) as error:
+            answer(supervisor, events, talk(*[FACT.format(n) for n in range(15)]))
+        assert error.value.kind is ErrorKind.USAGE
+        assert answer(supervisor, events, talk("Hello"), limit=4).text
+
+
+def test_a_person_is_told_before_the_context_is_full(starter_model: Path) -> None:
+    session = ChatSession()
+    levels = []
+    with engine() as (supervisor, events):
+        supervisor.load(load(starter_model, context=256))
+        events.until(is_loaded)
+        for number in range(4):
+            session.begin(FACT.format(number), now_s=0)
+            supervisor.generate(
+                protocol.Generate(turn=session.turn, messages=session.prompt(), max_tokens=25,
+                                  sampling=protocol.Sampling(temperature=0, ignore_end=True))
+            )  # fmt: skip
+            for event in events.until(is_end):
+                if isinstance(event, TurnEnded | TurnProgressed):
+                    session.receive(event, now_s=0)
+            stats = session.messages[-1].stats
+            assert stats is not None
+            levels.append(stats.context_level)
+            assert stats.context_level <= 100 * stats.context_used / stats.context
+    assert levels[0] is ContextLevel.FREE
+    assert levels[-1] in (ContextLevel.FILLING, ContextLevel.NEARLY_FULL)

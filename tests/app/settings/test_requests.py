@@ -1,0 +1,52 @@
+"""What the settings mean for a load."""
+
+from __future__ import annotations
+
+import pytest
+
+from app.engine.protocol import ChatMessage, Sampling
+from app.gguf import bundled
+from app.plan.model import PlanDevice, PlanHost, PlanRequest
+from app.plan.planner import make_plan
+from app.settings.model import LoadMode, Overflow, Settings
+from app.settings.requests import generate_command, load_command
+from app.units import GIB
+
+
+@pytest.mark.parametrize(
+    ("cards", "mode", "expected"),
+    [
+        (8, LoadMode.AUTOMATIC, "read"),
+        (4, LoadMode.AUTOMATIC, "mapped"),
+        (0, LoadMode.AUTOMATIC, "mapped"),
+        (8, LoadMode.MAPPED, "mapped"),
+        (4, LoadMode.READ, "read"),
+    ],
+)
+def test_what_goes_wholly_to_devices_is_read(cards: int, mode: LoadMode, expected: str) -> None:
+    layout = bundled.layout("nemotron-ultra-253b:Q4_K_M")
+    devices = tuple(
+        PlanDevice(
+            id=f"gpu-{index}", label=f"GPU {index}", name="", engine_name=f"CUDA{index}",
+            backend="cuda", total_bytes=24 * GIB, free_bytes=24 * GIB,
+        )
+        for index in range(cards)
+    )  # fmt: skip
+    host = PlanHost(total_bytes=256 * GIB, available_bytes=256 * GIB)
+    plan = make_plan(layout, PlanRequest(context=8192), devices, host)
+    command = load_command(plan, layout, Settings(load_mode=mode), None)
+    assert command.load_mode == expected
+
+
+def test_an_answer_is_asked_for_as_set_or_else_as_advised() -> None:
+    layout = bundled.layout("nemotron-ultra-253b:Q4_K_M")
+    question = (ChatMessage(role="user", content="q"),)
+    thinking = Settings(system_prompt="detailed thinking on", overflow=Overflow.DROP_OLDEST)
+    asked = generate_command(thinking, layout, 3, question, 64)
+    assert (asked.turn, asked.messages, asked.max_tokens) == (3, question, 64)
+    assert (asked.overflow, asked.reserve) == ("drop_oldest", 1024)
+    assert (asked.sampling.temperature, asked.sampling.top_p) == (0.6, 0.95)
+    assert generate_command(Settings(), layout, 1, question).sampling.temperature == 0
+    assert generate_command(Settings(), None, 1, question).sampling == Sampling()
+    own = Settings(sampling=Sampling(temperature=1.2), system_prompt="detailed thinking on")
+    assert generate_command(own, layout, 1, question).sampling.temperature == 1.2
