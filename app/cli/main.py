@@ -6,7 +6,7 @@ import argparse
 import json
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NoReturn
 
 import pydantic
@@ -169,30 +169,7 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _run(options: argparse.Namespace) -> int:
-    settings = _settings(options)
-    match options.command:
-        case "detect":
-            return _detect(options, settings)
-        case "models":
-            return models_command.models(options, settings)
-        case "show":
-            return models_command.show(options, settings)
-        case "pull" | "verify" | "rm":
-            return pull_command.run(options)
-        case "plan":
-            return plan_command.plan(options, settings)
-        case "recommend":
-            return recommend_command.recommend(options, settings)
-        case "hardware":
-            return recommend_command.hardware(options, settings)
-        case "doctor":
-            return doctor(options, settings)
-        case "share-gpus":
-            return share_command.share(options)
-        case "bench":
-            return bench_command.bench(options, settings, machine.model_path(options.model))
-        case _:
-            return chat(options, settings, machine.model_path(options.model))
+    return _COMMANDS[options.command](options, _settings(options))
 
 
 def _settings(options: argparse.Namespace) -> Settings:
@@ -234,3 +211,26 @@ def _detect(options: argparse.Namespace, settings: Settings) -> int:
     print(json.dumps(hardware_text.to_json(report), indent=1) if options.json
           else hardware_text.describe(report))  # fmt: skip
     return 0
+
+
+def _bench(options: argparse.Namespace, settings: Settings) -> int:
+    return bench_command.bench(options, settings, machine.model_path(options.model))
+
+
+def _chat(options: argparse.Namespace, settings: Settings) -> int:
+    return chat(options, settings, machine.model_path(options.model))
+
+
+_COMMANDS: dict[str, Callable[[argparse.Namespace, Settings], int]] = {
+    "bench": _bench,
+    "chat": _chat,
+    "detect": _detect,
+    "doctor": doctor,
+    "hardware": recommend_command.hardware,
+    "models": models_command.models,
+    "plan": plan_command.plan,
+    "recommend": recommend_command.recommend,
+    "share-gpus": lambda options, _settings: share_command.share(options),
+    "show": models_command.show,
+    **dict.fromkeys(("pull", "verify", "rm"), lambda options, _settings: pull_command.run(options)),
+}
