@@ -9,6 +9,9 @@ from app.chat.message import Message
 from app.chat.session import ChatEvent, ChatSession
 from app.engine import protocol
 from app.engine.model import TurnEnded, TurnProgressed
+from app.gguf.model import ModelLayout
+from app.settings.model import Settings
+from app.settings.requests import generate_command
 
 
 class Conversation:
@@ -31,18 +34,15 @@ class Conversation:
             self._session.system_prompt = text
 
     def begin(
-        self, text: str, sampling: protocol.Sampling, max_tokens: int | None
+        self, text: str, settings: Settings, layout: ModelLayout | None, max_tokens: int | None
     ) -> tuple[ChatEvent, protocol.Generate] | None:
         """A new message, and what to ask of the engine; None while an answer runs."""
         with self._lock:
             if self._session.running:
                 return None
             started = self._session.begin(text, now_s=time.monotonic())
-            command = protocol.Generate(
-                turn=started.turn,
-                messages=self._session.prompt(),
-                sampling=sampling,
-                max_tokens=max_tokens,
+            command = generate_command(
+                settings, layout, started.turn, self._session.prompt(), max_tokens
             )
         return started, command
 

@@ -10,6 +10,8 @@ from app.catalog import starter
 from app.chat.message import Message
 from app.download.manager import Hours
 from app.download.model import Download
+from app.engine.check import deviations
+from app.engine.load_times import LoadTimes
 from app.engine.model import EngineEvent, EngineState, ModelLoaded, TurnEnded, TurnProgressed
 from app.engine.once import dry_run
 from app.engine.safety import SafetyStore, engine_version
@@ -90,6 +92,7 @@ class AppService:
         self._engine = EngineSupervisor(
             self._engine_said,
             store=SafetyStore(self.folders.data / "safety.json", engine_version()),
+            times=LoadTimes(self.folders.data / "load_times.json"),
         )
 
     def subscribe(self, listener: Emit) -> Callable[[], None]:
@@ -305,6 +308,8 @@ class AppService:
         if telling:
             self._detect()
         self._measured.record(measured(plan, held(loaded), self.report if telling else None))
+        for deviation in deviations(plan, loaded.loaded):
+            self._emit(NoticeRaised(sentence=deviation.sentence))
 
     # --- models and downloads -------------------------------------------------
 
@@ -355,7 +360,7 @@ class AppService:
 
     def send(self, text: str, *, max_tokens: int | None = None) -> None:
         """Send a message; the answer streams in as events."""
-        begun = self._conversation.begin(text, self.settings.sampling, max_tokens)
+        begun = self._conversation.begin(text, self.settings, self.layout, max_tokens)
         if begun is not None:
             self._emit(begun[0])
             self._engine.generate(begun[1])

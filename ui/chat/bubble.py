@@ -6,6 +6,7 @@ from PySide6.QtGui import QGuiApplication
 from PySide6.QtWidgets import QFrame, QHBoxLayout, QVBoxLayout, QWidget
 
 from ui.chat.blocks import Answer, Text
+from ui.chat.thought import Thought
 from ui.widgets.labels import button, label
 
 NOTES = {
@@ -37,6 +38,8 @@ class Bubble(QWidget):
             row.addWidget(box)
             outer.addLayout(row)
             return
+        self._thought = Thought()
+        outer.addWidget(self._thought)
         self._answer = Answer()
         self._answer.setAccessibleName("Answer")
         outer.addWidget(self._answer)
@@ -58,8 +61,13 @@ class Bubble(QWidget):
         else:
             self._answer.set_markdown(text)
 
-    def finish(self, outcome: str, tokens: int | None) -> None:
-        """The answer is final."""
+    def set_thought(self, text: str) -> None:
+        """Show what the model has thought so far."""
+        self._thought.set_running(text)
+
+    def finish(self, outcome: str, tokens: int | None, *, thought: tuple[str, int, float]) -> None:
+        """The answer is final; `thought` is its reasoning, with tokens and seconds."""
+        self._thought.finish(*thought)
         parts = [NOTES.get(outcome, ""), f"{tokens:,} tokens" if tokens is not None else ""]
         self._note.setText("  ".join(part for part in parts if part))
         self._copy.setVisible(bool(self.text))

@@ -8,7 +8,7 @@ from PySide6.QtWidgets import QHBoxLayout, QPlainTextEdit, QScrollArea, QVBoxLay
 from app import units
 from app.chat.message import Message, Role
 from app.chat.session import AnswerExtended, PromptRead, TurnFinished
-from app.engine.protocol import Loaded
+from app.engine.protocol import Loaded, PartKind
 from app.hardware.model import HardwareReport, HardwareSampled
 from app.plan.model import LoadPlan
 from ui.chat.bubble import Bubble
@@ -35,6 +35,7 @@ class ChatView(QWidget):
         super().__init__(parent)
         self._answer: Bubble | None = None
         self._pieces: list[str] = []
+        self._thoughts: list[str] = []
         self._context = 0
         self._running = self._ready = False
         self._render = QTimer(self)
@@ -222,7 +223,7 @@ class ChatView(QWidget):
         self._follow = True
         self._add(user)
         self._answer = Bubble(user=False)
-        self._pieces = []
+        self._pieces, self._thoughts = [], []
         self._insert(self._answer)
         self._running = True
         self._update_send()
@@ -233,7 +234,10 @@ class ChatView(QWidget):
 
     def extend(self, event: AnswerExtended) -> None:
         """More of the answer; drawn at most every 60 ms."""
-        self._pieces.append(event.text)
+        if event.part is PartKind.REASONING:
+            self._thoughts.append(event.text)
+        elif event.part is PartKind.TEXT:
+            self._pieces.append(event.text)
         if not self._render.isActive():
             self._render.start()
         rate = (
@@ -249,9 +253,17 @@ class ChatView(QWidget):
         stats = event.answer.stats
         if self._answer is not None:
             self._answer.set_text(event.answer.text)
-            self._answer.finish(event.answer.outcome, stats.tokens if stats else None)
+            tokens, seconds = (stats.reasoning_tokens, stats.reasoning_s) if stats else (0, 0.0)
+            self._answer.finish(
+                event.answer.outcome,
+                stats.tokens if stats else None,
+                thought=(event.answer.reasoning, tokens, seconds),
+            )
         if stats:
             self._show_meter(stats.tokens_per_second, stats.first_token_s, stats.context_used)
+            self._meter.setToolTip(
+                f"Of {stats.prompt_tokens:,} tokens of the prompt {stats.reused_tokens:,} were kept from before."
+            )
         self._answer = None
         self._running = False
         if event.error is not None:
@@ -284,6 +296,8 @@ class ChatView(QWidget):
 
     def _show_answer(self) -> None:
         if self._answer is not None:
+            if self._thoughts:
+                self._answer.set_thought("".join(self._thoughts))
             self._answer.set_text("".join(self._pieces))
 
     def _show_meter(self, rate: float | None, first_s: float | None, used: int) -> None:
