@@ -133,6 +133,16 @@ class DownloadService:
         """Go on with a download, or try again."""
         self._ask(lambda manager: manager.resume(id))
 
+    def continue_from(self, id: str, source: Path | None) -> None:
+        """Bring the rest of a download from a folder; None: from the Hub."""
+
+        def job(manager: DownloadManager) -> None:
+            request = next((d.request for d in manager.downloads() if d.id == id), None)
+            if request is not None:
+                manager.add(dataclasses.replace(request, source=source))
+
+        self._ask(job)
+
     def start_first(self, id: str) -> None:
         """Run a download before all others."""
 

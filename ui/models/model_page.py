@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
-from PySide6.QtCore import Signal
+from PySide6.QtCore import Qt, Signal
 from PySide6.QtGui import QResizeEvent
 from PySide6.QtWidgets import QBoxLayout, QFrame, QHBoxLayout, QScrollArea, QVBoxLayout, QWidget
 
@@ -23,6 +23,7 @@ from app.plan.overview import Cell, Machine, Overview
 from app.service.subjects import Offer, OfferKind, Subject
 from ui import theme
 from ui.models import page_text, words
+from ui.models.disk_lines import CheckLine, PlaceLine
 from ui.models.facts import Facts, Lines, Questions
 from ui.models.matrix import Matrix
 from ui.models.plan_strip import PlanStrip
@@ -100,8 +101,12 @@ class ModelPage(QWidget):
         head.addLayout(row)
         below = QHBoxLayout()
         self.licence = label("", "body-muted", wrap=True)
+        below.setSpacing(16)
         below.addWidget(self.licence, 1)
+        self.place, self.check = PlaceLine(), CheckLine()
+        below.addWidget(self.place, 0, Qt.AlignmentFlag.AlignTop)
         head.addLayout(below)
+        head.addWidget(self.check)
         self.reason = label("", "body-muted", wrap=True)
         self.reason.hide()
         head.addWidget(self.reason)
