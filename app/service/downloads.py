@@ -47,7 +47,7 @@ class DownloadService:
             timing: How long to wait for what.
         """
         self._records = records
-        self.folder = models
+        self._folder = models
         self._emit = emit
         self._lookups = lookups
         self._on_done = on_done
@@ -121,7 +121,7 @@ class DownloadService:
             folder: The folder of models that takes it; None for the app's.
             source: A folder to copy from instead; what comes from it is checked all the same.
         """
-        wanted = requests.of_set(found, revision, folder or self.folder)
+        wanted = requests.of_set(found, revision, folder or self._folder)
         request = dataclasses.replace(wanted, source=source)
         self._ask(lambda manager: manager.add(request))
 

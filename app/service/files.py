@@ -21,6 +21,7 @@ from app.gguf.header import shard_names
 from app.service.downloads import DownloadService
 from app.service.jobs import Emit, Worker
 from app.service.models import ModelService
+from app.settings.model import Settings
 
 OWN = (Origin.APP, Origin.FOLDER)
 """Whose files may be deleted here; other programs keep lists of theirs."""
@@ -37,9 +38,10 @@ class ModelFiles:
         downloads: DownloadService,
         emit: Emit,
         *,
-        folders: Callable[[], tuple[Path, ...]],
+        app_folder: Path,
+        settings: Callable[[], Settings],
+        keep: Callable[..., None],
         in_use: Callable[[], Path | None],
-        on_deleted: Callable[[tuple[Path, ...]], None],
     ) -> None:
         """Nothing runs yet.
 
@@ -48,20 +50,34 @@ class ModelFiles:
             models: Told to look again, and knows the Hub.
             downloads: Mends, and knows what is on its way.
             emit: Told of everything.
-            folders: Those that take downloads, the next one's first.
+            app_folder: The app's folder of models.
+            settings: Those in force.
+            keep: Changes and stores some of them.
             in_use: The first file of the model that the engine holds, or None.
-            on_deleted: Told which files are gone.
         """
         self._records = Records(records)
         self._models = models
         self._downloads = downloads
         self._emit = emit
-        self._folders = folders
+        self._app_folder = app_folder
+        self._settings = settings
+        self._keep = keep
         self._in_use = in_use
-        self._on_deleted = on_deleted
         self._verifying: tuple[str, threading.Event] = ("", threading.Event())
         # Hashing takes minutes, which nothing else waits for.
         self._checks, self._disk = Worker("verify", emit), Worker("files", emit)
+
+    @property
+    def folders(self) -> tuple[Path, ...]:
+        """Those that take downloads: the one of the next download, then others used before."""
+        used = map(Path, self._settings().download_folders)
+        return tuple(dict.fromkeys((*used, self._app_folder)))
+
+    def use_folder(self, folder: Path) -> None:
+        """Downloads go there from now on."""
+        folders = dict.fromkeys((str(folder), *map(str, self.folders)))
+        self._keep(download_folders=tuple(folders))
+        self.measure()
 
     def measure(self) -> None:
         """Tell what is free in the folders that take downloads."""
@@ -71,8 +87,7 @@ class ModelFiles:
             return preflight.free_bytes(folder) if first or folder.is_dir() else None
 
         def job() -> None:
-            folders = self._folders()
-            own = self._downloads.folder
+            own, folders = self._app_folder, self.folders
             self._emit(FoldersMeasured(folders=tuple((f, free(f, f == own)) for f in folders)))
 
         self._disk.submit(job)
@@ -217,7 +232,7 @@ class ModelFiles:
         key, paths = str(model.files[0]), targets(model)
         if self._verifying[0] == key:
             self.stop()
-        top = next((f for f in self._folders() if paths[0].is_relative_to(f)), paths[0].parent)
+        top = next((f for f in self.folders if paths[0].is_relative_to(f)), paths[0].parent)
         there = sum(1 for path in paths for p in (path, preflight.part_of(path)) if p.is_file())
         freed = 0
         try:
@@ -231,7 +246,9 @@ class ModelFiles:
         requests.forget(paths, top, self._records)
         for download in self._queued(set(paths)):
             self._downloads.remove(download.id)
-        self._on_deleted(paths)
+        chosen = self._settings().model_path
+        if chosen and Path(chosen) in paths:
+            self._keep(model_path=None)  # the next start does not look for what is gone
         self._emit(ModelDeleted(key=key, files=there, freed_bytes=freed))
 
     def close(self) -> None:

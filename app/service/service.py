@@ -93,9 +93,10 @@ class AppService:
             self.models,
             self.downloads,
             self._emit,
-            folders=lambda: self.download_folders,
+            app_folder=self.folders.models,
+            settings=lambda: self.settings,
+            keep=self._keep,
             in_use=self._in_use,
-            on_deleted=self._deleted,
         )
         self.load_when_done = False
         self._engine = EngineSupervisor(
@@ -344,29 +345,12 @@ class AppService:
         self._keep(model_folders=folders)
         self.models.scan()
 
-    @property
-    def download_folders(self) -> tuple[Path, ...]:
-        """The folders that take downloads: the one of the next download, then others used before."""
-        used = map(Path, self.settings.download_folders)
-        return tuple(dict.fromkeys((*used, self.folders.models)))
-
-    def use_download_folder(self, folder: Path) -> None:
-        """Downloads go there from now on."""
-        folders = dict.fromkeys((str(folder), *map(str, self.download_folders)))
-        self._keep(download_folders=tuple(folders))
-        self.files.measure()
-
     def _in_use(self) -> Path | None:
         """The model that the engine holds or is about to hold."""
         if self.loaded is not None:
             return Path(self.loaded.model_path)
         idle = self.engine_state in (EngineState.STOPPED, EngineState.CRASHED)
         return None if idle or self.layout is None else self.layout.files[0]
-
-    def _deleted(self, paths: tuple[Path, ...]) -> None:
-        """The next start does not look for what is gone."""
-        if self.settings.model_path and Path(self.settings.model_path) in paths:
-            self._keep(model_path=None)
 
     def _keep(self, **changes: object) -> None:
         """Change settings that no plan depends on, and store them."""

@@ -39,6 +39,7 @@ class PlaceLine(QWidget):
         self.place = button("", "link")
         self.menu = QMenu(self.place)
         self.place.setMenu(self.menu)
+        self.place.setProperty("menu", "true")
         self.place.setAccessibleDescription("Where the download goes, or where else it may be from")
         self.verify = button("Verify", "link")
         self.verify.setToolTip("Read all of it again and compare it with its checksum")

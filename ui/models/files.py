@@ -57,7 +57,7 @@ class FilesController(QObject):
         self._verified: ModelVerified | None = None
         self._deleted: tuple[str, str] = ("", "")
         self._offer = page.offer
-        page.place.folder_chosen.connect(service.use_download_folder)
+        page.place.folder_chosen.connect(service.files.use_folder)
         page.place.other_clicked.connect(self._other_folder)
         page.place.import_clicked.connect(self._import)
         page.place.hub_clicked.connect(lambda: self._continue(None))
@@ -70,7 +70,7 @@ class FilesController(QObject):
 
     def download(self, found: FileSet, source: Path | None = None) -> None:
         """Bring a set to the folder that was chosen; from `source` instead of the Hub."""
-        folder = self._service.download_folders[0]
+        folder = self._service.files.folders[0]
         if (folder, None) in self._places:
             self._page.show_error(
                 AppError(
@@ -87,7 +87,7 @@ class FilesController(QObject):
     def _other_folder(self) -> None:
         folder = self._ask(self._page, "Where models go")
         if folder:
-            self._service.use_download_folder(Path(folder))
+            self._service.files.use_folder(Path(folder))
 
     def _import(self) -> None:
         source = self._ask(self._page, "The folder with its files, on a disk or share")

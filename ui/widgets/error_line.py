@@ -5,7 +5,8 @@ from __future__ import annotations
 from PySide6.QtCore import Qt
 from PySide6.QtWidgets import QHBoxLayout, QWidget
 
-from ui.widgets.labels import button, label, set_state
+from ui.widgets.labels import button
+from ui.widgets.verdict import StateWord
 
 
 class ErrorLine(QWidget):
@@ -16,10 +17,11 @@ class ErrorLine(QWidget):
         row = QHBoxLayout(self)
         row.setContentsMargins(0, 4, 0, 0)
         row.setSpacing(12)
-        self.text = label("", wrap=True)
-        set_state(self.text, "error")
+        self._state = StateWord(kind="")
+        self.text = self._state.word
+        self.text.setWordWrap(True)
         self.text.setTextInteractionFlags(Qt.TextInteractionFlag.TextSelectableByMouse)
-        row.addWidget(self.text, 1)
+        row.addWidget(self._state, 1)
         self.dismiss = button("Dismiss", "link")
         self.dismiss.clicked.connect(self.clear)
         row.addWidget(self.dismiss, 0, Qt.AlignmentFlag.AlignTop)
@@ -27,7 +29,7 @@ class ErrorLine(QWidget):
 
     def show_error(self, sentence: str) -> None:
         """Say it instead of what was said before."""
-        self.text.setText(sentence)
+        self._state.set_state(sentence, "error")
         self.show()
 
     def clear(self) -> None:

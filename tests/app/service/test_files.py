@@ -82,7 +82,7 @@ def test_a_download_goes_to_the_folder_that_was_chosen_and_is_found_there(
 ) -> None:
     other = tmp_path / "second disk"
     other.mkdir()
-    desk.service.use_download_folder(other)
+    desk.service.files.use_folder(other)
     told = desk.log.wait(FoldersMeasured).folders
     assert [folder for folder, _ in told] == [other, desk.service.folders.models]
     free = shutil.disk_usage(other).free
@@ -95,7 +95,7 @@ def test_a_download_goes_to_the_folder_that_was_chosen_and_is_found_there(
     desk.service.close()
     again = AppService()
     try:
-        assert again.download_folders[0] == other, "remembered"
+        assert again.files.folders[0] == other, "remembered"
     finally:
         again.close()
 
@@ -103,7 +103,7 @@ def test_a_download_goes_to_the_folder_that_was_chosen_and_is_found_there(
 def test_a_folder_whose_disk_is_gone_has_no_free_space(desk: Desk, tmp_path: Path) -> None:
     gone = tmp_path / "usb"
     gone.mkdir()
-    desk.service.use_download_folder(gone)
+    desk.service.files.use_folder(gone)
     desk.log.wait(FoldersMeasured, lambda event: event.folders[0][1])
     gone.rmdir()
     desk.service.files.measure()

@@ -143,7 +143,7 @@ def test_another_folder_is_asked_for_named_with_its_space_and_takes_the_download
 def test_a_folder_that_is_gone_takes_nothing_and_says_so(desk: Desk, tmp_path: Path) -> None:
     gone = tmp_path / "usb"
     gone.mkdir()
-    desk.service.use_download_folder(gone)
+    desk.service.files.use_folder(gone)
     gone.rmdir()
     desk.open()
     desk.wait(lambda: "not there now" in desk.page.place.place.text())
