@@ -209,7 +209,7 @@ class ModelFiles:
         if model.origin not in OWN:
             return f"It belongs to {model.origin.title()}: delete it there."
         if self._in_use() in paths:
-            return "It is loaded: load another model, or unload it, before it is deleted."
+            return "It is loaded: load another model first, then it can be deleted."
         if any(download.state not in ENDED for download in self._queued(paths)):
             return "Its download is not finished: discard it on the page of downloads first."
         return ""
