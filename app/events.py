@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
+from pathlib import Path
 
 from app.catalog.cache import Answer
 from app.catalog.library import Library
@@ -155,6 +156,48 @@ class ModelExplained:
     related: tuple[Related, ...]
 
 
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class FoldersMeasured:
+    """The folders that take downloads, the next one's first, with free bytes; None: it is not there."""
+
+    folders: tuple[tuple[Path, int | None], ...]
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class ModelVerified:
+    """How far the files of a model on disk are hashed, and at the end what came of it.
+
+    Attributes:
+        key: The path of the first file.
+        stopped: It ended because a person wished so.
+        wrong: Files that are damaged or missing.
+        against: The repository whose files of today these were compared with; empty if it is
+            known what they were when they were downloaded.
+        can_mend: What is wrong can be fetched again in its place.
+    """
+
+    key: str
+    done_bytes: int = 0
+    size_bytes: int = 0
+    ended: bool = False
+    stopped: bool = False
+    files: int = 0
+    wrong: tuple[Path, ...] = ()
+    against: str = ""
+    can_mend: bool = False
+    error: AppError | None = None
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class ModelDeleted:
+    """The files of a model are gone."""
+
+    key: str
+    files: int
+    freed_bytes: int
+
+
+FileEvent = FoldersMeasured | ModelVerified | ModelDeleted
 ModelEvent = (
     CatalogListed
     | LibraryScanned
@@ -193,5 +236,6 @@ AppEvent = (
     | EngineEvent
     | ChatEvent
     | ModelEvent
+    | FileEvent
     | DownloadEvent
 )

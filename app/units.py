@@ -55,3 +55,8 @@ def format_age(seconds: float) -> str:
         if seconds >= 2 * size:
             return f"{seconds / size:.0f} {word}"
     return f"{seconds:.0f} s"
+
+
+def format_files(count: int) -> str:
+    """A number of files: `1 file`, `3 files`."""
+    return f"{count:,} file" if count == 1 else f"{count:,} files"

@@ -35,13 +35,16 @@ from app.events import (
     AppEvent,
     CatalogListed,
     ChoicePlanned,
+    FoldersMeasured,
     HardwareDetected,
     HardwareFound,
     HubSearched,
     LibraryScanned,
     ModelChosen,
+    ModelDeleted,
     ModelExplained,
     ModelStudied,
+    ModelVerified,
     NoticeRaised,
     OperationFailed,
     PlanChanged,
@@ -294,6 +297,8 @@ class MainWindow(QMainWindow):
                 | ModelExplained()
             ):
                 self.models.receive(event)
+            case FoldersMeasured() | ModelVerified() | ModelDeleted():
+                self.models.files.receive(event)
             case (
                 DownloadStateChanged()
                 | DownloadProgressed()

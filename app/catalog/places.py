@@ -39,6 +39,7 @@ def places(
     models: Path,
     *,
     extra: Iterable[Path] = (),
+    targets: Iterable[Path] = (),
     home: Path | None = None,
     environment: Mapping[str, str] = os.environ,
     platform: str = sys.platform,
@@ -48,6 +49,7 @@ def places(
     Args:
         models: This app's folder of models.
         extra: Folders that a person added.
+        targets: Folders beside `models` that this app's downloads went to.
         home: The person's home folder, if not the usual one.
         environment: Variables such as `OLLAMA_MODELS`.
         platform: As `sys.platform`.
@@ -55,6 +57,7 @@ def places(
     home = home or Path.home()
     found = [
         Place(origin=Origin.APP, folder=models),
+        *(Place(origin=Origin.APP, folder=folder) for folder in targets),
         *(Place(origin=Origin.FOLDER, folder=Path(folder).expanduser()) for folder in extra),
         Place(origin=Origin.HUGGING_FACE, folder=Path(constants.HF_HUB_CACHE)),
         *(Place(origin=Origin.LM_STUDIO, folder=folder) for folder in _lm_studio(home)),

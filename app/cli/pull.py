@@ -342,7 +342,7 @@ def remove(options: argparse.Namespace) -> int:
     if options.json:
         print(json.dumps({"type": "removed", "paths": [str(t) for t in targets], "freed": freed}))
     else:
-        print(f"Deleted {len(targets)} files, {units.format_file_size(freed)}.")
+        print(f"Deleted {units.format_files(len(targets))}, {units.format_file_size(freed)}.")
     return 0
 
 

@@ -9,14 +9,13 @@ from pathlib import Path
 
 from app.catalog.repository import FileSet
 from app.catalog.search import HubLookUps
+from app.download import requests
 from app.download.manager import DownloadManager, Hours
 from app.download.model import (
     Download,
     DownloadEvent,
-    DownloadFile,
     DownloadProgressed,
     DownloadRemoved,
-    DownloadRequest,
     DownloadState,
     DownloadStateChanged,
 )
@@ -106,24 +105,24 @@ class DownloadService:
 
         self._jobs.submit(job)
 
-    def enqueue(self, found: FileSet, revision: str, *, priority: int = 0) -> None:
-        """Download a set of files of the Hub, or go on with it."""
-        request = DownloadRequest(
-            repo=found.repo,
-            revision=revision,
-            commit=found.commit,
-            files=tuple(
-                DownloadFile(
-                    path=file.path,
-                    size_bytes=file.size_bytes,
-                    sha256=file.sha256,
-                    git_oid=file.git_oid,
-                )
-                for file in found.files
-            ),
-            folder=self._folder,
-            priority=priority,
-        )
+    def enqueue(
+        self,
+        found: FileSet,
+        revision: str,
+        *,
+        folder: Path | None = None,
+        source: Path | None = None,
+    ) -> None:
+        """Download a set of files of the Hub, or go on with it.
+
+        Args:
+            found: The set.
+            revision: What was asked for when it was found.
+            folder: The folder of models that takes it; None for the app's.
+            source: A folder to copy from instead; what comes from it is checked all the same.
+        """
+        wanted = requests.of_set(found, revision, folder or self._folder)
+        request = dataclasses.replace(wanted, source=source)
         self._ask(lambda manager: manager.add(request))
 
     def pause(self, id: str) -> None:
@@ -133,6 +132,16 @@ class DownloadService:
     def resume(self, id: str) -> None:
         """Go on with a download, or try again."""
         self._ask(lambda manager: manager.resume(id))
+
+    def continue_from(self, id: str, source: Path | None) -> None:
+        """Bring the rest of a download from a folder; None: from the Hub."""
+
+        def job(manager: DownloadManager) -> None:
+            request = next((d.request for d in manager.downloads() if d.id == id), None)
+            if request is not None:
+                manager.add(dataclasses.replace(request, source=source))
+
+        self._ask(job)
 
     def start_first(self, id: str) -> None:
         """Run a download before all others."""

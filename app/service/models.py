@@ -50,6 +50,7 @@ class ModelService:
         emit: Emit,
         machine: Callable[[], Machine | None],
         extra: Callable[[], tuple[str, ...]],
+        targets: Callable[[], tuple[str, ...]] = tuple,
     ) -> None:
         """Nothing runs yet.
 
@@ -58,12 +59,14 @@ class ModelService:
             emit: Told of everything.
             machine: What models are planned for; None while it is not known.
             extra: Folders that a person added.
+            targets: Other folders that downloads went to.
         """
         self.lookups = HubLookUps(folders.cache)
         self._folders = folders
         self._emit = emit
         self._machine = machine
         self._extra = extra
+        self._targets = targets
         self._lists = Worker("models", emit)
         self._hub = Worker("hub", emit)
         self._pages = Worker("pages", emit)
@@ -106,7 +109,9 @@ class ModelService:
         self._emit(CatalogListed(entries=entries.entries(), fits=fits))
 
     def _scan(self) -> None:
-        where = places(self._folders.models, extra=map(Path, self._extra()))
+        where = places(
+            self._folders.models, extra=map(Path, self._extra()), targets=map(Path, self._targets())
+        )
         self.library = library.scan(where, self._folders.cache)
         self._emit(LibraryScanned(library=self.library, fits=dict(self._local_fits)))
         machine = self._machine()

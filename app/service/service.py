@@ -40,6 +40,7 @@ from app.plan.verdicts import confirmed
 from app.service import machine as machines
 from app.service.conversation import Conversation
 from app.service.downloads import DownloadService
+from app.service.files import ModelFiles
 from app.service.jobs import Emit, Listeners, Worker
 from app.service.loading import check_confirmable, checked, held, is_loaded
 from app.service.models import ModelService
@@ -80,6 +81,7 @@ class AppService:
             self._emit,
             lambda: self._machine(self.settings),
             lambda: self.settings.model_folders,
+            lambda: self.settings.download_folders,
         )
         self.downloads = DownloadService(
             self.folders.data / "downloads",
@@ -87,6 +89,16 @@ class AppService:
             self._emit,
             self.models.lookups,
             on_done=self._downloaded,
+        )
+        self.files = ModelFiles(
+            self.folders.data / "downloads",
+            self.models,
+            self.downloads,
+            self._emit,
+            app_folder=self.folders.models,
+            settings=lambda: self.settings,
+            keep=self._keep,
+            in_use=self._in_use,
         )
         self.load_when_done = False
         self._engine = EngineSupervisor(
@@ -338,6 +350,13 @@ class AppService:
         self._keep(model_folders=folders)
         self.models.scan()
 
+    def _in_use(self) -> Path | None:
+        """The model that the engine holds or is about to hold."""
+        if self.loaded is not None:
+            return Path(self.loaded.model_path)
+        idle = self.engine_state in (EngineState.STOPPED, EngineState.CRASHED)
+        return None if idle or self.layout is None else self.layout.files[0]
+
     def _keep(self, **changes: object) -> None:
         """Change settings that no plan depends on, and store them."""
         self.settings = settings = self.settings.model_copy(update=changes)
@@ -398,6 +417,7 @@ class AppService:
 
     def close(self) -> None:
         """End all threads and processes."""
+        self.files.close()
         self.models.close()
         self.downloads.close()
         self._jobs.close()

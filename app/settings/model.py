@@ -148,6 +148,11 @@ class Settings(pydantic.BaseModel):
     model_folders: tuple[str, ...] = pydantic.Field(
         default=(), title="Folders of models", description="Looked into beside the usual ones."
     )
+    download_folders: tuple[str, ...] = pydantic.Field(
+        default=(),
+        title="Folders for downloads",
+        description="The last one used comes first and takes the next download; none: the app's.",
+    )
     download_limit: int | None = pydantic.Field(
         default=None, ge=1024, title="Download limit", description="Bytes/s; none means no limit."
     )

@@ -22,6 +22,7 @@ from PySide6.QtWidgets import QApplication
 
 from app.catalog import starter
 from app.download.model import DownloadState
+from app.errors import AppError
 from app.gguf import bundled
 from app.hardware import gpu_table
 from app.plan.model import PlanHost
@@ -100,7 +101,7 @@ class Camera:
     """Takes the window in both themes and sizes."""
 
     def __init__(self, window: MainWindow, folder: Path) -> None:
-        self._window, self._folder = window, folder
+        self._window, self.folder = window, folder
 
     def take(self, name: str, *, narrow: bool = False, dark: bool = True) -> None:
         """`name.png`, `name-dark.png`, `name-narrow.png`."""
@@ -117,7 +118,7 @@ class Camera:
 
     def _shoot(self, name: str) -> None:
         QTest.qWait(150)
-        self._window.grab().save(str(self._folder / f"{name}.png"))
+        self._window.grab().save(str(self.folder / f"{name}.png"))
 
 
 def main() -> None:
@@ -180,6 +181,14 @@ def downloads(window: MainWindow, service: AppService, server: FaultyHub, camera
     page = window.models.page
     wait(lambda: page.offer.kind == "download")
     camera.take("repository", dark=False)
+    other = service.folders.models.parent / "second disk"
+    other.mkdir()
+    service.files.use_folder(other)
+    service.files.use_folder(service.folders.models)
+    wait(lambda: len(page.place.menu.actions()) == 5)
+    page.place.menu.ensurePolished()
+    page.place.menu.adjustSize()
+    page.place.menu.grab().save(str(camera.folder / "places.png"))
     page.primary.click()
 
     def state() -> DownloadState | None:
@@ -208,6 +217,27 @@ def downloads(window: MainWindow, service: AppService, server: FaultyHub, camera
     camera.take("downloads-no-space", dark=False)
     view.show_download(next(d for d in service.downloads.all() if d.state == "done").id)
     camera.take("downloads-done", dark=False)
+    on_disk(window, service, camera)
+
+
+def on_disk(window: MainWindow, service: AppService, camera: Camera) -> None:
+    """A model on disk that is right, then one that is damaged."""
+    window.show_page("Models")
+    window.models.open(f"hf:{SMALL}")
+    page = window.models.page
+    wait(lambda: page.place.verify.isVisible() and not page.reading.text())
+    page.place.verify.click()
+    wait(lambda: page.check.state.word.text().startswith("All 3"))
+    camera.take("on-disk", narrow=True)
+    path = page.offer.path
+    assert path is not None
+    with path.open("r+b") as stream:
+        stream.seek(20_000_000)
+        stream.write(b"damage")
+    page.place.verify.click()
+    wait(lambda: page.check.mend.isVisible())
+    page.show_error(AppError("The disk of /mnt/b is full.", hint="Free some space."))
+    camera.take("on-disk-damaged")
 
 
 if __name__ == "__main__":

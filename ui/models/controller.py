@@ -7,10 +7,9 @@ from pathlib import Path
 from huggingface_hub import constants
 from PySide6.QtCore import QObject, QUrl, Signal
 from PySide6.QtGui import QDesktopServices
-from PySide6.QtWidgets import QFileDialog, QStackedWidget
+from PySide6.QtWidgets import QStackedWidget
 
 from app.catalog import entries, hub
-from app.catalog.repository import DEFAULT_REVISION
 from app.events import (
     CatalogListed,
     ChoicePlanned,
@@ -25,6 +24,7 @@ from app.events import (
 from app.plan.overview import Cell
 from app.service import AppService
 from app.service.subjects import OfferKind, Subject, of_entry, of_local, of_repository
+from ui.models.files import Agree, AskFolder, FilesController, agree, ask_folder
 from ui.models.model_page import ModelPage
 from ui.models.models_view import ModelsView
 
@@ -36,7 +36,14 @@ class ModelsController(QObject):
     download_shown = Signal(str)
     chat_wanted = Signal()
 
-    def __init__(self, service: AppService, parent: QObject | None = None) -> None:
+    def __init__(
+        self,
+        service: AppService,
+        parent: QObject | None = None,
+        *,
+        ask: AskFolder = ask_folder,
+        agree: Agree = agree,
+    ) -> None:
         super().__init__(parent)
         self._service = service
         self._absent = "Asking the Hub for its files."
@@ -44,6 +51,12 @@ class ModelsController(QObject):
         self.pages = QStackedWidget()
         self.pages.addWidget(self.view)
         self.pages.addWidget(self.page)
+        self._ask = ask
+        self.files = FilesController(service, self.page, ask, agree, self)
+        self.files.download_shown.connect(self.download_shown)
+        self.files.gone.connect(self.back)
+        self.view.verify_clicked.connect(self._verify)
+        self.view.delete_clicked.connect(self._delete)
         models = service.models
         self.view.opened.connect(self.open)
         self.view.searched.connect(lambda words, again: models.search(words, refresh=again))
@@ -63,6 +76,7 @@ class ModelsController(QObject):
             return
         self._absent = "Asking the Hub for its files." if subject.repos else "Nowhere to be had."
         self.page.set_subject(subject)
+        self.files.forget()
         self.pages.setCurrentWidget(self.page)
         self.show_offer()
         self._service.models.open(subject)
@@ -100,8 +114,7 @@ class ModelsController(QObject):
                 subject = page.subject
                 found = service.models.sets_of(subject.key if subject else "")
                 if page.matrix.chosen_name in found:
-                    service.downloads.enqueue(found[page.matrix.chosen_name], DEFAULT_REVISION)
-                    self.download_shown.emit("")
+                    self.files.download(found[page.matrix.chosen_name])
             case OfferKind.RESUME:
                 service.downloads.resume(offer.download_id)
                 self.download_shown.emit(offer.download_id)
@@ -113,6 +126,18 @@ class ModelsController(QObject):
                 self.chat_wanted.emit()
             case _:
                 pass
+
+    def _verify(self, key: str) -> None:
+        """A model of the list: its page shows how it goes."""
+        self.open(key)
+        self.files.verify(key)
+
+    def _delete(self, key: str) -> None:
+        """A model of the list; where it cannot be, its page says why."""
+        local = self._service.models.local(key)
+        if local is not None and self._service.files.kept_because(local):
+            self.open(key)
+        self.files.delete(key)
 
     def _load(self, path: Path) -> None:
         cell = self.page.matrix.chosen
@@ -126,7 +151,7 @@ class ModelsController(QObject):
         QDesktopServices.openUrl(QUrl(f"{constants.ENDPOINT}/{repo}"))
 
     def _add_folder(self) -> None:
-        folder = QFileDialog.getExistingDirectory(self.view, "Add a folder of models")
+        folder = self._ask(self.view, "Add a folder of models")
         if folder:
             self._service.add_model_folder(folder)
 
@@ -171,3 +196,4 @@ class ModelsController(QObject):
         if page.subject is not None:
             name = page.matrix.chosen_name
             page.set_offer(self._service.offer(page.subject, name, self._absent))
+            self.files.show(page.offer)

@@ -10,6 +10,8 @@ from PySide6.QtWidgets import QBoxLayout, QGridLayout, QLabel, QVBoxLayout, QWid
 from ui import theme
 from ui.widgets.labels import clear, label
 
+READING_PX = 740
+
 
 class Facts(QWidget):
     """Side by side where there is room, below each other where not."""
@@ -112,3 +114,32 @@ class Lines(QWidget):
                 else:
                     self._grid.addWidget(widget, 2 * number + 1, column)
             self._grid.setColumnStretch(0, 1)
+
+
+class Questions(QWidget):
+    """What is asked often, with answers, in a column that can be read."""
+
+    def __init__(self, parent: QWidget | None = None) -> None:
+        super().__init__(parent)
+        self._column = QVBoxLayout(self)
+        self._column.setContentsMargins(0, 8, 0, 0)
+        self._column.setSpacing(4)
+
+    def set_answers(self, answers: Sequence[tuple[str, str]]) -> None:
+        """Show these; nothing at all without any."""
+        while item := self._column.takeAt(0):
+            if widget := item.widget():
+                widget.hide()
+                widget.deleteLater()
+        for question, answer in answers:
+            head, text = label(question, "strong", wrap=True), label(answer, wrap=True)
+            for part in (head, text):
+                part.setTextInteractionFlags(Qt.TextInteractionFlag.TextSelectableByMouse)
+                self._column.addWidget(part)
+            text.setContentsMargins(0, 0, 0, 8)
+        self.setVisible(bool(answers))
+
+    def set_room(self, width: int) -> None:
+        """So much is there; no line becomes longer than can be read."""
+        # A maximum width would cut lines off: the layout asks for the height at its own width.
+        self._column.setContentsMargins(0, 8, max(0, width - READING_PX), 0)

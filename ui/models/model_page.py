@@ -23,9 +23,11 @@ from app.plan.overview import Cell, Machine, Overview
 from app.service.subjects import Offer, OfferKind, Subject
 from ui import theme
 from ui.models import page_text, words
-from ui.models.facts import Facts, Lines
+from ui.models.disk_lines import CheckLine, PlaceLine
+from ui.models.facts import Facts, Lines, Questions
 from ui.models.matrix import Matrix
 from ui.models.plan_strip import PlanStrip
+from ui.widgets.error_line import ErrorLine
 from ui.widgets.labels import button, frame, label, set_state
 from ui.widgets.verdict import StateWord
 
@@ -34,7 +36,6 @@ USUAL = ("IQ2_M", "Q2_K", "Q3_K_M", "IQ4_XS", "Q4_K_M", "Q5_K_M", "Q6_K", "Q8_0"
 MOST_ROWS = 10
 MOST_MACHINES = 6
 NARROW_PX = 1000
-READING_PX = 740
 
 
 class ModelPage(QWidget):
@@ -100,11 +101,17 @@ class ModelPage(QWidget):
         head.addLayout(row)
         below = QHBoxLayout()
         self.licence = label("", "body-muted", wrap=True)
+        below.setSpacing(16)
         below.addWidget(self.licence, 1)
+        self.place, self.check = PlaceLine(), CheckLine()
+        below.addWidget(self.place, 0, Qt.AlignmentFlag.AlignTop)
         head.addLayout(below)
+        head.addWidget(self.check)
         self.reason = label("", "body-muted", wrap=True)
         self.reason.hide()
         head.addWidget(self.reason)
+        self.error = ErrorLine()
+        head.addWidget(self.error)
         outer.addLayout(head)
         outer.addSpacing(8)
         outer.addWidget(frame("rule"))
@@ -156,10 +163,7 @@ class ModelPage(QWidget):
         self._columns.addWidget(self.related, 1)
         page.addSpacing(8)
         page.addLayout(self._columns)
-        self.questions = QWidget()
-        self._answers = QVBoxLayout(self.questions)
-        self._answers.setContentsMargins(0, 8, 0, 0)
-        self._answers.setSpacing(4)
+        self.questions = Questions()
         page.addWidget(self.questions)
         self.sources = label("", "muted", wrap=True)
         page.addWidget(self.sources)
@@ -170,6 +174,7 @@ class ModelPage(QWidget):
         """Another model; everything of the one before is gone."""
         self.subject, self._overview = subject, None
         self._touched = self._all = False
+        self.error.clear()
         self._scroll.verticalScrollBar().setValue(0)
         self._crumb.setText(subject.name)
         self.title.setText(subject.name)
@@ -331,22 +336,11 @@ class ModelPage(QWidget):
             rows.append((_left(link), related.relation, size, verdict))
         self.related.set_rows(rows)
         self.related.setVisible(bool(rows))
-        while item := self._answers.takeAt(0):
-            if widget := item.widget():
-                widget.hide()
-                widget.deleteLater()
-        for question, answer in event.answers:
-            head, text = label(question, "strong", wrap=True), label(answer, wrap=True)
-            for part in (head, text):
-                part.setTextInteractionFlags(Qt.TextInteractionFlag.TextSelectableByMouse)
-                self._answers.addWidget(part)
-            text.setContentsMargins(0, 0, 0, 8)
-        self.questions.setVisible(bool(event.answers))
+        self.questions.set_answers(event.answers)
 
     def show_error(self, error: AppError) -> None:
-        """What could not be done; it stays until the offer is another one."""
-        self.reason.setText(str(error))
-        self.reason.show()
+        """What could not be done; it stays until it is dismissed, or another comes."""
+        self.error.show_error(str(error))
 
     def set_offer(self, offer: Offer) -> None:
         """What the one button does now; what would not run here may be had all the same."""
@@ -372,9 +366,7 @@ class ModelPage(QWidget):
         """Columns go below each other in a narrow window."""
         super().resizeEvent(event)
         narrow = self.width() < NARROW_PX
-        # A maximum width would cut lines off: the layout asks for the height at its own width.
-        spare = max(0, self.width() - 64 - READING_PX)
-        self._answers.setContentsMargins(0, 8, spare, 0)
+        self.questions.set_room(self.width() - 64)
         self.facts.set_narrow(narrow)
         direction = QBoxLayout.Direction
         self._columns.setDirection(direction.TopToBottom if narrow else direction.LeftToRight)

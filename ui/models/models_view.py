@@ -4,9 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from PySide6.QtCore import QTimer, Signal
+from PySide6.QtCore import Qt, QTimer, Signal
 from PySide6.QtGui import QIcon
-from PySide6.QtWidgets import QFrame, QHBoxLayout, QLineEdit, QScrollArea, QVBoxLayout, QWidget
+from PySide6.QtWidgets import (
+    QFrame,
+    QHBoxLayout,
+    QLineEdit,
+    QMenu,
+    QScrollArea,
+    QVBoxLayout,
+    QWidget,
+)
 
 from app import units
 from app.catalog import entries as catalog
@@ -86,11 +94,16 @@ class _Section(QWidget):
 
 
 class ModelsView(QWidget):
-    """Signals: opened(str), the key of a model; searched(str, bool), words and whether to ask anew."""
+    """Signals: opened(str), the key of a model; searched(str, bool), words and whether to ask anew.
+
+    verify_clicked(str) and delete_clicked(str): of a model on this machine.
+    """
 
     opened = Signal(str)
     searched = Signal(str, bool)
     folder_clicked = Signal()
+    verify_clicked = Signal(str)
+    delete_clicked = Signal(str)
 
     def __init__(self, parent: QWidget | None = None) -> None:
         super().__init__(parent)
@@ -200,6 +213,8 @@ class ModelsView(QWidget):
         models = [m for m in self._library.models if m.files and _holds(_local_text(m), wanted)]
         fresh += self.local.set_rows([self._local_row(model) for model in models])
         nothing = "No model lies on this machine yet." if self._scanned else "Looking into folders."
+        for row in self.local.rows:
+            row.set_menu(self._local_menu)
         self.local.set_empty("Nothing here has that name." if wanted else nothing)
         self.local.note.setText(" ".join(self._library.notices))
         fresh += self._show_hub()
@@ -226,6 +241,16 @@ class ModelsView(QWidget):
         set_state(self.hub.empty, state)
         self.hub.more.setVisible(found is not None)
         return fresh
+
+    def _local_menu(self, key: str) -> QMenu:
+        """What can be done with a model on disk beside opening its page."""
+        menu = QMenu(self)
+        menu.setAttribute(Qt.WidgetAttribute.WA_DeleteOnClose)
+        for text, signal in (
+            ("Open", self.opened), ("Verify", self.verify_clicked), ("Delete…", self.delete_clicked),
+        ):  # fmt: skip
+            menu.addAction(text).triggered.connect(lambda _on=False, s=signal: s.emit(key))
+        return menu
 
     def _move(self, row: ModelRow, step: int) -> None:
         """Focus the row above or below, across sections."""

@@ -43,7 +43,10 @@ def facts(subject: Subject, layout: ModelLayout | None) -> Iterator[tuple[str, s
     elif layout is not None and entry is None:
         yield "Architecture", layout.architecture
     if local is not None:
-        yield "On disk", f"{units.format_file_size(local.size_bytes)} in {len(local.files)} files"
+        yield (
+            "On disk",
+            f"{units.format_file_size(local.size_bytes)} in {units.format_files(len(local.files))}",
+        )
 
 
 def sources(entry: ModelEntry) -> str:

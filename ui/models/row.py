@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 
 from PySide6.QtCore import QRectF, QSize, Qt, Signal
-from PySide6.QtGui import QColor, QFont, QKeyEvent, QPainter, QPaintEvent, QPen
-from PySide6.QtWidgets import QAbstractButton, QSizePolicy, QWidget
+from PySide6.QtGui import QColor, QContextMenuEvent, QFont, QKeyEvent, QPainter, QPaintEvent, QPen
+from PySide6.QtWidgets import QAbstractButton, QMenu, QSizePolicy, QWidget
 
 from ui import theme
 from ui.theme.tokens import TEXT_BODY, TEXT_SMALL
@@ -66,6 +67,7 @@ class ModelRow(QAbstractButton):
         super().__init__(parent)
         self.values = values
         self._last = last
+        self._menu: Callable[[str], QMenu] | None = None
         self.setAccessibleName(values.sentence)
         self.setToolTip(f"{values.name}\n{values.licence}" if values.licence else values.name)
         self.setCursor(Qt.CursorShape.PointingHandCursor)
@@ -74,6 +76,17 @@ class ModelRow(QAbstractButton):
         self.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Fixed)
         self.setFocusPolicy(Qt.FocusPolicy.StrongFocus)
         theme.manager().changed.connect(self.update)
+
+    def set_menu(self, make: Callable[[str], QMenu]) -> None:
+        """Right click or the menu key opens what `make` makes for this key."""
+        self._menu = make
+
+    def contextMenuEvent(self, event: QContextMenuEvent) -> None:
+        """The row's menu, where it has one."""
+        if self._menu is None:
+            event.ignore()
+        else:
+            self._menu(self.values.key).popup(event.globalPos())
 
     def sizeHint(self) -> QSize:
         """As wide as there is room."""

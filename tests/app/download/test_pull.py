@@ -67,9 +67,20 @@ def test_pull_verify_rm(stage: Stage, model: Path, capsys: pytest.CaptureFixture
     assert main(["verify", MODEL]) == 0
 
     assert main(["rm", MODEL]) == 2  # nobody to ask
+    capsys.readouterr()
     assert main(["rm", MODEL, "--yes"]) == 0
+    assert capsys.readouterr().out.startswith("Deleted 3 files, ")
     assert not model.exists()
     assert main(["rm", MODEL, "--yes"]) == 3
+
+
+def test_one_file_is_one_file(
+    stage: Stage, model: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["pull", "hf:org/model:Q8_0"]) == 0
+    capsys.readouterr()
+    assert main(["rm", "hf:org/model:Q8_0", "--yes"]) == 0
+    assert capsys.readouterr().out.startswith("Deleted 1 file, ")
 
 
 def pull_process(stage: Stage, *arguments: str) -> subprocess.Popen[str]:

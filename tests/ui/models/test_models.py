@@ -213,3 +213,20 @@ def test_a_machine_without_room_is_told_no_and_the_nearest_is_chosen(page: Model
     page.set_studied(ModelStudied(key="k", overview=Overview(machine=small, rows=rows)))
     assert page.answer.word.text() == "No"
     assert page.matrix.chosen_name == "IQ1_S"
+
+
+def test_an_error_stays_until_it_is_dismissed_or_replaced(page: ModelPage) -> None:
+    page.show_error(AppError("The disk is full.", hint="Free some space."))
+    page.set_offer(Offer(kind=OfferKind.SHOW_DOWNLOAD, words="Downloading, 12 %"))
+    page.set_offer(Offer(kind=OfferKind.SHOW_DOWNLOAD, words="Downloading, 13 %"))
+    assert page.error.isVisible()
+    assert "The disk is full." in page.error.text.text()
+    page.show_error(AppError("The Hub is away."))
+    assert "disk" not in page.error.text.text()
+    page.error.dismiss.click()
+    assert not page.error.isVisible()
+    page.show_error(AppError("Again."))
+    entry = entries.find("nemotron-super-49b")
+    assert entry is not None
+    page.set_subject(of_entry(entry))
+    assert not page.error.isVisible(), "it was about another model"
