@@ -29,6 +29,8 @@ from app.plan.model import KvCacheType
 from app.settings.model import Settings
 from app.settings.store import SettingsStore
 
+READER_GONE = 141
+"""As shells tell a process that SIGPIPE ended."""
 EXAMPLES = """examples:
   ultra-launcher                                open the window
   ultra-launcher detect                         what this machine has
@@ -41,7 +43,7 @@ EXAMPLES = """examples:
   ultra-launcher doctor                         all that a bug report needs
 
 exit codes: 0 done, 1 internal error, 2 wrong use, 3 model file, 4 memory, 5 engine,
-            6 disk, 7 hardware, 8 settings, 9 network, 130 interrupted
+            6 disk, 7 hardware, 8 settings, 9 network, 130 interrupted, 141 reader gone
 """
 
 
@@ -165,7 +167,7 @@ def main(arguments: Sequence[str]) -> int:
         return 130
     except BrokenPipeError:
         sys.stderr.close()
-        return 0
+        return READER_GONE
 
 
 def _run(options: argparse.Namespace) -> int:

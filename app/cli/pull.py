@@ -295,6 +295,12 @@ def _counter(path: Path, file: DownloadFile) -> Callable[[int], None]:
 def _expected(options: argparse.Namespace, known: Records) -> Sequence[tuple[Path, DownloadFile]]:
     """Files with what they should be: as remembered from the download, else as the Hub says."""
     path = Path(options.model).expanduser()
+    if path.is_dir():
+        raise AppError(
+            f"{path.absolute()} is a folder.",
+            hint="Name a model file, or hf:owner/repo/file.gguf.",
+            kind=ErrorKind.USAGE,
+        )
     if path.exists():
         shards = [path.absolute().with_name(name) for name in shard_names(path.name)]
         found = [(shard, known.verified.last(shard)) for shard in shards]
