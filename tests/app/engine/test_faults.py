@@ -278,7 +278,13 @@ def kill_somewhere(
         skip = moments.randrange(1, 5)
         wanted = protocol.PrefillProgressed if kind == "prefill" else protocol.TokensGenerated
         for _ in range(skip):
-            events.until(lambda e: isinstance(e, TurnProgressed) and isinstance(e.message, wanted))
+            seen = events.until(
+                lambda e: (
+                    is_end(e) or (isinstance(e, TurnProgressed) and isinstance(e.message, wanted))
+                )
+            )
+            if is_end(seen[-1]):  # a short answer: killed after it
+                break
     pid = supervisor.pid
     assert pid is not None
     os.kill(pid, signal.SIGKILL)
