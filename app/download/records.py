@@ -107,7 +107,9 @@ def _fingerprint(path: Path) -> dict[str, object]:
 
 
 def _key(path: Path) -> str:
-    return hashlib.sha256(os.path.normcase(path.absolute()).encode()).hexdigest()[:32]
+    # The place, however it is spelled: a folder of models is often reached through a link.
+    place = os.path.normcase(path.parent.resolve() / path.name)
+    return hashlib.sha256(os.fsencode(place)).hexdigest()[:32]
 
 
 _writing = threading.Lock()

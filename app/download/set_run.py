@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import io
 import logging
 import os
 import threading
@@ -15,7 +16,7 @@ import filelock
 
 from app.download import journal as journals
 from app.download import preflight, verify
-from app.download.disk import disk_error
+from app.download.disk import disk_error, is_at, own
 from app.download.hub_source import HubSource
 from app.download.limiter import Limiter
 from app.download.meter import Meter
@@ -53,6 +54,14 @@ def only_writer(records: Records, target: Path) -> Iterator[None]:
         ) from None
     with lock:
         yield
+
+
+def _taken(target: Path) -> DownloadError:
+    return DownloadError(
+        Reason.OTHER_PROCESS,
+        f"{target.name} was touched by another process while it was downloaded.",
+        hint="Close whatever else writes there, then resume.",
+    )
 
 
 @dataclasses.dataclass(slots=True)
@@ -185,7 +194,7 @@ class SetRun:
         request = self._request
         preflight.check_names(request)
         preflight.check_disk(request, request.files)
-        replaced = []
+        replaced: list[tuple[_File, os.stat_result]] = []
         for state in self._files:
             if self._stop.is_set():
                 raise Cancelled
@@ -193,15 +202,14 @@ class SetRun:
             with only_writer(self._records, target):
                 if self._is_here(state, target):
                     continue
-                self._fetch(state, target)
-                if target.exists():
-                    replaced.append(state)
-                else:
-                    self._name(state, target)
+                with self._fetch(state, target) as part:
+                    if target.exists():
+                        replaced.append((state, os.fstat(part.fileno())))
+                    else:
+                        self._name(state, target, part)
         # Files of an earlier commit are replaced together, so that the set is never a mix.
-        for state in replaced:
-            with only_writer(self._records, request.target(state.file)):
-                self._name(state, request.target(state.file))
+        for state, fetched in replaced:
+            self._replace(state, fetched)
         verify.check_model(request.target(file) for file in request.files)
 
     def _look_up(self, file: DownloadFile) -> _File:
@@ -247,8 +255,8 @@ class SetRun:
             state.written = state.hashed = 0
         return False
 
-    def _fetch(self, state: _File, target: Path) -> None:
-        """Bring one file into its part."""
+    def _fetch(self, state: _File, target: Path) -> io.FileIO:
+        """Bring one file into its part; the handle keeps others from it."""
         request, file = self._request, state.file
         preflight.check_disk(request, [file])
         transfer = Transfer(
@@ -267,6 +275,9 @@ class SetRun:
             transfer.halt()
         try:
             transfer.run()
+        except BaseException:
+            transfer.handle.close()
+            raise
         finally:
             with self._lock:
                 state.grow(transfer.written_bytes, transfer.hashed_bytes)
@@ -274,6 +285,7 @@ class SetRun:
                 self._refetched += transfer.refetched_bytes
                 self._retries += transfer.retry.count
                 self._transfer = self._current = None
+        return transfer.handle
 
     def _source(self, file: DownloadFile) -> Source:
         request = self._request
@@ -281,9 +293,23 @@ class SetRun:
             return FolderSource(copy_of(request.source, request, file), file)
         return HubSource(request.repo, request.commit, file, timing=self._timing)
 
-    def _name(self, state: _File, target: Path) -> None:
+    def _replace(self, state: _File, fetched: os.stat_result) -> None:
+        """Give a finished part its name, unless somebody has touched it since it was finished."""
+        target = self._request.target(state.file)
+        with only_writer(self._records, target), own(preflight.part_of(target)) as part:
+            now = os.fstat(part.fileno())
+            same = os.path.samestat(now, fetched) and now.st_mtime_ns == fetched.st_mtime_ns
+            if not same:
+                raise _taken(target)
+            self._name(state, target, part)
+
+    def _name(self, state: _File, target: Path, part: io.FileIO) -> None:
         """Give a finished part its name. Its crash record stays: it finds damage later."""
         try:
+            if not is_at(part, preflight.part_of(target)):
+                raise _taken(target)
+            if os.name == "nt":
+                part.close()  # Windows renames no open file
             preflight.part_of(target).replace(target)
             self._records.verified.keep(target, state.file)
         except OSError as error:

@@ -9,6 +9,7 @@ import random
 import signal
 import threading
 import zlib
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -236,6 +237,74 @@ def test_transfer_is_cancelled_before_it_runs(stage: Stage) -> None:
     source = HubSource(request.repo, request.commit, request.files[0], timing=QUICK)
     transfer = Transfer(request.files[0], part, record, request.commit, source)
     transfer.halt()
-    with pytest.raises(Cancelled):
+    with transfer.handle, pytest.raises(Cancelled):
         transfer.run()
     assert stage.hub.sent_bytes == 0
+
+
+@contextlib.contextmanager
+def running(stage: Stage, request: DownloadRequest) -> Iterator[SetRun]:
+    """A run that has begun, and goes on slowly."""
+    stage.hub.rate = 1_000_000
+    made = SetRun(request, Records(stage.state), timing=QUICK)
+    worker = threading.Thread(target=made.run)
+    worker.start()
+    try:
+        wait_for(lambda: made.progress().written_bytes > 0)
+        yield made
+    finally:
+        stage.hub.rate = None
+        worker.join()
+
+
+def second_writer(request: DownloadRequest, state: Path) -> Reason:
+    with pytest.raises(DownloadError) as caught:
+        SetRun(request, Records(state), timing=QUICK).run()
+    return caught.value.reason
+
+
+def test_one_writer_through_a_link_to_the_folder(stage: Stage, tmp_path: Path) -> None:
+    request = stage.serve(8 * units.MIB)
+    request.folder.mkdir()
+    (tmp_path / "link").symlink_to(request.folder)
+    linked = dataclasses.replace(request, folder=tmp_path / "link")
+    records = Records(stage.state)
+    target = request.target(request.files[0])
+    assert records.journal(target) == records.journal(linked.target(linked.files[0]))
+    with running(stage, request):
+        assert second_writer(linked, stage.state) is Reason.OTHER_PROCESS
+    stage.assert_right(request)
+    assert stage.hub.sent_bytes == request.size_bytes
+
+
+def test_one_writer_though_the_records_are_elsewhere(stage: Stage, tmp_path: Path) -> None:
+    """Two homes of the app that share a folder of models."""
+    request = stage.serve(8 * units.MIB)
+    with running(stage, request):
+        assert second_writer(request, tmp_path / "other") is Reason.OTHER_PROCESS
+    stage.assert_right(request)
+    assert stage.hub.sent_bytes == request.size_bytes
+
+
+def test_a_part_that_was_swapped_gets_no_name(stage: Stage) -> None:
+    request = stage.serve(8 * units.MIB)
+    target = request.target(request.files[0])
+    stage.hub.rate = 1_000_000
+    made, errors = SetRun(request, Records(stage.state), timing=QUICK), list[Exception]()
+
+    def work() -> None:
+        try:
+            made.run()
+        except DownloadError as error:
+            errors.append(error)
+
+    worker = threading.Thread(target=work)
+    worker.start()
+    wait_for(lambda: made.progress().written_bytes > 0)
+    part = preflight.part_of(target)
+    part.rename(part.with_name("moved"))
+    part.write_bytes(bytes(8 * units.MIB))
+    stage.hub.rate = None
+    worker.join()
+    assert [type(error) for error in errors] == [DownloadError]
+    assert not target.exists()
