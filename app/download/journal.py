@@ -86,12 +86,13 @@ def read(path: Path, commit: str, file: DownloadFile) -> Record | None:
 
 def _identity(commit: str, file: DownloadFile) -> dict[str, object]:
     """What must be the same for segments on disk to be of use."""
-    return {
+    known: dict[str, object] = {
         "path": file.path,
-        "commit": commit,
         "size_bytes": file.size_bytes,
         "digest": file.digest,
     }
+    # A commit that changes other files alone costs nothing; only without a digest it has to tell.
+    return known if file.digest is not None else known | {"commit": commit}
 
 
 class Journal:
