@@ -194,20 +194,19 @@ class SetRun:
         request = self._request
         preflight.check_names(request)
         preflight.check_disk(request, request.files)
+        missing = [state for state in self._files if not self._found(state)]
+        replaces = any(os.path.lexists(request.target(state.file)) for state in missing)
         replaced: list[tuple[_File, os.stat_result]] = []
-        for state in self._files:
+        for state in missing:
             if self._stop.is_set():
                 raise Cancelled
             target = request.target(state.file)
-            with only_writer(self._records, target):
-                if self._is_here(state, target):
-                    continue
-                with self._fetch(state, target) as part:
-                    if target.exists():
-                        replaced.append((state, os.fstat(part.fileno())))
-                    else:
-                        self._name(state, target, part)
-        # Files of an earlier commit are replaced together, so that the set is never a mix.
+            with only_writer(self._records, target), self._fetch(state, target) as part:
+                if replaces:
+                    replaced.append((state, os.fstat(part.fileno())))
+                else:
+                    self._name(state, target, part)
+        # Where one is of an earlier commit all get their names together: the set is never a mix.
         for state, fetched in replaced:
             self._replace(state, fetched)
         verify.check_model(request.target(file) for file in request.files)
@@ -224,6 +223,13 @@ class SetRun:
             if record is not None:
                 state.grow(record.written_bytes(file.size_bytes), 0)
         return state
+
+    def _found(self, state: _File) -> bool:
+        if self._stop.is_set():
+            raise Cancelled
+        target = self._request.target(state.file)
+        with only_writer(self._records, target):
+            return self._is_here(state, target)
 
     def _is_here(self, state: _File, target: Path) -> bool:
         """True if the right file has its name already; a damaged one becomes a part again."""

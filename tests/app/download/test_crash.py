@@ -17,7 +17,7 @@ import pytest
 from app import units
 from app.download import journal, preflight
 from app.download.hub_source import HubSource
-from app.download.model import DownloadError, DownloadRequest, Reason
+from app.download.model import DownloadError, DownloadFile, DownloadRequest, Reason
 from app.download.records import Records
 from app.download.set_run import SetRun, only_writer
 from app.download.transfer import Transfer
@@ -108,11 +108,26 @@ def test_a_torn_line_ends_the_record(stage: Stage) -> None:
     run(stage, request)
 
 
-def test_a_record_of_another_commit_is_of_no_use(stage: Stage) -> None:
+def test_a_commit_that_leaves_the_file_alone_costs_nothing(stage: Stage) -> None:
+    request = stage.serve(SIZE)
+    kept = partial(stage, request, 10 * units.MIB)
+    stage.hub.revisions = {"main": "d" * 40}
+    sent = stage.hub.sent_bytes
+    run(stage, dataclasses.replace(request, commit="d" * 40))
+    assert stage.hub.sent_bytes - sent == SIZE - kept
+
+
+def test_without_a_digest_a_record_of_another_commit_is_of_no_use(tmp_path: Path) -> None:
+    file = DownloadFile(path="a.bin", size_bytes=SEGMENT)
+    journal.Journal(tmp_path / "journal", "c" * 40, file).close()
+    assert journal.read(tmp_path / "journal", "c" * 40, file) is not None
+    assert journal.read(tmp_path / "journal", "d" * 40, file) is None
+
+
+def test_a_record_of_a_later_version_is_of_no_use(stage: Stage) -> None:
     request = stage.serve(SIZE)
     partial(stage, request, 10 * units.MIB)
     record, _part = journal_of(stage, request)
-    assert journal.read(record, "d" * 40, request.files[0]) is None
     text = record.read_text().replace('"version": 1', '"version": 99')
     record.write_text(text)
     assert journal.read(record, request.commit, request.files[0]) is None
@@ -228,6 +243,23 @@ def test_the_files_of_a_new_commit_replace_the_old_ones_together(stage: Stage) -
         assert old.target(file).stat().st_size == file.size_bytes
         assert Records(stage.state).verified.knows(old.target(file), file)
     stage.hub.storage_faults.clear()
+    run(stage, new)
+
+
+def test_a_set_that_lacks_a_shard_is_never_of_two_commits(stage: Stage) -> None:
+    old = stage.serve(SIZE, units.MIB, units.MIB)
+    run(stage, old)
+    old.target(old.files[0]).unlink()
+    stage.hub.revisions = {"main": "d" * 40}
+    new = dataclasses.replace(stage.serve(SIZE, units.MIB, units.MIB, seed=50), commit="d" * 40)
+    stage.hub.files.pop("org/repo/file-1.bin")
+    with pytest.raises(DownloadError):
+        SetRun(new, Records(stage.state), timing=QUICK).run()
+    assert preflight.part_of(new.target(new.files[0])).exists()
+    assert not new.target(new.files[0]).exists()
+    for file in old.files[1:]:
+        assert Records(stage.state).verified.knows(old.target(file), file)
+    stage.hub.add("org/repo/file-1.bin", stage.source / "org/repo/file-1.bin")
     run(stage, new)
 
 
