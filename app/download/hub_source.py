@@ -31,6 +31,7 @@ MAX_IGNORED = 3
 """Ranges ignored in a row, before only one connection goes on, which reads the whole file."""
 _PASSING = (408, 425, 429)
 _EXPIRED = (401, 403, 404, 410)
+_SHA256 = re.compile(r"[0-9a-f]{64}")
 _RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+)")
 
 
@@ -51,6 +52,7 @@ class HubSource:
         self._lock = threading.Lock()
         self._address: str | None = None
         self._resolved_at = 0.0
+        self._sha256: str | None = None
         self._denials = 0
         self._whole = 0
         self._etags: dict[str, str] = {}
@@ -80,6 +82,11 @@ class HubSource:
         with self._lock:
             self._denials = 0
         return _HubReply(response, skip, end - start, self._connections)
+
+    def sha256(self) -> str | None:
+        """What the Hub says of the content where its list says nothing."""
+        self._resolve()
+        return self._sha256
 
     # --- the address --------------------------------------------------------
 
@@ -113,6 +120,7 @@ class HubSource:
         # A mirror may have ETags of its own, in another form.
         if len(etag) == len(digest) and etag != digest:
             raise self._changed(f"Its ETag is {etag}, not {digest}.")
+        self._sha256 = etag if _SHA256.fullmatch(etag) else None
         self._check_redirect(self._home, found.location)
         return found.location
 

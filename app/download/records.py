@@ -62,7 +62,7 @@ class Verified:
 
     def knows(self, path: Path, file: DownloadFile) -> bool:
         """True if `path` was once found to be `file`, and has not been touched since."""
-        return self.digest(path) == (file.digest or "")
+        return file.digest is not None and self.digest(path) == file.digest
 
     def last(self, path: Path) -> DownloadFile | None:
         """What `path` was when it was last right, touched since or not; None if that is not known."""

@@ -254,7 +254,7 @@ class SetRun:
             return True
         record = journals.read(self._records.journal(target), self._request.commit, file)
         if record is not None and not preflight.part_of(target).exists():
-            log.info("%s is damaged on disk and is mended", target)
+            log.info("%s is checked by its crash record, and mended", target)
             target.replace(preflight.part_of(target))
         else:
             # It was another file: the only case in which figures fall.
@@ -291,6 +291,7 @@ class SetRun:
                 self._refetched += transfer.refetched_bytes
                 self._retries += transfer.retry.count
                 self._transfer = self._current = None
+        state.file = transfer.file
         return transfer.handle
 
     def _source(self, file: DownloadFile) -> Source:
@@ -317,7 +318,10 @@ class SetRun:
             if os.name == "nt":
                 part.close()  # Windows renames no open file
             preflight.part_of(target).replace(target)
-            self._records.verified.keep(target, state.file)
+            if state.file.digest is None:
+                self._records.verified.drop(target)
+            else:
+                self._records.verified.keep(target, state.file)
         except OSError as error:
             raise disk_error(error, target) from error
         self._done(state, target)
@@ -325,5 +329,6 @@ class SetRun:
     def _done(self, state: _File, target: Path) -> None:
         with self._lock:
             state.grow(state.file.size_bytes, state.file.size_bytes)
-            state.verified = True
-        self._on_verified(target)
+            state.verified = state.file.digest is not None
+        if state.verified:
+            self._on_verified(target)

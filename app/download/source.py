@@ -84,6 +84,14 @@ class Source(Protocol):
             DownloadError: Not at all.
         """
 
+    def sha256(self) -> str | None:
+        """Of the whole file, as its owner publishes it; None if it is not published.
+
+        Raises:
+            TransientError: Not known now.
+            DownloadError: It cannot be asked for.
+        """
+
     def abort(self) -> None:
         """Let every read end at once, now and later."""
 
@@ -121,6 +129,10 @@ class FolderSource:
         except OSError as error:
             raise TransientError(f"{self._path}: {error}") from error
         return _FolderReply(stream, end - start, self._stopped)
+
+    def sha256(self) -> str | None:
+        """Nobody publishes one of a copy."""
+        return None
 
     def abort(self) -> None:
         """Let every read end."""

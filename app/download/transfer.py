@@ -117,6 +117,11 @@ class Transfer:
         return self._segments.written_bytes
 
     @property
+    def file(self) -> DownloadFile:
+        """With the digest that it has proved to have; none if none is published."""
+        return self._file
+
+    @property
     def fetched(self) -> bool:
         """True while all is on disk and only the hash is to be finished."""
         return self._segments.written_bytes == self._file.size_bytes
@@ -145,6 +150,8 @@ class Transfer:
         try:
             for _ in range(MAX_PASSES):
                 digest = self._pass()
+                if self._file.digest is None:
+                    self._file = dataclasses.replace(self._file, sha256=self._published())
                 if self._file.digest in (None, digest):
                     return
                 lost = self._damaged()
@@ -162,6 +169,15 @@ class Transfer:
             detail=f"It should be {self._file.digest}.",
             hint="The file on the server, or this machine's disk or memory, is damaged.",
         )
+
+    def _published(self) -> str | None:
+        """The digest that the list of files lacked, if there is one."""
+        while not self._stop.is_set():
+            try:
+                return self._source.sha256()
+            except TransientError as error:
+                self.retry.wait(0, error)
+        raise Cancelled
 
     # --- the beginning ------------------------------------------------------
 

@@ -22,8 +22,8 @@ from app.download.records import Records
 from app.download.set_run import SetRun, only_writer
 from app.download.transfer import Transfer
 from app.errors import Cancelled
-from tests.app.download.conftest import QUICK, Stage
-from tests.app.download.test_faults import run, wait_for
+from tests.app.download.conftest import QUICK, Stage, wait_for
+from tests.app.download.test_faults import run
 from tests.helpers import puller
 from tests.helpers.faulty_hub import Fault
 
