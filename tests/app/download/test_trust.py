@@ -9,7 +9,8 @@ import pytest
 from app import units
 from app.download import text
 from app.download.model import DownloadState, FileVerified, Reason
-from tests.app.download.conftest import Log, Make, Stage, reach
+from tests.app.download.conftest import Log, Make, Stage, reach, wait_for
+from tests.helpers.faulty_hub import Fault
 
 SIZE = 4 * units.MIB
 State = DownloadState
@@ -35,6 +36,29 @@ def test_a_file_without_a_digest_is_called_verified_only_by_the_hubs(
     told = [event for event in log.events if isinstance(event, FileVerified)]
     assert len(told) == published
     assert manager.records.verified.knows(target, request.files[0]) is published
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        ("Retry-After", "9" * 300),
+        ("Retry-After", "9" * 400),
+        ("RateLimit", f'"api";r=0;t={"9" * 300}'),
+        ("Retry-After", "9" * 5000),
+    ],
+)
+def test_no_server_makes_it_wait_for_ever(
+    stage: Stage, make: Make, header: tuple[str, str]
+) -> None:
+    request = stage.serve(SIZE)
+    stage.hub.resolve_faults = [Fault(status=429, headers=(header,))] * 2
+    manager = make()
+    id = manager.add(request)
+    waiting = reach(manager, id, State.WAITING)
+    assert waiting.retry_in_s is not None
+    assert 500 < waiting.retry_in_s <= 600
+    manager.discard(id)
+    wait_for(lambda: manager.downloads() == ())
 
 
 def test_the_hubs_digest_is_compared_where_the_list_has_none(stage: Stage, make: Make) -> None:
