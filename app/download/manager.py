@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import datetime
 import logging
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from app.download import jobs, preflight
@@ -30,7 +31,7 @@ from app.download.records import Records
 from app.download.set_run import SetRun
 from app.download.source import Timing
 from app.download.transfer import DEFAULT_CONNECTIONS
-from app.errors import Cancelled
+from app.errors import AppError, Cancelled, ErrorKind
 
 TICK_S = 0.2
 CLOSE_S = 20.0
@@ -52,6 +53,20 @@ class Hours:
         if self.start <= self.end:
             return self.start <= now < self.end
         return now >= self.start or now < self.end
+
+
+@contextlib.contextmanager
+def _guarded(job: Job) -> Iterator[None]:
+    try:
+        yield
+    except Exception:
+        log.exception("the queue cannot handle the download of %s", job.request.repo)
+
+
+def _of_the_app(error: AppError) -> DownloadError:
+    """An error of another package: that of a token asks for another one."""
+    reason = Reason.NEEDS_LOGIN if error.kind is ErrorKind.SETTINGS else Reason.BAD_SERVER
+    return DownloadError(reason, error.title, detail=error.detail, hint=error.hint)
 
 
 class DownloadManager:
@@ -146,11 +161,14 @@ class DownloadManager:
 
     def remove(self, id: str) -> None:
         """Take a finished download out of the list; its files stay."""
+        removed = False
         with self._condition:
             if self._jobs[id].state in ENDED:
                 self._jobs[id].forget()
                 del self._jobs[id]
-        self._listener(DownloadRemoved(id=id))
+                removed = True
+        if removed:
+            self._tell(DownloadRemoved(id=id))
 
     def change_limit(self, bytes_per_s: int | None) -> None:
         """Another limit over all downloads, from now on."""
@@ -217,33 +235,42 @@ class DownloadManager:
                         self._condition.wait(TICK_S)
 
     def _step(self) -> list[DownloadEvent]:
-        """Start and halt what is due; returns what there is to tell."""
+        """Start and halt what is due; returns what there is to tell.
+
+        What goes wrong with one download leaves the others alone.
+        """
         allowed = self._hours is None or self._hours.include(self._clock())
         busy: set[int] = set()
         for job in self._ordered():
-            if job.wish is Wish.DISCARD and job.run is None:
-                continue
-            volume = preflight.volume(job.request.folder)
-            wanted = job.wish is Wish.RUN and job.state not in HALTED
-            if wanted and allowed and volume not in busy:
-                busy.add(volume)
-                if job.run is None and not self._occupied(volume):
-                    self._start(job)
-            elif job.run is not None:
-                job.halt()
-            elif job.wish is Wish.PAUSE and job.state not in ENDED:
-                job.change(DownloadState.PAUSED, Reason.ASKED)
-            elif wanted:
-                job.change(DownloadState.QUEUED, Reason.NONE if allowed else Reason.SCHEDULE)
+            with _guarded(job):
+                self._move(job, allowed, busy)
         events: list[DownloadEvent] = []
         for job in self._ordered():
-            if job.wish is Wish.DISCARD and job.run is None:
-                job.discard()
-                del self._jobs[job.id]
-                events.append(DownloadRemoved(id=job.id))
-            else:
-                events += job.news()
+            with _guarded(job):
+                if job.wish is Wish.DISCARD and job.run is None:
+                    job.discard()
+                    del self._jobs[job.id]
+                    events.append(DownloadRemoved(id=job.id))
+                else:
+                    events += job.news()
         return events
+
+    def _move(self, job: Job, allowed: bool, busy: set[int]) -> None:
+        """Start or halt one download; `busy` are the disks that those before it use."""
+        if job.wish is Wish.DISCARD and job.run is None:
+            return
+        volume = preflight.volume(job.request.folder)
+        wanted = job.wish is Wish.RUN and job.state not in HALTED
+        if wanted and allowed and volume not in busy:
+            busy.add(volume)
+            if job.run is None and not self._occupied(volume):
+                self._start(job)
+        elif job.run is not None:
+            job.halt()
+        elif job.wish is Wish.PAUSE and job.state not in ENDED:
+            job.change(DownloadState.PAUSED, Reason.ASKED)
+        elif wanted:
+            job.change(DownloadState.QUEUED, Reason.NONE if allowed else Reason.SCHEDULE)
 
     def _occupied(self, volume: int) -> bool:
         return any(
@@ -277,6 +304,8 @@ class DownloadManager:
             error = problem
         except OSError as problem:
             error = disk_error(problem, job.request.folder)
+        except AppError as problem:
+            error = _of_the_app(problem)
         except Exception as problem:
             log.exception("download of %s", job.request.repo)
             error = DownloadError(

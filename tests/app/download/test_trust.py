@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
+import threading
+import time
 
 import pytest
 
 from app import units
 from app.download import text
-from app.download.model import DownloadState, FileVerified, Reason
+from app.download.jobs import Job
+from app.download.limiter import Limiter
+from app.download.model import DownloadEvent, DownloadRemoved, DownloadState, FileVerified, Reason
 from tests.app.download.conftest import Log, Make, Stage, reach, wait_for
 from tests.helpers.faulty_hub import Fault
 
@@ -59,6 +63,69 @@ def test_no_server_makes_it_wait_for_ever(
     assert 500 < waiting.retry_in_s <= 600
     manager.discard(id)
     wait_for(lambda: manager.downloads() == ())
+
+
+def test_a_download_that_breaks_the_queue_leaves_the_others_alone(
+    stage: Stage, make: Make, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    bad, good = stage.serve(SIZE, repo="org/bad"), stage.serve(SIZE, repo="org/good")
+    news = Job.news
+
+    def broken(job: Job) -> list[DownloadEvent]:
+        if job.request.repo == "org/bad":
+            raise ValueError("a figure that makes no sense")
+        return news(job)
+
+    monkeypatch.setattr(Job, "news", broken)
+    manager = make()
+    manager.add(bad)
+    reach(manager, manager.add(good), State.DONE)
+    assert "org/bad" in caplog.text
+
+
+def test_a_token_that_cannot_be_one_asks_for_another(
+    stage: Stage, make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    request = stage.serve(SIZE)
+    monkeypatch.setenv("HF_TOKEN", "hf_with space")
+    manager = make()
+    id = manager.add(request)
+    halted = reach(manager, id, State.NEEDS_LOGIN)
+    assert halted.error is not None
+    assert "no token of the Hub" in halted.error.title
+    assert "HF_TOKEN" in halted.error.hint
+    monkeypatch.delenv("HF_TOKEN")
+    manager.resume(id)
+    reach(manager, id, State.DONE)
+
+
+def test_only_what_was_removed_is_told_as_removed(stage: Stage, log: Log, make: Make) -> None:
+    request = stage.serve(SIZE)
+    stage.hub.rate = 500_000
+    manager = make()
+    id = manager.add(request)
+    reach(manager, id, State.DOWNLOADING)
+    manager.remove(id)
+    assert [download.id for download in manager.downloads()] == [id]
+    assert DownloadRemoved(id=id) not in log.events
+    stage.hub.rate = None
+    reach(manager, id, State.DONE)
+    manager.remove(id)
+    wait_for(lambda: DownloadRemoved(id=id) in log.events)
+
+
+def test_a_higher_limit_does_not_pay_for_the_old_one() -> None:
+    limiter, stop = Limiter(1000), threading.Event()
+    debtor = threading.Thread(target=limiter.take, args=(1_000_000, stop))
+    debtor.start()
+    wait_for(lambda: limiter._credit < 0)
+    begun = time.monotonic()
+    limiter.change(2000)
+    limiter.take(1000, stop)
+    assert time.monotonic() - begun < 10
+    stop.set()
+    limiter.wake()
+    debtor.join()
 
 
 def test_the_hubs_digest_is_compared_where_the_list_has_none(stage: Stage, make: Make) -> None:
