@@ -19,6 +19,7 @@ import zlib
 from pathlib import Path
 
 from app import units
+from app.download.disk import no_follow
 from app.download.model import DownloadFile
 
 VERSION = 1
@@ -153,7 +154,7 @@ def proven(record: Record, part: Path, file: DownloadFile) -> Record:
     """
     try:
         size = part.stat().st_size
-        with part.open("rb", buffering=0) as stream:
+        with io.FileIO(part, "rb", opener=no_follow) as stream:
             kept = {
                 index: crc
                 for index, crc in record.digests.items()
