@@ -32,7 +32,7 @@ MAX_IGNORED = 3
 _PASSING = (408, 425, 429)
 _EXPIRED = (401, 403, 404, 410)
 _SHA256 = re.compile(r"[0-9a-f]{64}")
-_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+)")
+_RANGE = re.compile(r"bytes (\d{1,15})-(\d{1,15})/(\d{1,15})", re.ASCII)
 
 
 class HubSource:
@@ -49,6 +49,7 @@ class HubSource:
         self._file = file
         self._timing = timing or Timing()
         self._connections = Connections(self._timing)
+        self._aborted = threading.Event()
         self._lock = threading.Lock()
         self._address: str | None = None
         self._resolved_at = 0.0
@@ -60,6 +61,7 @@ class HubSource:
 
     def abort(self) -> None:
         """Let every read end at once, now and later."""
+        self._aborted.set()
         self._connections.abort()
 
     def open(self, start: int, end: int) -> Reply:
@@ -92,12 +94,18 @@ class HubSource:
 
     def _resolve(self) -> str:
         """The signed address; asked for by one thread, while the others wait for it."""
+        self._go_on()
         with self._lock:
+            self._go_on()  # it may have been aborted while another thread asked
             age_s = time.monotonic() - self._resolved_at
             if self._address is None or age_s > self._timing.url_age_s:
                 self._address = self._ask()
                 self._resolved_at = time.monotonic()
             return self._address
+
+    def _go_on(self) -> None:
+        if self._aborted.is_set():
+            raise TransientError("stopped")
 
     def _ask(self) -> str:
         try:

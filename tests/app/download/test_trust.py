@@ -2,18 +2,35 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import errno
+import os
 import threading
 import time
+from pathlib import Path
 
 import pytest
+import urllib3
 
 from app import units
-from app.download import text
+from app.download import preflight, text
+from app.download.hub_source import HubSource
 from app.download.jobs import Job
 from app.download.limiter import Limiter
-from app.download.model import DownloadEvent, DownloadRemoved, DownloadState, FileVerified, Reason
-from tests.app.download.conftest import Log, Make, Stage, reach, wait_for
+from app.download.model import (
+    DownloadError,
+    DownloadEvent,
+    DownloadRemoved,
+    DownloadState,
+    FileVerified,
+    Reason,
+)
+from app.download.records import Records
+from app.download.set_run import SetRun
+from app.download.source import FolderSource, TransientError
+from app.errors import Cancelled
+from tests.app.download.conftest import QUICK, Log, Make, Stage, reach, wait_for
 from tests.helpers.faulty_hub import Fault
 
 SIZE = 4 * units.MIB
@@ -126,6 +143,67 @@ def test_a_higher_limit_does_not_pay_for_the_old_one() -> None:
     stop.set()
     limiter.wake()
     debtor.join()
+
+
+def test_a_halt_is_not_kept_waiting_by_those_who_queue_for_an_address(stage: Stage) -> None:
+    """One question runs into its time limit; those behind it are not asked any more."""
+    request = stage.serve(SIZE)
+    stage.hub.latency_s = 60
+    made = SetRun(request, Records(stage.state), connections=8, timing=QUICK)
+
+    def work() -> None:
+        with contextlib.suppress(Cancelled):
+            made.run()
+
+    worker = threading.Thread(target=work)
+    worker.start()
+    wait_for(lambda: "download-fetch-7" in {thread.name for thread in threading.enumerate()})
+    begun = time.monotonic()
+    made.halt()
+    worker.join()
+    assert time.monotonic() - begun < 3 * QUICK.stall_s
+
+
+@pytest.mark.parametrize("digits", ["9" * 5000, "\u0663"])
+def test_numbers_that_are_none(stage: Stage, digits: str) -> None:
+    request = stage.serve(SIZE)
+    source = HubSource(request.repo, request.commit, request.files[0], timing=QUICK)
+    reply = urllib3.HTTPResponse(
+        status=206, headers={"Content-Range": f"bytes 0-{digits}/{digits}"}, preload_content=False
+    )
+    with pytest.raises(TransientError, match="no Content-Range"):
+        source._check(reply, stage.hub.endpoint, 0, SIZE)
+
+
+def test_a_link_in_the_place_of_the_probe_is_not_followed(stage: Stage, tmp_path: Path) -> None:
+    request = stage.serve(SIZE)
+    precious = tmp_path / "precious"
+    precious.write_text("mine")
+    place = request.target(request.files[0]).parent
+    place.mkdir(parents=True)
+    for name in (".write-probe", ".write-probe-renamed"):
+        (place / name).symlink_to(precious)
+    preflight.check_disk(request, request.files)
+    assert precious.read_text() == "mine"
+    assert {path.name for path in place.iterdir()} <= {".write-probe", ".write-probe-renamed"}
+
+
+@pytest.mark.parametrize(
+    ("code", "kind"),
+    [(errno.EACCES, DownloadError), (errno.EIO, TransientError), (errno.ESTALE, TransientError)],
+)
+def test_a_copy_that_may_not_be_read_is_not_waited_for(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch, code: int, kind: type[Exception]
+) -> None:
+    request = stage.serve(SIZE)
+    source = FolderSource(stage.source / "org/repo/file-0.bin", request.files[0])
+
+    def refuse(*_args: object, **_options: object) -> None:
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(Path, "open", refuse)
+    with pytest.raises(kind):
+        source.open(0, SIZE)
 
 
 def test_the_hubs_digest_is_compared_where_the_list_has_none(stage: Stage, make: Make) -> None:
