@@ -20,7 +20,7 @@ from huggingface_hub import errors as hub_errors
 
 from app.catalog import hub_errors as told
 from app.catalog import tokens
-from app.download.connections import Connections
+from app.download.connections import Connections, failure
 from app.download.model import DownloadError, DownloadFile, Reason
 from app.download.source import Reply, Timing, TransientError
 
@@ -114,10 +114,14 @@ class HubSource:
             )
         except hub_errors.HfHubHTTPError as error:
             raise self._refusal(error.response.status_code, error.response.headers) from error
-        except (httpx2.TransportError, hub_errors.OfflineModeIsEnabled) as error:
+        except hub_errors.OfflineModeIsEnabled as error:
             raise TransientError(f"resolve: {error!r}") from error
+        except httpx2.TransportError as error:
+            raise failure(error) from error
         except (httpx2.HTTPError, httpx2.InvalidURL, hub_errors.FileMetadataError) as error:
             raise TransientError(f"resolve: {error!r}", strange=True) from error
+        except ValueError as error:  # what httpx2 says of a proxy that it cannot use
+            raise failure(urllib3.exceptions.LocationValueError(str(error))) from error
         if found.commit_hash is None or found.size is None:
             raise TransientError("what answers is no Hub", strange=True)
         if found.commit_hash != self._commit:
