@@ -7,6 +7,7 @@ import dataclasses
 import datetime
 import logging
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -35,6 +36,8 @@ from app.errors import AppError, Cancelled, ErrorKind
 
 TICK_S = 0.2
 CLOSE_S = 20.0
+ASK_S = 1.0
+"""A question for an update that takes longer is left to itself when the manager closes."""
 
 Listener = Callable[[DownloadEvent], None]
 log = logging.getLogger("app.download.manager")
@@ -112,6 +115,7 @@ class DownloadManager:
         self._jobs: dict[str, Job] = {}
         self._condition = threading.Condition(threading.RLock())
         self._closed = False
+        self._asking: list[threading.Thread] = []
         if restore:
             for job in jobs.load(self.records):
                 self._jobs[job.id] = job
@@ -200,6 +204,9 @@ class DownloadManager:
         self._thread.join()
         for job in running:
             job.join(CLOSE_S)
+        until = time.monotonic() + ASK_S
+        for thread in self._asking:
+            thread.join(max(0.0, until - time.monotonic()))
 
     # --- the queue's thread -------------------------------------------------
 
@@ -295,7 +302,7 @@ class DownloadManager:
         error: DownloadError | None = None
         done = False
         try:
-            self._look_for_update(job)
+            self._ask_for_update(job)
             run.run()
             done = True
         except Cancelled:
@@ -318,17 +325,26 @@ class DownloadManager:
             job.ended(done, error)
             self._condition.notify_all()
 
-    def _look_for_update(self, job: Job) -> None:
-        """Tell if the branch has moved; the download goes on with its own commit."""
-        if self._latest_commit is None or job.asked_for_update or job.request.source is not None:
+    def _ask_for_update(self, job: Job) -> None:
+        """Look for an update once, beside the download: a Hub may take long to answer."""
+        ask = self._latest_commit
+        if ask is None or job.asked_for_update or job.request.source is not None:
             return
         job.asked_for_update = True
+        thread = threading.Thread(
+            target=self._look_for_update, args=(job, ask), name="download-update", daemon=True
+        )
+        self._asking = [t for t in self._asking if t.is_alive()] + [thread]
+        thread.start()
+
+    def _look_for_update(self, job: Job, ask: Callable[[str, str], str]) -> None:
+        """Tell if the branch has moved; the download goes on with its own commit."""
         try:
-            commit = self._latest_commit(job.request.repo, job.request.revision)
+            commit = ask(job.request.repo, job.request.revision)
         except Exception as error:  # noqa: BLE001 - it is only to tell
             log.info("no news of %s: %s", job.request.repo, error)
             return
-        if commit != job.request.commit:
+        if commit != job.request.commit and not self._closed:
             self._tell(UpdateFound(id=job.id, commit=commit))
 
     def _tell(self, event: DownloadEvent) -> None:

@@ -206,6 +206,25 @@ def test_a_copy_that_may_not_be_read_is_not_waited_for(
         source.open(0, SIZE)
 
 
+def test_a_slow_question_for_an_update_holds_up_neither_download_nor_close(
+    stage: Stage, make: Make
+) -> None:
+    answer = threading.Event()
+
+    def ask(_repo: str, commit: str) -> str:
+        assert answer.wait(60)
+        return commit
+
+    manager = make(latest_commit=ask)
+    try:
+        reach(manager, manager.add(stage.serve(SIZE)), State.DONE)
+        begun = time.monotonic()
+        manager.close()
+        assert time.monotonic() - begun < 3
+    finally:
+        answer.set()
+
+
 def test_the_hubs_digest_is_compared_where_the_list_has_none(stage: Stage, make: Make) -> None:
     request = stage.serve(SIZE)
     file = dataclasses.replace(request.files[0], sha256=None)
