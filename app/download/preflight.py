@@ -123,11 +123,6 @@ def volume(folder: Path) -> int:
 def _missing(target: Path, file: DownloadFile) -> int:
     """Bytes that the disk must still find for a file."""
     try:
-        if target.stat().st_size == file.size_bytes:
-            return 0
-    except OSError:
-        pass
-    try:
         status = part_of(target).stat()
     except OSError:
         return file.size_bytes

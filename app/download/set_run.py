@@ -193,8 +193,10 @@ class SetRun:
         """
         request = self._request
         preflight.check_names(request)
-        preflight.check_disk(request, request.files)
         missing = [state for state in self._files if not self._found(state)]
+        # Whatever else has their names stays until they are whole, so all of them need room.
+        if missing:
+            preflight.check_disk(request, [state.file for state in missing])
         replaces = any(os.path.lexists(request.target(state.file)) for state in missing)
         replaced: list[tuple[_File, os.stat_result]] = []
         for state in missing:

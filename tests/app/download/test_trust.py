@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import errno
 import os
+import shutil
 import threading
 import time
 from pathlib import Path
@@ -223,6 +224,28 @@ def test_a_slow_question_for_an_update_holds_up_neither_download_nor_close(
         assert time.monotonic() - begun < 3
     finally:
         answer.set()
+
+
+def test_other_files_of_the_right_size_do_not_count_as_there(
+    stage: Stage, make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    request = stage.serve(SIZE, SIZE)
+    target = request.target(request.files[0])
+    target.parent.mkdir(parents=True)
+    shutil.copy(stage.source / "org/repo/file-1.bin", request.target(request.files[1]))
+    target.write_bytes(bytes(SIZE))
+    usage = shutil.disk_usage(stage.source)
+    monkeypatch.setattr(
+        "app.download.preflight.shutil.disk_usage",
+        lambda _place: usage._replace(free=units.GIB + SIZE - 1),
+    )
+    manager = make()
+    id = manager.add(request)
+    halted = reach(manager, id, State.NO_SPACE)
+    assert halted.error is not None
+    assert units.format_file_size(SIZE) in halted.error.detail, "the other file is right"
+    assert stage.hub.sent_bytes == 0
+    monkeypatch.undo()
 
 
 def test_the_hubs_digest_is_compared_where_the_list_has_none(stage: Stage, make: Make) -> None:
