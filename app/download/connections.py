@@ -118,6 +118,7 @@ class Connections:
     def _new_manager(self, proxy: str) -> urllib3.PoolManager:
         # The same trust as for the Hub's API: certifi's authorities, or SSL_CERT_FILE's.
         context = httpx2.create_ssl_context()
+        context.sslsocket_class = _secure_socket(self)
         manager: urllib3.PoolManager
         if proxy:
             address = proxy if "://" in proxy else f"http://{proxy}"
@@ -179,18 +180,31 @@ def _end(sock: socket.socket) -> None:
         socket.socket.shutdown(sock, socket.SHUT_RDWR)
 
 
+def _secure_socket(owner: Connections) -> type[ssl.SSLSocket]:
+    """It takes over a plain socket, and tells its owner before a server can keep it waiting."""
+
+    class Socket(ssl.SSLSocket):
+        def do_handshake(self, block: bool = False) -> None:
+            owner.opened(self)
+            super().do_handshake(block)
+
+    return Socket
+
+
 def _pool_classes(owner: Connections) -> dict[str, type[HTTPConnectionPool]]:
     """urllib3's pools, with connections that tell their owner of their sockets."""
 
     class Plain(HTTPConnection):
-        def connect(self) -> None:
-            super().connect()
-            owner.opened(self.sock)
+        def _new_conn(self) -> socket.socket:
+            sock = super()._new_conn()
+            owner.opened(sock)
+            return sock
 
     class Secure(HTTPSConnection):
-        def connect(self) -> None:
-            super().connect()
-            owner.opened(self.sock)
+        def _new_conn(self) -> socket.socket:
+            sock = super()._new_conn()
+            owner.opened(sock)
+            return sock
 
     class PlainPool(HTTPConnectionPool):
         ConnectionCls = Plain

@@ -285,14 +285,16 @@ def test_https_never_leads_to_http(
     assert not stage.hub.requests
 
 
-def test_abort_wakes_a_reader(stage: Stage) -> None:
+@pytest.mark.parametrize("scheme", ["http", "https"])
+def test_abort_wakes_a_reader(stage: Stage, scheme: str) -> None:
+    """Also one whose handshake is not answered."""
     listener = socket.create_server(("127.0.0.1", 0))
     connections = Connections(Timing())
     failed = threading.Event()
 
     def ask() -> None:
         with contextlib.suppress(TransientError):
-            connections.get(f"http://127.0.0.1:{listener.getsockname()[1]}/", {})
+            connections.get(f"{scheme}://127.0.0.1:{listener.getsockname()[1]}/", {})
         failed.set()
 
     thread = threading.Thread(target=ask)
