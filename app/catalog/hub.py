@@ -53,7 +53,7 @@ _PAGE = re.compile(
 )
 """The address of a repository's or a file's page, as a browser shows it."""
 _COMMIT = re.compile(r"[0-9a-f]{40}", re.ASCII)
-_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+|\*)")
+_RANGE = re.compile(r"bytes (\d{1,15})-(\d{1,15})/(\d{1,15}|\*)", re.ASCII)
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)

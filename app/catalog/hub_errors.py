@@ -14,6 +14,7 @@ from app.errors import AppError, ErrorKind
 _LET_IN = (
     "accept its terms on its page, then set HF_TOKEN to a token of yours or run `hf auth login`."
 )
+MAX_WAIT_S = 600.0
 _NOT_FOUND = {
     "RepoNotFound": "There is no such repository.",
     "RevisionNotFound": "The repository has no such revision.",
@@ -155,9 +156,17 @@ def no_ranges(name: str) -> AppError:
 
 
 def retry_after_s(headers: Mapping[str, str]) -> float | None:
-    """How many seconds a server wants to be left alone, None if it does not say."""
-    limit = parse_ratelimit_headers(headers)
+    """How many seconds a server wants to be left alone, None if it does not say.
+
+    No more than `MAX_WAIT_S`, whatever it says: after that it is asked again.
+    """
+    try:
+        limit = parse_ratelimit_headers(headers)
+    except ValueError:  # a number with thousands of digits
+        limit = None
     if limit is not None and limit.remaining == 0:
-        return float(limit.reset_in_seconds)
+        return float(min(limit.reset_in_seconds, MAX_WAIT_S))
     text = headers.get("Retry-After", "")
-    return float(text) if text.isascii() and text.isdigit() else None
+    if not (text.isascii() and text.isdigit()):
+        return None
+    return min(float(text.lstrip("0")[:20] or 0), MAX_WAIT_S)

@@ -241,7 +241,7 @@ class _Scan:
         # aria2 writes into the file itself, and keeps a file beside it until it is done.
         kept = {n for n, file in begun.items() if file.path.suffix == ".aria2"}
         whole = there.keys() - kept
-        reason = _lacking(stem, count, whole, begun.keys() - whole)
+        reason = _lacking(stem, count, whole, set(begun))
         return LocalModel(
             name=names.printable(stem),
             origin=place.origin,
@@ -347,7 +347,9 @@ def _is_gguf(path: Path) -> bool:
 def _lacking(stem: str, count: int, whole: set[int], unfinished: set[int]) -> str:
     """Why these files are not all of a model; empty if they are."""
     missing = names.missing_shards(stem, count, whole) if count else ""
-    ended = "Its download has not ended." if unfinished and (missing or not count) else ""
+    # Beside a shard that is there, it is one of a later commit: some may be named already.
+    begun = unfinished if count > 1 else unfinished - whole
+    ended = "Its download has not ended." if begun else ""
     return " ".join(part for part in (missing, ended) if part)
 
 

@@ -272,6 +272,8 @@ def verify_model(options: argparse.Namespace) -> int:
         except OSError as error:
             raise disk_error(error, path) from error
         state = "verified" if right else "damaged" if path.exists() else "missing"
+        if file.digest is None and path.exists():
+            state = "not checked: the Hub publishes no digest"
         wrong += not right
         if options.json:
             print(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import socket
+import ssl
 import threading
 from urllib.parse import unquote, urlsplit
 from urllib.request import getproxies, proxy_bypass
@@ -15,6 +16,7 @@ from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 
 import app
 from app import units
+from app.download.model import DownloadError, Reason
 from app.download.source import Timing, TransientError
 
 MOST = 16
@@ -46,7 +48,8 @@ class Connections:
         """The reply to a GET, its body not read yet; redirects are not followed.
 
         Raises:
-            TransientError: There is none.
+            TransientError: There is none now.
+            DownloadError: There will be none before somebody changes something.
         """
         try:
             return self._manager(url).request(
@@ -60,7 +63,7 @@ class Connections:
                 timeout=self._timeout,
             )
         except (urllib3.exceptions.HTTPError, OSError, ValueError) as error:
-            raise TransientError(repr(error)) from error
+            raise failure(error) from error
 
     def read(self, response: urllib3.BaseHTTPResponse, most: int) -> bytes:
         """What has arrived, at most `most` bytes; empty at the end.
@@ -115,6 +118,7 @@ class Connections:
     def _new_manager(self, proxy: str) -> urllib3.PoolManager:
         # The same trust as for the Hub's API: certifi's authorities, or SSL_CERT_FILE's.
         context = httpx2.create_ssl_context()
+        context.sslsocket_class = _secure_socket(self)
         manager: urllib3.PoolManager
         if proxy:
             address = proxy if "://" in proxy else f"http://{proxy}"
@@ -135,6 +139,38 @@ class Connections:
         return manager
 
 
+def failure(error: BaseException) -> Exception:
+    """What it means that a server is not reached: mostly nothing, since networks come back."""
+    if isinstance(error, urllib3.exceptions.LocationValueError):
+        return DownloadError(
+            Reason.BAD_SERVER,
+            "The server cannot be reached: its address or that of the proxy cannot be used.",
+            detail=f"{error}.",
+            hint="Check HF_ENDPOINT and http_proxy, https_proxy and all_proxy, then resume.",
+        )
+    refused = _of_certificate(error)
+    if refused is not None:
+        return DownloadError(
+            Reason.BAD_SERVER,
+            "The server does not prove who it is: its certificate is not valid here.",
+            detail=f"{refused.verify_message}.",
+            hint="Check this machine's clock and whether the network wants a login first; where a "
+            "proxy looks into connections, name its authority in SSL_CERT_FILE. Then resume.",
+        )
+    return TransientError(repr(error))
+
+
+def _of_certificate(error: BaseException | None) -> ssl.SSLCertVerificationError | None:
+    """The cause of `error`, if that is a certificate."""
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        if isinstance(error, ssl.SSLCertVerificationError):
+            return error
+        seen.add(id(error))
+        error = error.__cause__ or error.__context__
+    return None
+
+
 def _end(sock: socket.socket) -> None:
     """End a connection under whoever reads from it.
 
@@ -144,18 +180,31 @@ def _end(sock: socket.socket) -> None:
         socket.socket.shutdown(sock, socket.SHUT_RDWR)
 
 
+def _secure_socket(owner: Connections) -> type[ssl.SSLSocket]:
+    """It takes over a plain socket, and tells its owner before a server can keep it waiting."""
+
+    class Socket(ssl.SSLSocket):
+        def do_handshake(self, block: bool = False) -> None:
+            owner.opened(self)
+            super().do_handshake(block)
+
+    return Socket
+
+
 def _pool_classes(owner: Connections) -> dict[str, type[HTTPConnectionPool]]:
     """urllib3's pools, with connections that tell their owner of their sockets."""
 
     class Plain(HTTPConnection):
-        def connect(self) -> None:
-            super().connect()
-            owner.opened(self.sock)
+        def _new_conn(self) -> socket.socket:
+            sock = super()._new_conn()
+            owner.opened(sock)
+            return sock
 
     class Secure(HTTPSConnection):
-        def connect(self) -> None:
-            super().connect()
-            owner.opened(self.sock)
+        def _new_conn(self) -> socket.socket:
+            sock = super()._new_conn()
+            owner.opened(sock)
+            return sock
 
     class PlainPool(HTTPConnectionPool):
         ConnectionCls = Plain

@@ -5,9 +5,72 @@ from __future__ import annotations
 import errno
 import io
 import os
+import sys
 from pathlib import Path
 
 from app.download.model import DownloadError, Reason
+
+if sys.platform == "win32":
+    import ctypes
+    import msvcrt
+else:
+    import fcntl
+
+_LOCKED_BYTE = 2**62
+"""Windows keeps others from reading what is locked, so it is a byte that no file has."""
+
+
+def no_follow(path: str, flags: int) -> int:
+    """An opener for files that only this app makes: a link in their place is an error."""
+    return os.open(path, flags | getattr(os, "O_NOFOLLOW", 0), 0o644)
+
+
+def own(part: Path) -> io.FileIO:
+    """Make or open `part`, and be the only one who writes it until the handle is closed.
+
+    The lock is the file's own, for whoever reaches it by whatever path and whatever records.
+
+    Raises:
+        DownloadError: Another process has it.
+        OSError: It cannot be opened.
+    """
+    flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_BINARY", 0)
+    handle = io.FileIO(no_follow(str(part), flags), "r+b")
+    # Whoever held it may have given it its name after it was opened here.
+    if not _locked(handle.fileno()) or not is_at(handle, part):
+        handle.close()
+        raise DownloadError(
+            Reason.OTHER_PROCESS,
+            f"{part.stem} is being downloaded by another process of this app.",
+            hint="Wait for it, or stop it there.",
+        )
+    return handle
+
+
+def is_at(handle: io.FileIO, path: Path) -> bool:
+    """True if the open file is still the one at `path`."""
+    try:
+        return os.path.samestat(os.fstat(handle.fileno()), path.lstat())
+    except FileNotFoundError:
+        return False
+
+
+def _locked(handle: int) -> bool:
+    """False if another handle has the lock."""
+    if sys.platform == "win32":
+        return bool(
+            ctypes.windll.kernel32.LockFile(
+                msvcrt.get_osfhandle(handle), 0, _LOCKED_BYTE >> 32, 1, 0
+            )
+        )
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError as error:
+        if error.errno not in (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL):
+            raise  # else the disk knows no locks, and that of the records has to do
+    return True
 
 
 def write(out: io.FileIO, data: bytes) -> None:

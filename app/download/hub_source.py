@@ -20,7 +20,7 @@ from huggingface_hub import errors as hub_errors
 
 from app.catalog import hub_errors as told
 from app.catalog import tokens
-from app.download.connections import Connections
+from app.download.connections import Connections, failure
 from app.download.model import DownloadError, DownloadFile, Reason
 from app.download.source import Reply, Timing, TransientError
 
@@ -31,7 +31,8 @@ MAX_IGNORED = 3
 """Ranges ignored in a row, before only one connection goes on, which reads the whole file."""
 _PASSING = (408, 425, 429)
 _EXPIRED = (401, 403, 404, 410)
-_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+)")
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+_RANGE = re.compile(r"bytes (\d{1,15})-(\d{1,15})/(\d{1,15})", re.ASCII)
 
 
 class HubSource:
@@ -48,9 +49,11 @@ class HubSource:
         self._file = file
         self._timing = timing or Timing()
         self._connections = Connections(self._timing)
+        self._aborted = threading.Event()
         self._lock = threading.Lock()
         self._address: str | None = None
         self._resolved_at = 0.0
+        self._sha256: str | None = None
         self._denials = 0
         self._whole = 0
         self._etags: dict[str, str] = {}
@@ -58,6 +61,7 @@ class HubSource:
 
     def abort(self) -> None:
         """Let every read end at once, now and later."""
+        self._aborted.set()
         self._connections.abort()
 
     def open(self, start: int, end: int) -> Reply:
@@ -81,16 +85,27 @@ class HubSource:
             self._denials = 0
         return _HubReply(response, skip, end - start, self._connections)
 
+    def sha256(self) -> str | None:
+        """What the Hub says of the content where its list says nothing."""
+        self._resolve()
+        return self._sha256
+
     # --- the address --------------------------------------------------------
 
     def _resolve(self) -> str:
         """The signed address; asked for by one thread, while the others wait for it."""
+        self._go_on()
         with self._lock:
+            self._go_on()  # it may have been aborted while another thread asked
             age_s = time.monotonic() - self._resolved_at
             if self._address is None or age_s > self._timing.url_age_s:
                 self._address = self._ask()
                 self._resolved_at = time.monotonic()
             return self._address
+
+    def _go_on(self) -> None:
+        if self._aborted.is_set():
+            raise TransientError("stopped")
 
     def _ask(self) -> str:
         try:
@@ -99,10 +114,14 @@ class HubSource:
             )
         except hub_errors.HfHubHTTPError as error:
             raise self._refusal(error.response.status_code, error.response.headers) from error
-        except (httpx2.TransportError, hub_errors.OfflineModeIsEnabled) as error:
+        except hub_errors.OfflineModeIsEnabled as error:
             raise TransientError(f"resolve: {error!r}") from error
+        except httpx2.TransportError as error:
+            raise failure(error) from error
         except (httpx2.HTTPError, httpx2.InvalidURL, hub_errors.FileMetadataError) as error:
             raise TransientError(f"resolve: {error!r}", strange=True) from error
+        except ValueError as error:  # what httpx2 says of a proxy that it cannot use
+            raise failure(urllib3.exceptions.LocationValueError(str(error))) from error
         if found.commit_hash is None or found.size is None:
             raise TransientError("what answers is no Hub", strange=True)
         if found.commit_hash != self._commit:
@@ -113,6 +132,7 @@ class HubSource:
         # A mirror may have ETags of its own, in another form.
         if len(etag) == len(digest) and etag != digest:
             raise self._changed(f"Its ETag is {etag}, not {digest}.")
+        self._sha256 = etag if _SHA256.fullmatch(etag) else None
         self._check_redirect(self._home, found.location)
         return found.location
 

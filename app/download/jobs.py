@@ -13,6 +13,7 @@ from pathlib import Path
 import pydantic
 
 from app.download import preflight
+from app.download.disk import own
 from app.download.model import (
     Download,
     DownloadError,
@@ -187,7 +188,10 @@ class Job:
         for file in self.request.files:
             target = self.request.target(file)
             with contextlib.suppress(OSError, DownloadError), only_writer(self._records, target):
-                preflight.part_of(target).unlink(missing_ok=True)
+                part = preflight.part_of(target)
+                if part.exists():
+                    own(part).close()  # raises if another process writes it
+                    part.unlink()
                 if not target.exists():
                     self._records.forget(target)
                     remove_empty(target.parent, self.request.folder)

@@ -19,6 +19,7 @@ import zlib
 from pathlib import Path
 
 from app import units
+from app.download.disk import no_follow
 from app.download.model import DownloadFile
 
 VERSION = 1
@@ -86,12 +87,13 @@ def read(path: Path, commit: str, file: DownloadFile) -> Record | None:
 
 def _identity(commit: str, file: DownloadFile) -> dict[str, object]:
     """What must be the same for segments on disk to be of use."""
-    return {
+    known: dict[str, object] = {
         "path": file.path,
-        "commit": commit,
         "size_bytes": file.size_bytes,
         "digest": file.digest,
     }
+    # A commit that changes other files alone costs nothing; only without a digest it has to tell.
+    return known if file.digest is not None else known | {"commit": commit}
 
 
 class Journal:
@@ -152,7 +154,7 @@ def proven(record: Record, part: Path, file: DownloadFile) -> Record:
     """
     try:
         size = part.stat().st_size
-        with part.open("rb", buffering=0) as stream:
+        with io.FileIO(part, "rb", opener=no_follow) as stream:
             kept = {
                 index: crc
                 for index, crc in record.digests.items()

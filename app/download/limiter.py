@@ -28,7 +28,7 @@ class Limiter:
         """Another limit from now on, also for those who wait."""
         with self._condition:
             self._rate = bytes_per_s or 0
-            self._credit = min(self._credit, 0.0) if self._rate else 0.0
+            self._credit = 0.0  # what was taken under the old limit is not paid for under this one
             self._then = time.monotonic()
             self._condition.notify_all()
 

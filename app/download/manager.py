@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import datetime
 import logging
 import threading
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from app.download import jobs, preflight
@@ -30,10 +32,12 @@ from app.download.records import Records
 from app.download.set_run import SetRun
 from app.download.source import Timing
 from app.download.transfer import DEFAULT_CONNECTIONS
-from app.errors import Cancelled
+from app.errors import AppError, Cancelled, ErrorKind
 
 TICK_S = 0.2
 CLOSE_S = 20.0
+ASK_S = 1.0
+"""A question for an update that takes longer is left to itself when the manager closes."""
 
 Listener = Callable[[DownloadEvent], None]
 log = logging.getLogger("app.download.manager")
@@ -52,6 +56,20 @@ class Hours:
         if self.start <= self.end:
             return self.start <= now < self.end
         return now >= self.start or now < self.end
+
+
+@contextlib.contextmanager
+def _guarded(job: Job) -> Iterator[None]:
+    try:
+        yield
+    except Exception:
+        log.exception("the queue cannot handle the download of %s", job.request.repo)
+
+
+def _of_the_app(error: AppError) -> DownloadError:
+    """An error of another package: that of a token asks for another one."""
+    reason = Reason.NEEDS_LOGIN if error.kind is ErrorKind.SETTINGS else Reason.BAD_SERVER
+    return DownloadError(reason, error.title, detail=error.detail, hint=error.hint)
 
 
 class DownloadManager:
@@ -97,6 +115,7 @@ class DownloadManager:
         self._jobs: dict[str, Job] = {}
         self._condition = threading.Condition(threading.RLock())
         self._closed = False
+        self._asking: list[threading.Thread] = []
         if restore:
             for job in jobs.load(self.records):
                 self._jobs[job.id] = job
@@ -146,11 +165,14 @@ class DownloadManager:
 
     def remove(self, id: str) -> None:
         """Take a finished download out of the list; its files stay."""
+        removed = False
         with self._condition:
             if self._jobs[id].state in ENDED:
                 self._jobs[id].forget()
                 del self._jobs[id]
-        self._listener(DownloadRemoved(id=id))
+                removed = True
+        if removed:
+            self._tell(DownloadRemoved(id=id))
 
     def change_limit(self, bytes_per_s: int | None) -> None:
         """Another limit over all downloads, from now on."""
@@ -182,6 +204,9 @@ class DownloadManager:
         self._thread.join()
         for job in running:
             job.join(CLOSE_S)
+        until = time.monotonic() + ASK_S
+        for thread in self._asking:
+            thread.join(max(0.0, until - time.monotonic()))
 
     # --- the queue's thread -------------------------------------------------
 
@@ -217,33 +242,42 @@ class DownloadManager:
                         self._condition.wait(TICK_S)
 
     def _step(self) -> list[DownloadEvent]:
-        """Start and halt what is due; returns what there is to tell."""
+        """Start and halt what is due; returns what there is to tell.
+
+        What goes wrong with one download leaves the others alone.
+        """
         allowed = self._hours is None or self._hours.include(self._clock())
         busy: set[int] = set()
         for job in self._ordered():
-            if job.wish is Wish.DISCARD and job.run is None:
-                continue
-            volume = preflight.volume(job.request.folder)
-            wanted = job.wish is Wish.RUN and job.state not in HALTED
-            if wanted and allowed and volume not in busy:
-                busy.add(volume)
-                if job.run is None and not self._occupied(volume):
-                    self._start(job)
-            elif job.run is not None:
-                job.halt()
-            elif job.wish is Wish.PAUSE and job.state not in ENDED:
-                job.change(DownloadState.PAUSED, Reason.ASKED)
-            elif wanted:
-                job.change(DownloadState.QUEUED, Reason.NONE if allowed else Reason.SCHEDULE)
+            with _guarded(job):
+                self._move(job, allowed, busy)
         events: list[DownloadEvent] = []
         for job in self._ordered():
-            if job.wish is Wish.DISCARD and job.run is None:
-                job.discard()
-                del self._jobs[job.id]
-                events.append(DownloadRemoved(id=job.id))
-            else:
-                events += job.news()
+            with _guarded(job):
+                if job.wish is Wish.DISCARD and job.run is None:
+                    job.discard()
+                    del self._jobs[job.id]
+                    events.append(DownloadRemoved(id=job.id))
+                else:
+                    events += job.news()
         return events
+
+    def _move(self, job: Job, allowed: bool, busy: set[int]) -> None:
+        """Start or halt one download; `busy` are the disks that those before it use."""
+        if job.wish is Wish.DISCARD and job.run is None:
+            return
+        volume = preflight.volume(job.request.folder)
+        wanted = job.wish is Wish.RUN and job.state not in HALTED
+        if wanted and allowed and volume not in busy:
+            busy.add(volume)
+            if job.run is None and not self._occupied(volume):
+                self._start(job)
+        elif job.run is not None:
+            job.halt()
+        elif job.wish is Wish.PAUSE and job.state not in ENDED:
+            job.change(DownloadState.PAUSED, Reason.ASKED)
+        elif wanted:
+            job.change(DownloadState.QUEUED, Reason.NONE if allowed else Reason.SCHEDULE)
 
     def _occupied(self, volume: int) -> bool:
         return any(
@@ -268,7 +302,7 @@ class DownloadManager:
         error: DownloadError | None = None
         done = False
         try:
-            self._look_for_update(job)
+            self._ask_for_update(job)
             run.run()
             done = True
         except Cancelled:
@@ -277,6 +311,8 @@ class DownloadManager:
             error = problem
         except OSError as problem:
             error = disk_error(problem, job.request.folder)
+        except AppError as problem:
+            error = _of_the_app(problem)
         except Exception as problem:
             log.exception("download of %s", job.request.repo)
             error = DownloadError(
@@ -289,17 +325,26 @@ class DownloadManager:
             job.ended(done, error)
             self._condition.notify_all()
 
-    def _look_for_update(self, job: Job) -> None:
-        """Tell if the branch has moved; the download goes on with its own commit."""
-        if self._latest_commit is None or job.asked_for_update or job.request.source is not None:
+    def _ask_for_update(self, job: Job) -> None:
+        """Look for an update once, beside the download: a Hub may take long to answer."""
+        ask = self._latest_commit
+        if ask is None or job.asked_for_update or job.request.source is not None:
             return
         job.asked_for_update = True
+        thread = threading.Thread(
+            target=self._look_for_update, args=(job, ask), name="download-update", daemon=True
+        )
+        self._asking = [t for t in self._asking if t.is_alive()] + [thread]
+        thread.start()
+
+    def _look_for_update(self, job: Job, ask: Callable[[str, str], str]) -> None:
+        """Tell if the branch has moved; the download goes on with its own commit."""
         try:
-            commit = self._latest_commit(job.request.repo, job.request.revision)
+            commit = ask(job.request.repo, job.request.revision)
         except Exception as error:  # noqa: BLE001 - it is only to tell
             log.info("no news of %s: %s", job.request.repo, error)
             return
-        if commit != job.request.commit:
+        if commit != job.request.commit and not self._closed:
             self._tell(UpdateFound(id=job.id, commit=commit))
 
     def _tell(self, event: DownloadEvent) -> None:

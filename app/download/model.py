@@ -97,11 +97,10 @@ class DownloadFile:
 
     def hasher(self) -> hashlib._Hash:
         """A new hash whose hex digest is to be `digest`."""
-        if self.sha256 is not None:
+        if self.sha256 is not None or self.git_oid is None:
             return hashlib.sha256()
         # What git calls a blob; no security depends on SHA-1 here, the file comes over TLS.
-        length = 40 if self.git_oid is None else len(self.git_oid)
-        new = hashlib.sha256() if length == 64 else hashlib.sha1(usedforsecurity=False)
+        new = hashlib.sha256() if len(self.git_oid) == 64 else hashlib.sha1(usedforsecurity=False)
         new.update(f"blob {self.size_bytes}\0".encode())
         return new
 

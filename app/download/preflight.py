@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
+import io
 import os
 import re
+import secrets
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,7 +14,7 @@ import psutil
 
 from app import units
 from app.catalog import names
-from app.download.disk import disk_error
+from app.download.disk import disk_error, no_follow
 from app.download.model import DownloadError, DownloadFile, DownloadRequest, Reason
 
 MARGIN_BYTES = units.GIB
@@ -122,11 +123,6 @@ def volume(folder: Path) -> int:
 def _missing(target: Path, file: DownloadFile) -> int:
     """Bytes that the disk must still find for a file."""
     try:
-        if target.stat().st_size == file.size_bytes:
-            return 0
-    except OSError:
-        pass
-    try:
         status = part_of(target).stat()
     except OSError:
         return file.size_bytes
@@ -165,12 +161,13 @@ def _check_fat(place: Path, files: Sequence[DownloadFile]) -> None:
 
 def _probe(place: Path) -> None:
     """Write and rename once; some network shares let one do the first only."""
-    # Always the same names: what a kill leaves here, the next probe takes away.
-    first, second = place / ".write-probe", place / ".write-probe-renamed"
+    # Names that nobody can foresee: whoever else writes here could lay a link in their place.
+    first = place / f".write-probe-{secrets.token_hex(8)}"
+    second = first.with_name(f"{first.name}-renamed")
     try:
-        first.write_bytes(b"x" * 4096)
-        with contextlib.suppress(FileNotFoundError):  # another process probes, too
-            first.replace(second)
+        with io.FileIO(first, "x", opener=no_follow) as stream:
+            stream.write(b"x" * 4096)
+        first.replace(second)
     finally:
         first.unlink(missing_ok=True)
         second.unlink(missing_ok=True)

@@ -62,7 +62,7 @@ class Verified:
 
     def knows(self, path: Path, file: DownloadFile) -> bool:
         """True if `path` was once found to be `file`, and has not been touched since."""
-        return self.digest(path) == (file.digest or "")
+        return file.digest is not None and self.digest(path) == file.digest
 
     def last(self, path: Path) -> DownloadFile | None:
         """What `path` was when it was last right, touched since or not; None if that is not known."""
@@ -107,7 +107,9 @@ def _fingerprint(path: Path) -> dict[str, object]:
 
 
 def _key(path: Path) -> str:
-    return hashlib.sha256(os.path.normcase(path.absolute()).encode()).hexdigest()[:32]
+    # The place, however it is spelled: a folder of models is often reached through a link.
+    place = os.path.normcase(path.parent.resolve() / path.name)
+    return hashlib.sha256(os.fsencode(place)).hexdigest()[:32]
 
 
 _writing = threading.Lock()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import io
 import logging
 import os
 import threading
@@ -15,7 +16,7 @@ import filelock
 
 from app.download import journal as journals
 from app.download import preflight, verify
-from app.download.disk import disk_error
+from app.download.disk import disk_error, is_at, own
 from app.download.hub_source import HubSource
 from app.download.limiter import Limiter
 from app.download.meter import Meter
@@ -53,6 +54,14 @@ def only_writer(records: Records, target: Path) -> Iterator[None]:
         ) from None
     with lock:
         yield
+
+
+def _taken(target: Path) -> DownloadError:
+    return DownloadError(
+        Reason.OTHER_PROCESS,
+        f"{target.name} was touched by another process while it was downloaded.",
+        hint="Close whatever else writes there, then resume.",
+    )
 
 
 @dataclasses.dataclass(slots=True)
@@ -184,24 +193,24 @@ class SetRun:
         """
         request = self._request
         preflight.check_names(request)
-        preflight.check_disk(request, request.files)
-        replaced = []
-        for state in self._files:
+        missing = [state for state in self._files if not self._found(state)]
+        # Whatever else has their names stays until they are whole, so all of them need room.
+        if missing:
+            preflight.check_disk(request, [state.file for state in missing])
+        replaces = any(os.path.lexists(request.target(state.file)) for state in missing)
+        replaced: list[tuple[_File, os.stat_result]] = []
+        for state in missing:
             if self._stop.is_set():
                 raise Cancelled
             target = request.target(state.file)
-            with only_writer(self._records, target):
-                if self._is_here(state, target):
-                    continue
-                self._fetch(state, target)
-                if target.exists():
-                    replaced.append(state)
+            with only_writer(self._records, target), self._fetch(state, target) as part:
+                if replaces:
+                    replaced.append((state, os.fstat(part.fileno())))
                 else:
-                    self._name(state, target)
-        # Files of an earlier commit are replaced together, so that the set is never a mix.
-        for state in replaced:
-            with only_writer(self._records, request.target(state.file)):
-                self._name(state, request.target(state.file))
+                    self._name(state, target, part)
+        # Where one is of an earlier commit all get their names together: the set is never a mix.
+        for state, fetched in replaced:
+            self._replace(state, fetched)
         verify.check_model(request.target(file) for file in request.files)
 
     def _look_up(self, file: DownloadFile) -> _File:
@@ -216,6 +225,13 @@ class SetRun:
             if record is not None:
                 state.grow(record.written_bytes(file.size_bytes), 0)
         return state
+
+    def _found(self, state: _File) -> bool:
+        if self._stop.is_set():
+            raise Cancelled
+        target = self._request.target(state.file)
+        with only_writer(self._records, target):
+            return self._is_here(state, target)
 
     def _is_here(self, state: _File, target: Path) -> bool:
         """True if the right file has its name already; a damaged one becomes a part again."""
@@ -240,15 +256,15 @@ class SetRun:
             return True
         record = journals.read(self._records.journal(target), self._request.commit, file)
         if record is not None and not preflight.part_of(target).exists():
-            log.info("%s is damaged on disk and is mended", target)
+            log.info("%s is checked by its crash record, and mended", target)
             target.replace(preflight.part_of(target))
         else:
             # It was another file: the only case in which figures fall.
             state.written = state.hashed = 0
         return False
 
-    def _fetch(self, state: _File, target: Path) -> None:
-        """Bring one file into its part."""
+    def _fetch(self, state: _File, target: Path) -> io.FileIO:
+        """Bring one file into its part; the handle keeps others from it."""
         request, file = self._request, state.file
         preflight.check_disk(request, [file])
         transfer = Transfer(
@@ -267,6 +283,9 @@ class SetRun:
             transfer.halt()
         try:
             transfer.run()
+        except BaseException:
+            transfer.handle.close()
+            raise
         finally:
             with self._lock:
                 state.grow(transfer.written_bytes, transfer.hashed_bytes)
@@ -274,6 +293,8 @@ class SetRun:
                 self._refetched += transfer.refetched_bytes
                 self._retries += transfer.retry.count
                 self._transfer = self._current = None
+        state.file = transfer.file
+        return transfer.handle
 
     def _source(self, file: DownloadFile) -> Source:
         request = self._request
@@ -281,11 +302,28 @@ class SetRun:
             return FolderSource(copy_of(request.source, request, file), file)
         return HubSource(request.repo, request.commit, file, timing=self._timing)
 
-    def _name(self, state: _File, target: Path) -> None:
+    def _replace(self, state: _File, fetched: os.stat_result) -> None:
+        """Give a finished part its name, unless somebody has touched it since it was finished."""
+        target = self._request.target(state.file)
+        with only_writer(self._records, target), own(preflight.part_of(target)) as part:
+            now = os.fstat(part.fileno())
+            same = os.path.samestat(now, fetched) and now.st_mtime_ns == fetched.st_mtime_ns
+            if not same:
+                raise _taken(target)
+            self._name(state, target, part)
+
+    def _name(self, state: _File, target: Path, part: io.FileIO) -> None:
         """Give a finished part its name. Its crash record stays: it finds damage later."""
         try:
+            if not is_at(part, preflight.part_of(target)):
+                raise _taken(target)
+            if os.name == "nt":
+                part.close()  # Windows renames no open file
             preflight.part_of(target).replace(target)
-            self._records.verified.keep(target, state.file)
+            if state.file.digest is None:
+                self._records.verified.drop(target)
+            else:
+                self._records.verified.keep(target, state.file)
         except OSError as error:
             raise disk_error(error, target) from error
         self._done(state, target)
@@ -293,5 +331,6 @@ class SetRun:
     def _done(self, state: _File, target: Path) -> None:
         with self._lock:
             state.grow(state.file.size_bytes, state.file.size_bytes)
-            state.verified = True
-        self._on_verified(target)
+            state.verified = state.file.digest is not None
+        if state.verified:
+            self._on_verified(target)

@@ -7,6 +7,7 @@ A source gives ranges and nothing else than what was asked for; what passes by i
 from __future__ import annotations
 
 import dataclasses
+import errno
 import threading
 from pathlib import Path
 from typing import BinaryIO, Protocol
@@ -84,6 +85,14 @@ class Source(Protocol):
             DownloadError: Not at all.
         """
 
+    def sha256(self) -> str | None:
+        """Of the whole file, as its owner publishes it; None if it is not published.
+
+        Raises:
+            TransientError: Not known now.
+            DownloadError: It cannot be asked for.
+        """
+
     def abort(self) -> None:
         """Let every read end at once, now and later."""
 
@@ -119,12 +128,28 @@ class FolderSource:
                 hint="Choose a folder that holds all files of the model.",
             ) from None
         except OSError as error:
-            raise TransientError(f"{self._path}: {error}") from error
+            raise _unreadable(self._path, error) from error
         return _FolderReply(stream, end - start, self._stopped)
+
+    def sha256(self) -> str | None:
+        """Nobody publishes one of a copy."""
+        return None
 
     def abort(self) -> None:
         """Let every read end."""
         self._stopped.set()
+
+
+def _unreadable(path: Path, error: OSError) -> Exception:
+    """A network share may come back; what is not allowed or not there stays so."""
+    if error.errno in (errno.ESTALE, errno.ETIMEDOUT, errno.EIO):
+        return TransientError(f"{path}: {error}")
+    return DownloadError(
+        Reason.DISK,
+        f"{path} cannot be read.",
+        detail=f"{error.strerror or error}.",
+        hint="Check its permissions, or choose another folder, then resume.",
+    )
 
 
 class _FolderReply:
@@ -142,7 +167,7 @@ class _FolderReply:
         try:
             data = self._stream.read(min(most, self._left))
         except OSError as error:
-            raise TransientError(str(error)) from error
+            raise _unreadable(Path(self._stream.name), error) from error
         self._left -= len(data)
         return data
 

@@ -40,6 +40,10 @@ _REASONS = {
 def describe(download: Download) -> str:
     """State and reason in some words: `reconnects in 12 s (the network is away)`."""
     words = _STATES[download.state]
+    if download.state is DownloadState.DONE and not all(
+        f.verified for f in download.progress.files
+    ):
+        words += ", not all checked: the Hub publishes no digest"
     if download.retry_in_s is not None:
         words += f" in {units.format_duration(max(1, round(download.retry_in_s)))}"
     reason = _REASONS.get(download.reason)

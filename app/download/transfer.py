@@ -22,7 +22,7 @@ from pathlib import Path
 
 from app import units
 from app.download import journal as journals
-from app.download.disk import allocate, disk_error, write
+from app.download.disk import allocate, disk_error, no_follow, own, write
 from app.download.limiter import Limiter
 from app.download.model import DownloadError, DownloadFile, Reason
 from app.download.retry import Retry
@@ -58,6 +58,7 @@ class Transfer:
         hashed_bytes: In the checksum so far.
         refetched_bytes: Received in vain in this run: damaged, or not asked for.
         open_connections: That bring bytes now.
+        handle: Keeps others from writing `part` until it is closed, which is left to the caller.
     """
 
     def __init__(
@@ -100,6 +101,11 @@ class Transfer:
         self._received = [0] * connections
         self._lock = threading.Lock()
         self._error: BaseException | None = None
+        try:
+            part.parent.mkdir(parents=True, exist_ok=True)
+            self.handle = own(part)
+        except OSError as error:
+            raise disk_error(error, part) from error
         self._segments, self._journal = self._prepare(record, commit)
         self._unchecked = {
             i for i in range(self._segments.count) if self._segments.digest(i) is not None
@@ -109,6 +115,11 @@ class Transfer:
     def written_bytes(self) -> int:
         """On disk and in the crash record."""
         return self._segments.written_bytes
+
+    @property
+    def file(self) -> DownloadFile:
+        """With the digest that it has proved to have; none if none is published."""
+        return self._file
 
     @property
     def fetched(self) -> bool:
@@ -139,6 +150,8 @@ class Transfer:
         try:
             for _ in range(MAX_PASSES):
                 digest = self._pass()
+                if self._file.digest is None:
+                    self._file = dataclasses.replace(self._file, sha256=self._published())
                 if self._file.digest in (None, digest):
                     return
                 lost = self._damaged()
@@ -157,29 +170,34 @@ class Transfer:
             hint="The file on the server, or this machine's disk or memory, is damaged.",
         )
 
+    def _published(self) -> str | None:
+        """The digest that the list of files lacked, if there is one."""
+        while not self._stop.is_set():
+            try:
+                return self._source.sha256()
+            except TransientError as error:
+                self.retry.wait(0, error)
+        raise Cancelled
+
     # --- the beginning ------------------------------------------------------
 
     def _prepare(self, path: Path, commit: str) -> tuple[Segments, journals.Journal]:
         """What is proven to be on disk, a new record of it, and room for the rest."""
         try:
-            self._part.parent.mkdir(parents=True, exist_ok=True)
             record = journals.read(path, commit, self._file)
             if record is not None:
                 record = journals.proven(record, self._part, self._file)
-            flags = (
-                os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
-            )
-            handle = os.open(self._part, flags, 0o644)
-            try:
-                allocate(handle, self._file.size_bytes)
-                os.fsync(handle)
-            finally:
-                os.close(handle)
+            allocate(self.handle.fileno(), self._file.size_bytes)
+            os.fsync(self.handle.fileno())
             written = journals.Journal(path, commit, self._file, record)
         except OSError as error:
+            self.handle.close()
             raise disk_error(error, self._part) from error
         digests = record.digests if record else {}
         return Segments(self._file.size_bytes, written.segment_bytes, digests), written
+
+    def _open(self, mode: str) -> io.FileIO:
+        return io.FileIO(self._part, mode, opener=no_follow)
 
     # --- one pass over the file ---------------------------------------------
 
@@ -229,7 +247,7 @@ class Transfer:
 
     def _fetch_all(self, number: int) -> None:
         """The life of one connection: runs of segments, until all are hashed."""
-        with self._part.open("r+b", buffering=0) as out:
+        with self._open("r+b") as out:
             while not self._segments.stopped:
                 if number and not self._source.ranged:
                     return
@@ -300,7 +318,7 @@ class Transfer:
     def _hash(self) -> str:
         """Hash the file from the beginning, as far as it is there, to its end."""
         total, buffer = self._file.hasher(), bytearray(HASH_BYTES)
-        with self._part.open("rb", buffering=0) as stream:
+        with self._open("rb") as stream:
             for index in range(self._segments.count):
                 total = self._hash_segment(stream, index, buffer, total)
                 self.hashed_bytes += self._segments.length(index)
@@ -345,7 +363,7 @@ class Transfer:
         """Segments on disk that are not what was received."""
         buffer, lost = bytearray(HASH_BYTES), []
         try:
-            with self._part.open("rb", buffering=0) as stream:
+            with self._open("rb") as stream:
                 for index in range(self._segments.count):
                     if self._stop.is_set():
                         raise Cancelled
@@ -360,7 +378,7 @@ class Transfer:
         """Let what is written reach the disk, now and then and at the end, and write that down."""
         synced, since = self._journal.count, time.monotonic()
         limit = SYNC_BYTES // self._segments.segment_bytes
-        with self._part.open("r+b", buffering=0) as stream:
+        with self._open("r+b") as stream:
             while True:
                 last = ended.wait(0.1)
                 count, now = self._journal.count, time.monotonic()

@@ -27,6 +27,8 @@ def is_right(
 ) -> bool:
     """True if `path` is `file`, byte for byte; what was found out before is not read again.
 
+    Nothing is known to be a file without a digest.
+
     Args:
         path: The file that may be there.
         file: What it should be.
@@ -39,12 +41,12 @@ def is_right(
         Cancelled: `stop` was set.
         OSError: It cannot be read.
     """
-    if not path.is_file() or path.stat().st_size != file.size_bytes:
+    if file.digest is None or not path.is_file() or path.stat().st_size != file.size_bytes:
         return False
     known = None if afresh else verified.digest(path)
     if known is not None:
         progress(file.size_bytes)
-        return known == (file.digest or "")
+        return known == file.digest
     total, done, view = file.hasher(), 0, memoryview(bytearray(PIECE_BYTES))
     with path.open("rb", buffering=0) as stream:
         while count := stream.readinto(view):
@@ -53,7 +55,7 @@ def is_right(
             total.update(view[:count])
             done += count
             progress(done)
-    right = done == file.size_bytes and file.digest in (None, total.hexdigest())
+    right = done == file.size_bytes and file.digest == total.hexdigest()
     if right:
         verified.keep(path, file)
     else:

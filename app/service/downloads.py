@@ -20,7 +20,7 @@ from app.download.model import (
     DownloadStateChanged,
 )
 from app.download.source import Timing
-from app.service.jobs import Emit, Worker
+from app.service.jobs import HUB_CLOSE_S, Emit, Worker
 
 
 class DownloadService:
@@ -171,6 +171,6 @@ class DownloadService:
 
     def close(self) -> None:
         """Halt everything and end all threads; the next start goes on with it."""
-        self._jobs.close()
         if self._manager is not None:
             self._manager.close()
+        self._jobs.close(HUB_CLOSE_S)

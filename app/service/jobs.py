@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import concurrent.futures
-import contextlib
 import logging
+import queue
+import threading
 from collections.abc import Callable
 
 from app.errors import Action, AppError, Cancelled
@@ -32,13 +32,21 @@ class Listeners:
             listener(event)
 
 
+HUB_CLOSE_S = 2.0
+"""A request that hangs holds up no end of the app for longer."""
+
+
 class Worker:
     """One thread."""
 
     def __init__(self, name: str, emit: Emit) -> None:
         """The thread starts with the first job."""
         self._emit = emit
-        self._jobs = concurrent.futures.ThreadPoolExecutor(1, thread_name_prefix=name)
+        self._name = name
+        self._jobs: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
+        self._lock = threading.Lock()
+        self._thread: threading.Thread | None = None
+        self._closed = False
 
     def submit(
         self, job: Callable[[], object], on_error: Callable[[AppError], object] | None = None
@@ -65,10 +73,22 @@ class Worker:
                 )
                 self._emit(OperationFailed(error=text))
 
-        # After close there is nobody to hear the answer.
-        with contextlib.suppress(RuntimeError):
-            self._jobs.submit(guarded)
+        with self._lock:
+            if self._closed:
+                return  # there is nobody to hear the answer
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._work, name=self._name, daemon=True)
+                self._thread.start()
+            self._jobs.put(guarded)
 
-    def close(self) -> None:
-        """Drop what waits, and wait for what runs."""
-        self._jobs.shutdown(wait=True, cancel_futures=True)
+    def close(self, timeout_s: float | None = None) -> None:
+        """Drop what waits, and wait for what runs; after `timeout_s` seconds it is left to itself."""
+        with self._lock:
+            self._closed = True
+            self._jobs.put(None)
+        if self._thread is not None:
+            self._thread.join(timeout_s)
+
+    def _work(self) -> None:
+        while (job := self._jobs.get()) is not None and not self._closed:
+            job()

@@ -418,8 +418,8 @@ class AppService:
     def close(self) -> None:
         """End all threads and processes."""
         self.files.close()
-        self.models.close()
         self.downloads.close()
+        self._engine.close()
         self._jobs.close()
         self._stop_meters()
-        self._engine.close()
+        self.models.close()  # last: its requests may hang for a while

@@ -52,6 +52,7 @@ class Faults:
         no_commit: What answers is no Hub.
         etags: One per reply of the storage, instead of the file's own.
         size: The storage's idea of the file's size.
+        linked_etag: The Hub's ETag, instead of the content's SHA-256.
     """
 
     status: int | None = None
@@ -68,6 +69,7 @@ class Faults:
     no_commit: bool = False
     etags: list[str] = dataclasses.field(default_factory=list)
     size: int | None = None
+    linked_etag: str | None = None
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -292,7 +294,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         headers = {
             "Location": f"http://localhost:{self.server.server_port}/{match['repo']}/{match['path']}",
             "X-Linked-Size": str(file.stat().st_size),
-            "X-Linked-ETag": f'"{_etag(file)}"',
+            "X-Linked-ETag": f'"{faults.linked_etag or _etag(file)}"',
             "X-Repo-Commit": revision,
         }
         if faults.no_commit:

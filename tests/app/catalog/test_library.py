@@ -76,6 +76,14 @@ def test_a_begun_download_is_incomplete_until_the_file_is_there(
     assert only(look(tmp_path)).state is State.COMPLETE
 
 
+def test_shards_of_a_set_that_is_being_replaced_are_not_taken_for_whole(tmp_path: Path) -> None:
+    layout = bundled.layout("nemotron-super-49b:Q2_K")
+    paths = shards.write(layout, tmp_path / "set", "S-Q2_K", 3)
+    shutil.copy(paths[1], paths[1].with_name(paths[1].name + ".part"))
+    one = only(look(tmp_path))
+    assert (one.state, one.reason) == (State.INCOMPLETE, "Its download has not ended.")
+
+
 def test_a_file_that_aria2_still_writes_is_incomplete(tmp_path: Path) -> None:
     model(tmp_path / "tiny.gguf")
     (tmp_path / "tiny.gguf.aria2").write_bytes(b"control")

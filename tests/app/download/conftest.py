@@ -3,14 +3,24 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import random
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from huggingface_hub import constants
 
 from app.catalog import tokens
-from app.download.model import DownloadFile, DownloadRequest
+from app.download.manager import DownloadManager
+from app.download.model import (
+    Download,
+    DownloadEvent,
+    DownloadFile,
+    DownloadProgressed,
+    DownloadRequest,
+    DownloadState,
+    DownloadStateChanged,
+)
 from app.download.source import Timing
 from tests.helpers.faulty_hub import FaultyHub, faulty_hub
 from tests.helpers.hub import COMMIT
@@ -90,3 +100,72 @@ def stage(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Stage]:
     with faulty_hub() as server:
         point_at(monkeypatch, server.endpoint)
         yield Stage(server, tmp_path / "source", tmp_path / "models", tmp_path / "state")
+
+
+def wait_for(condition: Callable[[], bool], timeout_s: float = 20.0) -> None:
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+
+
+class Log:
+    """What was told."""
+
+    def __init__(self) -> None:
+        self.events: list[DownloadEvent] = []
+
+    def __call__(self, event: DownloadEvent) -> None:
+        self.events.append(event)
+
+    def states(self, id: str) -> list[DownloadState]:
+        """Each state once for each time it was reached."""
+        found: list[DownloadState] = []
+        for event in self.events:
+            if isinstance(event, DownloadStateChanged) and event.download.id == id:
+                found += [event.download.state] if found[-1:] != [event.download.state] else []
+        return found
+
+    def assert_never_back(self, id: str) -> None:
+        """No figure of a download ever fell."""
+        before = None
+        for event in self.events:
+            if isinstance(event, DownloadProgressed) and event.id == id:
+                now = event.progress
+                if before is not None:
+                    for old, new in zip(before.files, now.files, strict=True):
+                        assert new.written_bytes >= old.written_bytes
+                        assert new.hashed_bytes >= old.hashed_bytes
+                        assert new.verified >= old.verified
+                before = now
+
+
+Make = Callable[..., DownloadManager]
+
+
+@pytest.fixture
+def log() -> Log:
+    return Log()
+
+
+@pytest.fixture
+def make(stage: Stage, log: Log) -> Iterator[Make]:
+    made: list[DownloadManager] = []
+
+    def build(**options: object) -> DownloadManager:
+        manager = DownloadManager(stage.state, log, timing=QUICK, **options)  # type: ignore[arg-type]
+        made.append(manager)
+        return manager
+
+    yield build
+    for manager in made:
+        manager.close()
+
+
+def state_of(manager: DownloadManager, id: str) -> DownloadState:
+    return next(d.state for d in manager.downloads() if d.id == id)
+
+
+def reach(manager: DownloadManager, id: str, state: DownloadState) -> Download:
+    wait_for(lambda: state_of(manager, id) is state)
+    return next(d for d in manager.downloads() if d.id == id)

@@ -9,6 +9,7 @@ import random
 import signal
 import threading
 import zlib
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -16,13 +17,13 @@ import pytest
 from app import units
 from app.download import journal, preflight
 from app.download.hub_source import HubSource
-from app.download.model import DownloadError, DownloadRequest, Reason
+from app.download.model import DownloadError, DownloadFile, DownloadRequest, Reason
 from app.download.records import Records
 from app.download.set_run import SetRun, only_writer
 from app.download.transfer import Transfer
 from app.errors import Cancelled
-from tests.app.download.conftest import QUICK, Stage
-from tests.app.download.test_faults import run, wait_for
+from tests.app.download.conftest import QUICK, Stage, wait_for
+from tests.app.download.test_faults import run
 from tests.helpers import puller
 from tests.helpers.faulty_hub import Fault
 
@@ -107,11 +108,26 @@ def test_a_torn_line_ends_the_record(stage: Stage) -> None:
     run(stage, request)
 
 
-def test_a_record_of_another_commit_is_of_no_use(stage: Stage) -> None:
+def test_a_commit_that_leaves_the_file_alone_costs_nothing(stage: Stage) -> None:
+    request = stage.serve(SIZE)
+    kept = partial(stage, request, 10 * units.MIB)
+    stage.hub.revisions = {"main": "d" * 40}
+    sent = stage.hub.sent_bytes
+    run(stage, dataclasses.replace(request, commit="d" * 40))
+    assert stage.hub.sent_bytes - sent == SIZE - kept
+
+
+def test_without_a_digest_a_record_of_another_commit_is_of_no_use(tmp_path: Path) -> None:
+    file = DownloadFile(path="a.bin", size_bytes=SEGMENT)
+    journal.Journal(tmp_path / "journal", "c" * 40, file).close()
+    assert journal.read(tmp_path / "journal", "c" * 40, file) is not None
+    assert journal.read(tmp_path / "journal", "d" * 40, file) is None
+
+
+def test_a_record_of_a_later_version_is_of_no_use(stage: Stage) -> None:
     request = stage.serve(SIZE)
     partial(stage, request, 10 * units.MIB)
     record, _part = journal_of(stage, request)
-    assert journal.read(record, "d" * 40, request.files[0]) is None
     text = record.read_text().replace('"version": 1', '"version": 99')
     record.write_text(text)
     assert journal.read(record, request.commit, request.files[0]) is None
@@ -230,12 +246,97 @@ def test_the_files_of_a_new_commit_replace_the_old_ones_together(stage: Stage) -
     run(stage, new)
 
 
+def test_a_set_that_lacks_a_shard_is_never_of_two_commits(stage: Stage) -> None:
+    old = stage.serve(SIZE, units.MIB, units.MIB)
+    run(stage, old)
+    old.target(old.files[0]).unlink()
+    stage.hub.revisions = {"main": "d" * 40}
+    new = dataclasses.replace(stage.serve(SIZE, units.MIB, units.MIB, seed=50), commit="d" * 40)
+    stage.hub.files.pop("org/repo/file-1.bin")
+    with pytest.raises(DownloadError):
+        SetRun(new, Records(stage.state), timing=QUICK).run()
+    assert preflight.part_of(new.target(new.files[0])).exists()
+    assert not new.target(new.files[0]).exists()
+    for file in old.files[1:]:
+        assert Records(stage.state).verified.knows(old.target(file), file)
+    stage.hub.add("org/repo/file-1.bin", stage.source / "org/repo/file-1.bin")
+    run(stage, new)
+
+
 def test_transfer_is_cancelled_before_it_runs(stage: Stage) -> None:
     request = stage.serve(SIZE)
     record, part = journal_of(stage, request)
     source = HubSource(request.repo, request.commit, request.files[0], timing=QUICK)
     transfer = Transfer(request.files[0], part, record, request.commit, source)
     transfer.halt()
-    with pytest.raises(Cancelled):
+    with transfer.handle, pytest.raises(Cancelled):
         transfer.run()
     assert stage.hub.sent_bytes == 0
+
+
+@contextlib.contextmanager
+def running(stage: Stage, request: DownloadRequest) -> Iterator[SetRun]:
+    """A run that has begun, and goes on slowly."""
+    stage.hub.rate = 1_000_000
+    made = SetRun(request, Records(stage.state), timing=QUICK)
+    worker = threading.Thread(target=made.run)
+    worker.start()
+    try:
+        wait_for(lambda: made.progress().written_bytes > 0)
+        yield made
+    finally:
+        stage.hub.rate = None
+        worker.join()
+
+
+def second_writer(request: DownloadRequest, state: Path) -> Reason:
+    with pytest.raises(DownloadError) as caught:
+        SetRun(request, Records(state), timing=QUICK).run()
+    return caught.value.reason
+
+
+def test_one_writer_through_a_link_to_the_folder(stage: Stage, tmp_path: Path) -> None:
+    request = stage.serve(8 * units.MIB)
+    request.folder.mkdir()
+    (tmp_path / "link").symlink_to(request.folder)
+    linked = dataclasses.replace(request, folder=tmp_path / "link")
+    records = Records(stage.state)
+    target = request.target(request.files[0])
+    assert records.journal(target) == records.journal(linked.target(linked.files[0]))
+    with running(stage, request):
+        assert second_writer(linked, stage.state) is Reason.OTHER_PROCESS
+    stage.assert_right(request)
+    assert stage.hub.sent_bytes == request.size_bytes
+
+
+def test_one_writer_though_the_records_are_elsewhere(stage: Stage, tmp_path: Path) -> None:
+    """Two homes of the app that share a folder of models."""
+    request = stage.serve(8 * units.MIB)
+    with running(stage, request):
+        assert second_writer(request, tmp_path / "other") is Reason.OTHER_PROCESS
+    stage.assert_right(request)
+    assert stage.hub.sent_bytes == request.size_bytes
+
+
+def test_a_part_that_was_swapped_gets_no_name(stage: Stage) -> None:
+    request = stage.serve(8 * units.MIB)
+    target = request.target(request.files[0])
+    stage.hub.rate = 1_000_000
+    made, errors = SetRun(request, Records(stage.state), timing=QUICK), list[Exception]()
+
+    def work() -> None:
+        try:
+            made.run()
+        except DownloadError as error:
+            errors.append(error)
+
+    worker = threading.Thread(target=work)
+    worker.start()
+    wait_for(lambda: made.progress().written_bytes > 0)
+    part = preflight.part_of(target)
+    part.rename(part.with_name("moved"))
+    part.write_bytes(bytes(8 * units.MIB))
+    stage.hub.rate = None
+    worker.join()
+    assert [type(error) for error in errors] == [DownloadError]
+    assert not target.exists()

@@ -26,7 +26,7 @@ from app.download.records import Records
 from app.download.set_run import SetRun
 from app.download.source import Timing, TransientError
 from tests.app.download.conftest import QUICK, Stage, point_at
-from tests.app.download.test_faults import run
+from tests.app.download.test_faults import refused, run
 
 
 @pytest.fixture
@@ -222,8 +222,9 @@ def test_tls_is_checked_directly_and_through_a_proxy(
             monkeypatch.setenv("https_proxy", through)
             monkeypatch.delenv("SSL_CERT_FILE", raising=False)
             stranger = Connections(QUICK)
-            with pytest.raises(TransientError, match=r"CERTIFICATE_VERIFY_FAILED|SSL"):
+            with pytest.raises(DownloadError, match="certificate") as caught:
                 stranger.get(url, {})
+            assert "self-signed" in caught.value.detail
             stranger.abort()
             monkeypatch.setenv("SSL_CERT_FILE", str(cert))
             friend = Connections(QUICK)
@@ -231,6 +232,35 @@ def test_tls_is_checked_directly_and_through_a_proxy(
             assert friend.read(response, 10) == b"ok"
             friend.abort()
     assert proxy.lines == [f"CONNECT localhost:{port} HTTP/1.0"] * 2
+
+
+def test_a_hub_with_a_strange_certificate_is_the_end(
+    stage: Stage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cert, key = certificate(tmp_path / "tls")
+    request = stage.serve(units.MIB)
+    monkeypatch.delenv("SSL_CERT_FILE", raising=False)
+    with tls_server(cert, key) as port:
+        point_at(monkeypatch, f"https://localhost:{port}")
+        huggingface_hub.close_session()
+        error = refused(stage, request)
+    assert error.reason is Reason.BAD_SERVER
+    assert "SSL_CERT_FILE" in error.hint
+
+
+def test_a_proxy_that_cannot_be_used_is_the_end(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    request = stage.serve(units.MIB)
+    monkeypatch.setenv("http_proxy", "gopher://127.0.0.1:1")
+    monkeypatch.setenv("no_proxy", "")
+    huggingface_hub.close_session()
+    assert refused(stage, request).reason is Reason.BAD_SERVER
+    connections = Connections(QUICK)
+    with pytest.raises(DownloadError, match="proxy"):
+        connections.get(stage.hub.endpoint, {})
+    connections.abort()
+    huggingface_hub.close_session()
 
 
 def test_https_never_leads_to_http(
@@ -255,14 +285,16 @@ def test_https_never_leads_to_http(
     assert not stage.hub.requests
 
 
-def test_abort_wakes_a_reader(stage: Stage) -> None:
+@pytest.mark.parametrize("scheme", ["http", "https"])
+def test_abort_wakes_a_reader(stage: Stage, scheme: str) -> None:
+    """Also one whose handshake is not answered."""
     listener = socket.create_server(("127.0.0.1", 0))
     connections = Connections(Timing())
     failed = threading.Event()
 
     def ask() -> None:
         with contextlib.suppress(TransientError):
-            connections.get(f"http://127.0.0.1:{listener.getsockname()[1]}/", {})
+            connections.get(f"{scheme}://127.0.0.1:{listener.getsockname()[1]}/", {})
         failed.set()
 
     thread = threading.Thread(target=ask)

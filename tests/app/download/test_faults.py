@@ -7,7 +7,6 @@ import dataclasses
 import hashlib
 import threading
 import time
-from collections.abc import Callable
 
 import pytest
 
@@ -16,7 +15,7 @@ from app.download.model import DownloadError, DownloadRequest, Reason
 from app.download.records import Records
 from app.download.set_run import SetRun
 from app.errors import Cancelled, ErrorKind
-from tests.app.download.conftest import QUICK, Stage
+from tests.app.download.conftest import QUICK, Stage, wait_for
 from tests.helpers.faulty_hub import Fault
 
 SIZE = 24 * units.MIB + 12_345
@@ -39,13 +38,6 @@ def refused(stage: Stage, request: DownloadRequest) -> DownloadError:
 def until_halted(made: SetRun) -> None:
     with contextlib.suppress(Cancelled):
         made.run()
-
-
-def wait_for(condition: Callable[[], bool], timeout_s: float = 20.0) -> None:
-    deadline = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
 
 
 def test_a_set_arrives_with_nothing_fetched_twice(stage: Stage) -> None:

@@ -8,96 +8,29 @@ import json
 import shutil
 import threading
 import time
-from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from app import units
-from app.download.manager import DownloadManager, Hours
+from app.download.manager import Hours
 from app.download.model import (
-    Download,
-    DownloadEvent,
     DownloadProgressed,
     DownloadRemoved,
     DownloadState,
-    DownloadStateChanged,
     FileVerified,
     Reason,
     UpdateFound,
 )
-from tests.app.download.conftest import QUICK, Stage, make_file
-from tests.app.download.test_faults import wait_for
+from tests.app.download.conftest import Log, Make, Stage, make_file, reach, state_of, wait_for
 from tests.helpers.faulty_hub import Fault
 
 SIZE = 8 * units.MIB
 State = DownloadState
 
 
-class Log:
-    """What was told."""
-
-    def __init__(self) -> None:
-        self.events: list[DownloadEvent] = []
-
-    def __call__(self, event: DownloadEvent) -> None:
-        self.events.append(event)
-
-    def states(self, id: str) -> list[State]:
-        """Each state once for each time it was reached."""
-        found: list[State] = []
-        for event in self.events:
-            if isinstance(event, DownloadStateChanged) and event.download.id == id:
-                found += [event.download.state] if found[-1:] != [event.download.state] else []
-        return found
-
-    def assert_never_back(self, id: str) -> None:
-        """No figure of a download ever fell."""
-        before = None
-        for event in self.events:
-            if isinstance(event, DownloadProgressed) and event.id == id:
-                now = event.progress
-                if before is not None:
-                    for old, new in zip(before.files, now.files, strict=True):
-                        assert new.written_bytes >= old.written_bytes
-                        assert new.hashed_bytes >= old.hashed_bytes
-                        assert new.verified >= old.verified
-                before = now
-
-
 def moment(*parts: int) -> datetime.datetime:
     return datetime.datetime(*parts, tzinfo=datetime.UTC)  # type: ignore[arg-type,misc]
-
-
-Make = Callable[..., DownloadManager]
-
-
-@pytest.fixture
-def log() -> Log:
-    return Log()
-
-
-@pytest.fixture
-def make(stage: Stage, log: Log) -> Iterator[Make]:
-    made: list[DownloadManager] = []
-
-    def build(**options: object) -> DownloadManager:
-        manager = DownloadManager(stage.state, log, timing=QUICK, **options)  # type: ignore[arg-type]
-        made.append(manager)
-        return manager
-
-    yield build
-    for manager in made:
-        manager.close()
-
-
-def state_of(manager: DownloadManager, id: str) -> State:
-    return next(d.state for d in manager.downloads() if d.id == id)
-
-
-def reach(manager: DownloadManager, id: str, state: State) -> Download:
-    wait_for(lambda: state_of(manager, id) is state)
-    return next(d for d in manager.downloads() if d.id == id)
 
 
 def test_a_download_from_beginning_to_end(stage: Stage, log: Log, make: Make) -> None:

@@ -15,9 +15,8 @@ import pytest
 
 from app.cli.main import main
 from app.gguf.reader import read_layout
-from tests.app.download.conftest import Stage
+from tests.app.download.conftest import Stage, wait_for
 from tests.app.download.test_crash import flip
-from tests.app.download.test_faults import wait_for
 from tests.helpers import shards
 from tests.helpers.faulty_hub import Fault
 

@@ -43,7 +43,8 @@ def child(description: list[str]) -> None:
         file, place / "m.bin.part", place / "m.journal", COMMIT, source,
         connections=int(connections),
     )  # fmt: skip
-    transfer.run()
+    with transfer.handle:
+        transfer.run()
     print(time.monotonic() - begun, time.process_time() - before)
     assert transfer.refetched_bytes == 0
 
