@@ -121,6 +121,13 @@ class ModelFiles:
         if stop.is_set():
             raise Cancelled
         expected, against = self._expected(model)
+        for path, file in expected:
+            if file.digest is None:
+                raise AppError(
+                    f"{path.name} cannot be checked: its repository publishes no checksum.",
+                    hint="It stays as it is; if the model does not load, download it again.",
+                    kind=ErrorKind.MODEL_FILE,
+                )
         size = sum(file.size_bytes for _, file in expected)
         wrong: list[Path] = []
         begun = told = 0

@@ -13,7 +13,7 @@ from app.catalog import repository
 from app.catalog.library import LocalModel, State
 from app.catalog.places import Origin
 from app.catalog.repository import FileSet
-from app.download.model import DownloadRemoved, DownloadState, DownloadStateChanged
+from app.download.model import DownloadFile, DownloadRemoved, DownloadState, DownloadStateChanged
 from app.events import (
     FoldersMeasured,
     LibraryScanned,
@@ -125,6 +125,23 @@ def test_a_set_from_a_share_is_copied_and_checked(desk: Desk) -> None:
     )
     assert failed.download.error is not None
     assert failed.download.error.reason == "damaged"
+
+
+def test_verify_calls_nothing_damaged_that_it_cannot_check(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    local = desk.get()
+    known = desk.service.files._records.verified.last
+
+    def without_digest(path: Path) -> DownloadFile | None:
+        file = known(path)
+        return file and dataclasses.replace(file, sha256=None, git_oid=None)
+
+    monkeypatch.setattr(desk.service.files._records.verified, "last", without_digest)
+    told = desk.verified(local)
+    assert told.error is not None
+    assert "no checksum" in str(told.error)
+    assert told.wrong == ()
 
 
 def test_verify_finds_damage_and_only_a_click_mends_it(desk: Desk) -> None:
