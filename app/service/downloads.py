@@ -20,7 +20,7 @@ from app.download.model import (
     DownloadStateChanged,
 )
 from app.download.source import Timing
-from app.service.jobs import HUB_CLOSE_S, Emit, Worker
+from app.service.jobs import Emit, Worker, close_soon
 
 
 class DownloadService:
@@ -173,4 +173,4 @@ class DownloadService:
         """Halt everything and end all threads; the next start goes on with it."""
         if self._manager is not None:
             self._manager.close()
-        self._jobs.close(HUB_CLOSE_S)
+        close_soon(self._jobs)

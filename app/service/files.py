@@ -19,7 +19,7 @@ from app.errors import AppError, Cancelled, ErrorKind
 from app.events import FoldersMeasured, ModelDeleted, ModelVerified
 from app.gguf.header import shard_names
 from app.service.downloads import DownloadService
-from app.service.jobs import Emit, Worker
+from app.service.jobs import Emit, Worker, close_soon
 from app.service.models import ModelService
 from app.settings.model import Settings
 
@@ -261,8 +261,7 @@ class ModelFiles:
     def close(self) -> None:
         """End all threads."""
         self.stop()
-        for worker in (self._checks, self._disk):
-            worker.close()
+        close_soon(self._checks, self._disk)
 
 
 def targets(model: LocalModel) -> tuple[Path, ...]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import queue
 import threading
+import time
 from collections.abc import Callable
 
 from app.errors import Action, AppError, Cancelled
@@ -92,3 +93,10 @@ class Worker:
     def _work(self) -> None:
         while (job := self._jobs.get()) is not None and not self._closed:
             job()
+
+
+def close_soon(*workers: Worker) -> None:
+    """Close workers that ask the Hub, in `HUB_CLOSE_S` together."""
+    until = time.monotonic() + HUB_CLOSE_S
+    for worker in workers:
+        worker.close(max(0.0, until - time.monotonic()))

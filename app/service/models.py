@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 
@@ -34,7 +33,7 @@ from app.plan import catalog_answers, least, overview, recommend
 from app.plan.model import PlanRequest
 from app.plan.overview import Fit, Machine, Overview
 from app.plan.recommend import Choice
-from app.service.jobs import HUB_CLOSE_S, Emit, Worker
+from app.service.jobs import Emit, Worker, close_soon
 from app.service.subjects import Offer, Subject, offer
 
 SAME_SIZE = 0.002
@@ -372,9 +371,7 @@ class ModelService:
         """End all threads."""
         self.leave()
         self._searched = ""
-        until = time.monotonic() + HUB_CLOSE_S
-        for worker in (self._hub, self._pages, self._lists):
-            worker.close(max(0.0, until - time.monotonic()))
+        close_soon(self._hub, self._pages, self._lists)
 
 
 def named_sets(snapshot: Snapshot) -> dict[str, FileSet]:

@@ -417,9 +417,9 @@ class AppService:
 
     def close(self) -> None:
         """End all threads and processes."""
-        self.files.close()
         self.downloads.close()
         self._engine.close()
         self._jobs.close()
         self._stop_meters()
-        self.models.close()  # last: its requests may hang for a while
+        self.files.close()  # last, as requests of these two may hang for a while
+        self.models.close()

@@ -12,6 +12,7 @@ import pytest
 from app.engine.supervisor import EngineSupervisor
 from app.events import AppEvent, OperationFailed
 from app.service.downloads import DownloadService
+from app.service.files import ModelFiles
 from app.service.jobs import Worker
 from app.service.models import ModelService
 from app.service.service import AppService
@@ -59,12 +60,27 @@ def test_close_leaves_what_hangs_to_itself() -> None:
     assert ended.wait(20)
 
 
+def test_a_check_that_waits_for_a_hub_that_hangs_does_not_hold_up_the_end() -> None:
+    service, begun, go_on = AppService(), threading.Event(), threading.Event()
+
+    def ask() -> None:
+        begun.set()
+        go_on.wait(60)
+
+    service.files._checks.submit(ask)
+    assert begun.wait(20)
+    start = time.monotonic()
+    service.close()
+    assert time.monotonic() - start < 20
+    go_on.set()
+
+
 def test_downloads_and_engine_end_before_what_may_hang(monkeypatch: pytest.MonkeyPatch) -> None:
     service, order = AppService(), list[str]()
-    for kind in (ModelService, DownloadService, EngineSupervisor):
+    for kind in (ModelFiles, ModelService, DownloadService, EngineSupervisor):
         monkeypatch.setattr(kind, "close", noting(order, kind, kind.close))
     service.close()
-    assert order == ["DownloadService", "EngineSupervisor", "ModelService"]
+    assert order == ["DownloadService", "EngineSupervisor", "ModelFiles", "ModelService"]
 
 
 def noting(order: list[str], kind: type, close: Callable[[Any], None]) -> Callable[[Any], None]:
