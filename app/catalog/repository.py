@@ -27,6 +27,7 @@ MAX_FILES = 100_000
 MAX_FILE_BYTES = 2**43
 """8 TiB, sixteen times the largest file that the Hub takes."""
 
+_PROJECTOR_TYPES = ("F16", "BF16", "Q8_0", "F32")
 _COMMIT = re.compile(r"[0-9a-f]{40}(?:[0-9a-f]{24})?", re.ASCII)
 _SHA256 = re.compile(r"[0-9a-f]{64}", re.ASCII)
 
@@ -273,6 +274,23 @@ def choose(sets: Sequence[FileSet], address: Address) -> FileSet:
     if len(whole) == 1:
         return whole[0]
     raise _undecided(address, models, whole or found)
+
+
+def projector(sets: Sequence[FileSet], chosen: FileSet) -> FileSet | None:
+    """The projector (`mmproj`) that goes with a model of the same repository; None if it has none.
+
+    One beside the model comes before those of other folders. Its type is not the model's: 16 bits
+    are usual, since it is small.
+    """
+    folder = chosen.name.rpartition("/")[0]
+    found = [s for s in sets if s.role is Role.PROJECTOR and s.complete]
+
+    def rank(one: FileSet) -> tuple[bool, int, int]:
+        kind = one.quantization
+        usual = _PROJECTOR_TYPES.index(kind) if kind in _PROJECTOR_TYPES else len(_PROJECTOR_TYPES)
+        return one.name.rpartition("/")[0] != folder, usual, one.size_bytes
+
+    return None if chosen.role is Role.PROJECTOR else min(found, key=rank, default=None)
 
 
 def find(address: Address) -> FileSet:
