@@ -148,6 +148,34 @@ def test_verify_names_a_shard_that_somebody_deleted(
     assert [one["state"] for one in events(capsys)[:-1]] == ["verified", "missing", "verified"]
 
 
+# --- no checksum ------------------------------------------------------------
+
+
+def test_without_a_published_checksum_it_is_neither_verified_nor_damaged(
+    stage: Stage, model: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    without: list[dict[str, object]] = [
+        {key: entry[key] for key in ("type", "path", "size")}
+        for entry in stage.hub.tree("org/model")
+    ]
+    monkeypatch.setattr(stage.hub, "tree", lambda _name: without)
+    stage.hub.faults.linked_etag = "of-its-own"
+    assert main(["pull", MODEL]) == 0
+    out = capsys.readouterr().out
+    assert "complete, not checked (no checksum published)" in out
+    assert "verified" not in out.replace("0 of 3 verified", "")
+    assert main(["verify", MODEL]) == 0
+    out, err = capsys.readouterr()
+    assert out.count(": not checked (no checksum published)") == 3
+    assert "damaged" not in out + err
+    assert "verified" not in out + err
+    assert main(["verify", MODEL, "--json"]) == 0
+    assert {one["state"] for one in events(capsys)} == {"not_checked"}
+    with (model / NAME.format(2)).open("r+b") as stream:
+        stream.truncate(1_000)
+    assert main(["verify", MODEL, "--json"]) == 3, "its size is known"
+
+
 # --- offline ----------------------------------------------------------------
 
 
