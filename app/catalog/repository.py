@@ -214,6 +214,17 @@ def file_sets(snapshot: Snapshot) -> tuple[FileSet, ...]:
     return tuple(sorted(sets, key=lambda s: (s.role is Role.PROJECTOR, s.size_bytes, s.name)))
 
 
+def named_sets(snapshot: Snapshot) -> dict[str, FileSet]:
+    """The models of a repository by quantization, or by name where that does not tell them apart."""
+    models = [found for found in file_sets(snapshot) if found.role is Role.MODEL]
+    kinds = [found.quantization for found in models]
+    return {
+        found.quantization if kinds.count(found.quantization) == 1 and found.quantization
+        else found.name.rpartition("/")[2]: found
+        for found in models
+    }  # fmt: skip
+
+
 def _place(path: str) -> tuple[str, int, int, bool] | None:
     """Stem, shard number, number of shards (0 if not split), and if it is split in another way.
 

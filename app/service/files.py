@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import re
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from app.catalog.library import LocalModel
 from app.catalog.places import Origin
-from app.catalog.repository import DEFAULT_REVISION, FileSet, file_sets
+from app.catalog.repository import DEFAULT_REVISION, FileSet, file_sets, projector
 from app.download import preflight, requests, verify
 from app.download.disk import disk_error
 from app.download.model import ENDED, Download, DownloadFile
@@ -168,7 +168,8 @@ class ModelFiles:
         kept = [(path, self._records.verified.last(path) or _blob(path)) for path in paths]
         known = [(path, file) for path, file in kept if file is not None]
         if len(known) == len(paths):
-            return known, ""
+            beside = [(path, self._records.verified.last(path)) for path in model.projectors]
+            return [*known, *((path, file) for path, file in beside if file is not None)], ""
         found = self._on_hub(model)
         if found is None:
             raise AppError(
@@ -204,7 +205,9 @@ class ModelFiles:
                 )
             above = len(Path(found.repo, found.files[0].path).parts) - 1
             folder = targets(model)[0].parents[above]
-            self._downloads.enqueue(found, DEFAULT_REVISION, folder=folder)
+            sets = file_sets(self._models.lookups.snapshot(model.repo).value)
+            beside = projector(sets, found) if model.projectors else None
+            self._downloads.enqueue(found, DEFAULT_REVISION, folder=folder, projector=beside)
 
         self._disk.submit(job)
 
@@ -236,7 +239,7 @@ class ModelFiles:
         reason = self.kept_because(model)
         if reason:
             raise AppError(f"{model.name} is not deleted.", hint=reason, kind=ErrorKind.USAGE)
-        key, paths = str(model.files[0]), targets(model)
+        key, paths = str(model.files[0]), with_projectors(model, self._models.library.models)
         if self._verifying[0] == key:
             self.stop()
         top = next((f for f in self.folders if paths[0].is_relative_to(f)), paths[0].parent)
@@ -269,6 +272,12 @@ def targets(model: LocalModel) -> tuple[Path, ...]:
     first = model.files[0]
     name = first.name.removesuffix(".part")
     return tuple(first.with_name(shard) for shard in shard_names(name))
+
+
+def with_projectors(model: LocalModel, models: Iterable[LocalModel]) -> tuple[Path, ...]:
+    """All that goes with a model that is deleted: projectors, too, unless another one needs them."""
+    others = {p for other in models if other.files != model.files for p in other.projectors}
+    return (*targets(model), *(p for p in model.projectors if p not in others))
 
 
 def _blob(path: Path) -> DownloadFile | None:

@@ -171,7 +171,7 @@ class Board(QFrame):
         self.resume.setText("Try again" if again else "Resume")
         self.discard.setVisible(not running and not done)
         self.login.setVisible(state is State.NEEDS_LOGIN)
-        self.load.setVisible(done)
+        self.load.setVisible(done and words.loadable(download))
         self.folder.setVisible(done)
         self.remove.setVisible(done)
 

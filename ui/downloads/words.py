@@ -36,7 +36,14 @@ def name(download: Download) -> str:
 
 def quantization(download: Download) -> str:
     """As the first file's name tells; empty if it does not."""
+    if names.is_projector(download.request.files[0].path):
+        return "projector"
     return names.quantization(download.request.files[0].path)
+
+
+def loadable(download: Download) -> bool:
+    """True unless it is a projector alone, which is no model."""
+    return not names.is_projector(download.request.files[0].path)
 
 
 def kept(download: Download) -> str:

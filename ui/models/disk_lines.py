@@ -12,12 +12,14 @@ from PySide6.QtWidgets import QHBoxLayout, QMenu, QWidget
 from app import units
 from app.events import ModelVerified
 from app.service.subjects import OfferKind
-from ui.widgets.labels import button
+from ui.widgets.labels import button, label
+from ui.widgets.switch import Switch
 from ui.widgets.verdict import StateWord
 
 Places = Sequence[tuple[Path, int | None]]
 """Folders with their free bytes, the next download's first; None: it is not there."""
 PLACE_PX = 380
+NOT_RUN = "This app does not run it yet."
 FROM_DISK = "Get it from a disk or share…"
 
 
@@ -92,6 +94,51 @@ class PlaceLine(QWidget):
         self.delete.setVisible(here)
         self.delete.setEnabled(not kept_because)
         self.delete.setToolTip(kept_because or "Delete its files from this disk")
+
+
+class ProjectorLine(QWidget):
+    """The file that reads pictures or sound for a model, where it has one. Signal: get_clicked."""
+
+    get_clicked = Signal()
+
+    def __init__(self, parent: QWidget | None = None) -> None:
+        super().__init__(parent)
+        row = QHBoxLayout(self)
+        row.setContentsMargins(0, 4, 0, 0)
+        row.setSpacing(8)
+        self.switch = Switch()
+        self.switch.setAccessibleName("Download its projector, too")
+        self.words = label("", "body-muted", elide=True)
+        self.get = button("", "link")
+        self.get.clicked.connect(self.get_clicked)
+        row.addWidget(self.switch)
+        row.addWidget(self.get)
+        row.addWidget(self.words, 1)
+        self.hide()
+
+    @property
+    def wanted(self) -> bool:
+        """True if it is to come along with the next download."""
+        return not self.isHidden() and not self.switch.isHidden() and self.switch.isChecked()
+
+    def show_projector(self, kind: OfferKind, offered: int | None, here: Sequence[Path]) -> None:
+        """Offer one of `offered` bytes, or name those that are on disk beside the model."""
+        on_disk = kind in (OfferKind.LOAD, OfferKind.OPEN_CHAT)
+        choice = kind is OfferKind.DOWNLOAD and offered is not None
+        later = on_disk and offered is not None and not here
+        size = units.format_file_size(offered or 0)
+        self.switch.setVisible(choice)
+        self.get.setVisible(later)
+        self.get.setText(f"Get its projector, {size}")
+        if choice:
+            text = f"With its projector for pictures or sound (mmproj), {size}. {NOT_RUN}"
+        elif on_disk and here:
+            text = f"{here[0].name} beside it is its projector for pictures or sound. {NOT_RUN}"
+        else:
+            text = f"For pictures or sound (mmproj). {NOT_RUN}"
+        self.words.setText(text)
+        self.words.setToolTip(text)
+        self.setVisible(choice or later or (on_disk and bool(here)))
 
 
 class CheckLine(QWidget):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -257,6 +258,61 @@ def test_a_row_of_the_list_verifies_on_its_page_and_deletes(desk: Desk) -> None:
     row._menu(row.values.key).actions()[2].trigger()
     desk.wait(lambda: desk.controller.pages.currentWidget() is view)
     desk.wait(lambda: not [r for r in view.local.rows if "org/model" in r.values.key])
+
+
+@pytest.fixture
+def seeing(stage: Stage, model: Path, starter_model: Path) -> str:
+    """A projector beside the model on the hub."""
+    shutil.copy(starter_model, stage.source / "mmproj-F16.gguf")
+    stage.hub.add("org/model/mmproj-F16.gguf", stage.source / "mmproj-F16.gguf")
+    return "mmproj-F16.gguf"
+
+
+def test_a_projector_is_offered_honestly_comes_along_and_goes_with_its_model(
+    seeing: str, desk: Desk
+) -> None:
+    desk.open()
+    line = desk.page.projector
+    assert line.isVisible()
+    assert line.switch.isVisible()
+    assert not line.wanted, "nobody gets it unasked"
+    assert "does not run it yet" in line.words.text()
+    line.switch.click()
+    desk.page.primary.click()
+    desk.wait_offer(OfferKind.LOAD)
+    desk.wait(lambda: seeing in line.words.text())
+    assert not line.switch.isVisible()
+    assert not line.get.isVisible()
+    there = {path.name for path in desk.service.folders.models.rglob("*.gguf")}
+    assert len(there) == 4
+    assert seeing in there
+    desk.page.place.verify.click()
+    desk.wait(lambda: desk.said.startswith("All 4 files are right"))
+    names = [row.name for row in desk.page._overview.rows] if desk.page._overview else []
+    assert "F16" not in names, "it is no quantization"
+    rows = desk.controller.view.local.rows
+    assert "Q4_1, with projector" in [row.values.detail for row in rows]
+    desk.page.place.delete.click()
+    desk.wait(lambda: desk.said.startswith("Deleted 4 files, "))
+    assert seeing in desk.asked[-1]
+
+
+def test_a_projector_is_had_later_for_a_model_that_is_here(seeing: str, desk: Desk) -> None:
+    desk.get()
+    line = desk.page.projector
+    desk.wait(line.get.isVisible)
+    assert line.get.text().startswith("Get its projector, ")
+    sent = desk.stage.hub.sent_bytes
+    line.get.click()
+    desk.wait(lambda: not line.get.isVisible() and seeing in line.words.text())
+    assert desk.page.offer.kind is OfferKind.LOAD
+    size = (desk.stage.source / seeing).stat().st_size
+    assert desk.stage.hub.sent_bytes - sent < size + 100_000
+
+
+def test_without_a_projector_none_is_offered(desk: Desk) -> None:
+    desk.open()
+    assert not desk.page.projector.isVisible()
 
 
 def test_results_in_words() -> None:
