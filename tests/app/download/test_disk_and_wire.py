@@ -380,7 +380,7 @@ class Odd:
 
 
 def test_under_a_limit_reads_of_any_size_end_with_the_segment(tmp_path: Path) -> None:
-    file = make_file(tmp_path / "source.bin", 3 * units.MIB + 7)
+    file = make_file(tmp_path / "source.bin", 16 * units.MIB + 7)
     source = Odd((tmp_path / "source.bin").read_bytes())
     part, record = tmp_path / "file.part", tmp_path / "record"
     transfer = Transfer(file, part, record, "c" * 40, source, limiter=Limiter(500_000_000))
