@@ -51,7 +51,10 @@ def add_options(command: argparse.ArgumentParser) -> None:
         "--from", dest="source", type=Path, metavar="FOLDER",
         help="copy from a folder, disk or share instead of a download, and check it all the same",
     )  # fmt: skip
-    command.add_argument("--limit", type=_rate, metavar="RATE", help="bytes per second: 20MB")
+    command.add_argument(
+        "--limit", type=_rate, metavar="RATE",
+        help="bytes per second: 20MB, or none; as in the window if left out",
+    )  # fmt: skip
     command.add_argument(
         "--connections", type=_connections, default=DEFAULT_CONNECTIONS, metavar="N",
         help=f"for each file, {DEFAULT_CONNECTIONS} by default",
@@ -60,9 +63,12 @@ def add_options(command: argparse.ArgumentParser) -> None:
 
 
 def _rate(words: str) -> int:
+    """Bytes per second; 0 for no limit."""
+    if words.lower() == "none":
+        return 0
     match = _SIZE.fullmatch(words)
     if match is None or not float(match[1]):
-        raise argparse.ArgumentTypeError(f"{words} is not a size such as 20MB")
+        raise argparse.ArgumentTypeError(f"{words} is not a size such as 20MB, and not none")
     return max(1, round(float(match[1]) * _FACTORS[match[2].lower()]))
 
 
@@ -84,7 +90,8 @@ def pull(options: argparse.Namespace, settings: Settings) -> int:
             if found is None or options.mmproj:
                 raise
             return already.tell(*found, options, error)
-        return _run(request, options)
+        limit = settings.download_limit if options.limit is None else options.limit
+        return _run(request, options, limit)
 
 
 def _complete(
@@ -131,7 +138,7 @@ def _with_projector(request: DownloadRequest) -> DownloadRequest:
     return dataclasses.replace(both, revision=request.revision, priority=request.priority)
 
 
-def _run(request: DownloadRequest, options: argparse.Namespace) -> int:
+def _run(request: DownloadRequest, options: argparse.Namespace, limit: int | None) -> int:
     """Bring a request here, and show how."""
     events: queue.SimpleQueue[DownloadEvent] = queue.SimpleQueue()
     manager = DownloadManager(
@@ -139,7 +146,7 @@ def _run(request: DownloadRequest, options: argparse.Namespace) -> int:
         events.put,
         restore=False,
         connections=options.connections,
-        bytes_per_s=options.limit,
+        bytes_per_s=limit,
         latest_commit=lambda repo, revision: repository.read_snapshot(repo, revision).commit,
     )
     code = 0

@@ -72,10 +72,14 @@ def unfinished(
 
     It goes on with the commit of its beginning, even if the branch has moved since.
     """
-    for job in jobs.load(records):
-        for address in addresses:
-            if job.request.folder == folder and _means(address, job.request):
-                return job.request
+    begun = [job.request for job in jobs.load(records) if job.request.folder == folder]
+    for address in addresses:
+        found = [request for request in begun if _means(address, request)]
+        usual = [r for r in found if _quantization(r) == repository.DEFAULT_QUANTIZATION]
+        if len(found) > 1 and not address.path and not address.quantization:
+            found = usual  # as `repository.choose` does
+        if found:
+            return found[0]
     return None
 
 
@@ -94,8 +98,12 @@ def _means(address: Address, request: DownloadRequest) -> bool:
     paths = [file.path for file in request.files]
     if address.path:
         return address.path in paths
-    kind = names.quantization(address.quantization) or repository.DEFAULT_QUANTIZATION
-    return names.quantization(paths[0]) == kind
+    kind = names.quantization(address.quantization) or address.quantization.upper()
+    return kind in ("", _quantization(request)) and not names.is_projector(paths[0])
+
+
+def _quantization(request: DownloadRequest) -> str:
+    return names.quantization(request.files[0].path)
 
 
 def has_projector(request: DownloadRequest) -> bool:

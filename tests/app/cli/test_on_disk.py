@@ -394,3 +394,40 @@ def test_a_download_paused_by_a_signal_is_paused_in_the_window(stage: Stage, mod
         assert event.download.progress.written_bytes > 2_000_000
     finally:
         service.close()
+
+
+# --- the same command goes on -----------------------------------------------
+
+
+def test_without_a_quantization_the_same_command_goes_on_with_the_commit_of_before(
+    stage: Stage, model: Path, home: Path
+) -> None:
+    del stage.hub.files["org/model/tiny-Q8_0.gguf"]
+    stage.hub.rate = 8_000_000
+    with pull_process(stage, "hf:org/model") as process:
+        wait_for(lambda: stage.hub.sent_bytes > 12_000_000)
+        process.terminate()
+        process.communicate()
+    stage.hub.rate = None
+    stage.hub.revisions = {"main": "d" * 40, "old": "c" * 40}
+    assert main(["verify", "hf:org/model", "--json"]) == 3
+    assert main(["pull", "hf:org/model", "--json"]) == 0
+    commits = {r.path.split("/")[4] for r in stage.hub.requests if "/resolve/" in r.path}
+    assert commits == {"c" * 40}
+    assert not list((home / "data" / "downloads" / "jobs").iterdir())
+
+
+def test_the_limit_of_the_window_holds_for_pull_unless_it_says_otherwise(
+    stage: Stage, model: Path, home: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    SettingsStore(home / "config" / "settings.json").save(Settings(download_limit=20_000_000))
+    begun = time.monotonic()
+    assert main(["pull", SMALL, "--json"]) == 0
+    slow_s = time.monotonic() - begun
+    size = (model / "tiny-Q8_0.gguf").stat().st_size
+    assert slow_s > 0.8 * size / 20_000_000
+    assert main(["rm", SMALL, "--yes"]) == 0
+    begun = time.monotonic()
+    assert main(["pull", SMALL, "--json", "--limit", "none"]) == 0
+    assert time.monotonic() - begun < slow_s
+    assert main(["pull", SMALL, "--limit", "fast"]) == 2
