@@ -192,6 +192,22 @@ class ModelFiles:
                 return found
         return None
 
+    def is_outdated(self, model: LocalModel, found: FileSet) -> bool:
+        """True if its repository has other files now than those that were downloaded."""
+        paths = targets(model)
+        if model.repo != found.repo or [p.name for p in paths] != [
+            file.path.rpartition("/")[2] for file in found.files
+        ]:
+            return False
+        if any(download.state not in ENDED for download in self._queued(set(paths))):
+            return False  # they are on their way
+        kept = [self._records.verified.last(path) for path in paths]
+        new = requests.of_set(found, DEFAULT_REVISION, paths[0].parent).files
+        return any(
+            old is not None and file.digest is not None and old.digest != file.digest
+            for old, file in zip(kept, new, strict=True)
+        )
+
     def mend(self, model: LocalModel) -> None:
         """Fetch again what is damaged or missing, as a download of its own."""
 

@@ -30,6 +30,7 @@ class PlaceLine(QWidget):
     other_clicked = Signal()
     import_clicked = Signal()
     hub_clicked = Signal()
+    update_clicked = Signal()
     verify_clicked = Signal()
     delete_clicked = Signal()
 
@@ -43,12 +44,17 @@ class PlaceLine(QWidget):
         self.place.setMenu(self.menu)
         self.place.setProperty("menu", "true")
         self.place.setAccessibleDescription("Where the download goes, or where else it may be from")
+        self.update_ = button("Update available", "link")
+        self.update_.setToolTip(
+            "Its repository has newer files. Fetch them; those here stay until all of them are whole"
+        )
+        self.update_.clicked.connect(self.update_clicked)
         self.verify = button("Verify", "link")
         self.verify.setToolTip("Read all of it again and compare it with its checksum")
         self.verify.clicked.connect(self.verify_clicked)
         self.delete = button("Delete…", "link")
         self.delete.clicked.connect(self.delete_clicked)
-        for one in (self.place, self.verify, self.delete):
+        for one in (self.place, self.update_, self.verify, self.delete):
             row.addWidget(one)
             one.hide()
         self._places: Places = ()
@@ -87,8 +93,10 @@ class PlaceLine(QWidget):
     def _cut(self, words: str) -> str:
         return self.fontMetrics().elidedText(words, Qt.TextElideMode.ElideMiddle, PLACE_PX)
 
-    def show_disk(self, *, here: bool, kept_because: str, busy: bool) -> None:
+    def show_disk(self, *, here: bool, kept_because: str, busy: bool, outdated: bool) -> None:
         """What can be done with a model that is on disk; `busy` while it is verified."""
+        self.update_.setVisible(here and outdated)
+        self.update_.setEnabled(not busy)
         self.verify.setVisible(here)
         self.verify.setEnabled(not busy)
         self.delete.setVisible(here)

@@ -61,6 +61,7 @@ class FilesController(QObject):
         page.place.other_clicked.connect(self._other_folder)
         page.place.import_clicked.connect(self._import)
         page.place.hub_clicked.connect(lambda: self._continue(None))
+        page.place.update_clicked.connect(self._update)
         page.place.verify_clicked.connect(self._verify_shown)
         page.place.delete_clicked.connect(self._delete_shown)
         page.projector.get_clicked.connect(self._get_projector)
@@ -94,6 +95,23 @@ class FilesController(QObject):
         if subject is None:
             return None
         return self._service.models.projector_of(subject.key, self._page.matrix.chosen_name)
+
+    def _found(self) -> FileSet | None:
+        """What the repository has now of what is chosen on the page."""
+        subject = self._page.subject
+        sets = self._service.models.sets_of(subject.key) if subject is not None else {}
+        return sets.get(self._page.matrix.chosen_name)
+
+    def _update(self) -> None:
+        """Bring the newer files of a model that is here, in its place."""
+        local, found = self._local(), self._found()
+        if local is not None and found is not None:
+            folder = folder_of(local, self._service.files.folders)
+            projector = self._projector() if local.projectors else None
+            self._service.downloads.enqueue(
+                found, DEFAULT_REVISION, folder=folder, projector=projector
+            )
+            self.download_shown.emit("")
 
     def _get_projector(self) -> None:
         """Bring a projector to the model that is here already."""
@@ -218,13 +236,27 @@ class FilesController(QObject):
         same = verified is not None and verified.key == key
         reason = self._service.files.kept_because(local) if local is not None else ""
         busy = verified is not None and same and not verified.ended
-        page.place.show_disk(here=local is not None, kept_because=reason, busy=busy)
+        page.place.show_disk(
+            here=local is not None,
+            kept_because=reason,
+            busy=busy,
+            outdated=self._is_outdated(local),
+        )
         if verified is not None and same:
             page.check.show_verified(verified)
         elif self._deleted[1] and page.subject and page.subject.key == self._deleted[0]:
             page.check.say(self._deleted[1])
         else:
             page.check.hide()
+
+    def _is_outdated(self, local: LocalModel | None) -> bool:
+        """True for one whose repository has newer files, which are not on their way."""
+        found = self._found()
+        return (
+            local is not None
+            and found is not None
+            and self._service.files.is_outdated(local, found)
+        )
 
     def _begun(self, offer: Offer) -> Download | None:
         if offer.kind is not OfferKind.RESUME:

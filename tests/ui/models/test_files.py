@@ -315,6 +315,29 @@ def test_without_a_projector_none_is_offered(desk: Desk) -> None:
     assert not desk.page.projector.isVisible()
 
 
+def test_a_branch_that_has_moved_is_an_update_that_one_can_have(desk: Desk, tmp_path: Path) -> None:
+    desk.get()
+    assert not desk.page.place.update_.isVisible()
+    third = sorted(desk.service.folders.models.rglob("*.gguf"))[2]
+    name = f"org/model/{third.name}"
+    new = shutil.copy(desk.stage.hub.files[name], tmp_path / "new.gguf")
+    flip(Path(new), 20_000_000)
+    desk.stage.hub.files[name] = Path(new)
+    desk.stage.hub.revisions["main"] = "d" * 40
+    before = third.read_bytes()
+    desk.controller.back()
+    desk.service.models.lookups.snapshot("org/model", refresh=True)  # the list is some minutes old
+    desk.controller.open(KEY)
+    desk.wait(lambda: desk.page.matrix.chosen_name and desk.page.place.update_.isVisible())
+    assert desk.page.offer.kind is OfferKind.LOAD, "what is here can be loaded all the same"
+    assert third.read_bytes() == before, "nothing is fetched unasked"
+    desk.page.place.update_.click()
+    desk.wait(lambda: third.read_bytes() == Path(new).read_bytes())
+    desk.wait(lambda: not desk.page.place.update_.isVisible())
+    desk.page.place.verify.click()
+    desk.wait(lambda: desk.said.startswith("All 3 files are right"))
+
+
 def test_results_in_words() -> None:
     def words(**values: object) -> tuple[str, str]:
         return verified_words(ModelVerified(key="k", **values))  # type: ignore[arg-type]
