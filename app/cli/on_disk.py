@@ -16,7 +16,6 @@ from app.download import preflight, requests, text, verify
 from app.download.disk import disk_error
 from app.download.model import DownloadFile, DownloadRequest
 from app.download.records import Records
-from app.download.set_run import only_writer
 from app.errors import AppError, ErrorKind
 from app.gguf.header import shard_names
 from app.settings.model import Settings
@@ -205,29 +204,41 @@ def remove(options: argparse.Namespace, settings: Settings) -> int:
     addresses = where.addresses(options.model)
     found = next(where.here(addresses, folders, strict=True), None)
     if found is None:
+        begun = (requests.unfinished(addresses, folder, known) for folder in folders)
+        return _forget(options, folders, next((one for one in begun if one is not None), None))
+    _, folder, chosen = found
+    sets = (chosen, *requests.projectors_of(chosen, folder))
+    targets = [path for one in sets for path in requests.local_files(one, folder)]
+    there = [p for p in targets if p.exists() or preflight.part_of(p).exists()]
+    if not options.yes and not _agreed(there):
+        return 130
+    try:
+        freed = requests.delete(targets, known)
+    except OSError as error:
+        raise disk_error(error, targets[0]) from error
+    requests.forget(targets, folder, known)
+    if options.json:
+        print(json.dumps({"type": "removed", "paths": [str(t) for t in there], "freed": freed}))
+    else:
+        print(f"Deleted {units.format_files(len(there))}, {units.format_file_size(freed)}.")
+    return 0
+
+
+def _forget(
+    options: argparse.Namespace, folders: Sequence[Path], begun: DownloadRequest | None
+) -> int:
+    """Take a download of which nothing is on disk out of the queue."""
+    if begun is None:
         raise AppError(
             f"Nothing of {options.model} is in {' or '.join(map(str, folders))}.",
             hint="`models` lists what is here.",
             kind=ErrorKind.MODEL_FILE,
         )
-    _, folder, chosen = found
-    sets = (chosen, *requests.projectors_of(chosen, folder))
-    targets = [path for one in sets for path in requests.local_files(one, folder)]
-    targets = [p for p in targets if p.exists() or preflight.part_of(p).exists()]
-    if not options.yes and not _agreed(targets):
-        return 130
-    try:
-        freed = 0
-        for target in targets:
-            with only_writer(known, target):
-                freed += requests.delete([target], known)
-    except OSError as error:
-        raise disk_error(error, targets[0]) from error
-    requests.forget(targets, folder, known)
+    requests.forget([begun.target(file) for file in begun.files], begun.folder, where.records())
     if options.json:
-        print(json.dumps({"type": "removed", "paths": [str(t) for t in targets], "freed": freed}))
+        print(json.dumps({"type": "removed", "paths": [], "freed": 0}))
     else:
-        print(f"Deleted {units.format_files(len(targets))}, {units.format_file_size(freed)}.")
+        print("Taken out of the queue; nothing of it was on disk.")
     return 0
 
 

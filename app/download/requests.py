@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,6 +16,7 @@ from app.download.jobs import remove_empty
 from app.download.model import DownloadFile, DownloadRequest
 from app.download.preflight import part_of
 from app.download.records import Records
+from app.download.set_run import only_writer
 from app.errors import AppError, ErrorKind
 from app.gguf.header import shard_names
 
@@ -145,6 +147,8 @@ def here(address: Address, folder: Path) -> FileSet | None:
 
 def projectors_of(chosen: FileSet, folder: Path) -> tuple[FileSet, ...]:
     """Projectors in the folder of models that are for this model alone: no other one is beside it."""
+    if chosen.role is Role.PROJECTOR:
+        return ()
     sets = sets_here(chosen.repo, folder)
     others = [s for s in sets if s.role is Role.MODEL and s.name != chosen.name]
     return () if others else tuple(s for s in sets if s.role is Role.PROJECTOR)
@@ -160,8 +164,16 @@ def delete(targets: Sequence[Path], records: Records) -> int:
     """Delete files, their parts, and all that is remembered of them; returns the bytes.
 
     Raises:
+        DownloadError: One is being downloaded; then none is deleted.
         OSError: One cannot be deleted.
     """
+    with contextlib.ExitStack() as held:
+        for target in targets:
+            held.enter_context(only_writer(records, target))
+        return _delete(targets, records)
+
+
+def _delete(targets: Sequence[Path], records: Records) -> int:
     freed = 0
     for target in targets:
         for path in (target, part_of(target)):

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from app import units
 from app.catalog import names
+from app.download.disk import disk_error
 from app.download.model import DownloadError, DownloadFile, Reason
 from app.download.records import Verified
 from app.errors import AppError, Cancelled
@@ -113,7 +114,9 @@ def _header(path: Path, shard: int) -> Header:
     try:
         with path.open("rb") as stream:
             return parse(path, stream, path.stat().st_size, shard)
-    except (AppError, OSError) as error:
+    except OSError as error:
+        raise disk_error(error, path) from error
+    except AppError as error:
         raise _broken(path.name, str(error)) from error
 
 

@@ -14,7 +14,6 @@ from app.download import preflight, requests, verify
 from app.download.disk import disk_error
 from app.download.model import ENDED, Download, DownloadFile
 from app.download.records import Records
-from app.download.set_run import only_writer
 from app.errors import AppError, Cancelled, ErrorKind
 from app.events import FoldersMeasured, ModelDeleted, ModelVerified
 from app.gguf.header import shard_names
@@ -260,11 +259,8 @@ class ModelFiles:
             self.stop()
         top = next((f for f in self.folders if paths[0].is_relative_to(f)), paths[0].parent)
         there = sum(1 for path in paths for p in (path, preflight.part_of(path)) if p.is_file())
-        freed = 0
         try:
-            for path in paths:
-                with only_writer(self._records, path):
-                    freed += requests.delete([path], self._records)
+            freed = requests.delete(paths, self._records)
         except OSError as error:
             raise disk_error(error, paths[0]) from error
         finally:

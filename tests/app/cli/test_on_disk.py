@@ -20,6 +20,7 @@ import huggingface_hub
 import pytest
 
 from app.cli.main import main
+from app.download import preflight
 from app.download.model import DownloadState, DownloadStateChanged
 from app.service import AppService
 from app.settings.model import Settings
@@ -284,6 +285,56 @@ def test_a_repository_without_a_projector_says_so(
     assert main(["pull", MODEL, "--mmproj"]) == 3
     assert "has no projector" in capsys.readouterr().err
     assert not model.exists()
+
+
+def test_a_projector_alone_is_one_file(
+    stage: Stage, model: Path, seeing: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    alone = f"hf:org/model/{PROJECTOR}"
+    assert main(["pull", alone, "--json"]) == 0
+    capsys.readouterr()
+    assert main(["verify", alone]) == 0
+    assert capsys.readouterr().out == f"{seeing}: verified\n"
+    assert main(["models"]) == 0
+    assert PROJECTOR not in capsys.readouterr().out, "it is no model"
+    assert main(["rm", alone, "--yes"]) == 0
+    assert capsys.readouterr().out.startswith("Deleted 1 file, ")
+
+
+# --- rm and the queue -------------------------------------------------------
+
+
+def test_what_another_process_downloads_is_not_deleted_by_halves(
+    stage: Stage, model: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    stage.hub.rate = 6_000_000
+    with pull_process(stage, MODEL, "--json") as process:
+        wait_for((model / NAME.format(1)).exists)
+        wait_for((model / (NAME.format(2) + ".part")).exists)
+        assert main(["rm", MODEL, "--yes"]) == 6
+        assert "another process" in capsys.readouterr().err
+        stage.hub.rate = None
+        out, err = process.communicate()
+    assert process.returncode == 0, err
+    assert json.loads(out.splitlines()[-1])["state"] == "done"
+    assert main(["verify", MODEL]) == 0
+
+
+def test_a_download_that_has_not_begun_can_be_taken_out_of_the_queue(
+    stage: Stage,
+    model: Path,
+    home: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(preflight, "MARGIN_BYTES", 2**60)
+    assert main(["pull", MODEL]) == 6
+    assert list((home / "data" / "downloads" / "jobs").iterdir())
+    assert main(["rm", MODEL, "--yes"]) == 0
+    assert "Taken out of the queue" in capsys.readouterr().out
+    assert not list((home / "data" / "downloads" / "jobs").iterdir())
+    assert not model.exists()
+    assert main(["rm", MODEL, "--yes"]) == 3
 
 
 # --- signals ----------------------------------------------------------------
