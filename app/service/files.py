@@ -120,13 +120,6 @@ class ModelFiles:
         if stop.is_set():
             raise Cancelled
         expected, against = self._expected(model)
-        for path, file in expected:
-            if file.digest is None:
-                raise AppError(
-                    f"{path.name} cannot be checked: its repository publishes no checksum.",
-                    hint="It stays as it is; if the model does not load, download it again.",
-                    kind=ErrorKind.MODEL_FILE,
-                )
         size = sum(file.size_bytes for _, file in expected)
         wrong: list[Path] = []
         begun = told = 0
@@ -139,9 +132,12 @@ class ModelFiles:
                 self._emit(ModelVerified(key=key, done_bytes=begun + count, size_bytes=size))
 
         for path, file in expected:
-            right = verify.is_right(
-                path, file, self._records.verified, progress=progress, stop=stop, afresh=True
-            )
+            if file.digest is None:
+                right = path.is_file() and path.stat().st_size == file.size_bytes
+            else:
+                right = verify.is_right(
+                    path, file, self._records.verified, progress=progress, stop=stop, afresh=True
+                )
             begun += file.size_bytes
             wrong += [] if right else [path]
         self._emit(
@@ -152,6 +148,7 @@ class ModelFiles:
                 ended=True,
                 files=len(expected),
                 wrong=tuple(wrong),
+                unchecked=sum(file.digest is None for _, file in expected),
                 against=against,
                 can_mend=bool(wrong and model.repo) and model.origin is Origin.APP,
             )

@@ -10,6 +10,7 @@ from PySide6.QtGui import QActionGroup
 from PySide6.QtWidgets import QHBoxLayout, QMenu, QWidget
 
 from app import units
+from app.download import text
 from app.events import ModelVerified
 from app.service.subjects import OfferKind
 from ui.widgets.labels import button, label
@@ -212,6 +213,9 @@ def verified_words(event: ModelVerified) -> tuple[str, str]:
     if event.stopped:
         return "Stopped before all of it was verified.", ""
     count, names = event.files, ", ".join(path.name for path in event.wrong)
+    if not names and event.unchecked:
+        some = "" if event.unchecked == count else f" {event.unchecked} of {count} files"
+        return f"Complete,{some} {text.NOT_CHECKED}.", ""
     if not names:
         right = "The file is right" if count == 1 else f"All {count} files are right"
         whose = f"as {event.against} has them now" if event.against else "the checksums match"

@@ -338,6 +338,27 @@ def test_a_branch_that_has_moved_is_an_update_that_one_can_have(desk: Desk, tmp_
     desk.wait(lambda: desk.said.startswith("All 3 files are right"))
 
 
+def test_what_has_no_published_checksum_is_complete_and_not_checked(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hub = desk.stage.hub
+    bare: list[dict[str, object]] = [
+        {key: entry[key] for key in ("type", "path", "size")} for entry in hub.tree("org/model")
+    ]
+    monkeypatch.setattr(hub, "tree", lambda _name: bare)
+    hub.faults.linked_etag = "of-its-own"
+    desk.get()
+    assert not desk.page.place.update_.isVisible()
+    desk.page.place.verify.click()
+    desk.wait(lambda: desk.said == "Complete, not checked (no checksum published).")
+    assert not desk.page.check.mend.isVisible()
+    third = sorted(desk.service.folders.models.rglob("*.gguf"))[2]
+    with third.open("r+b") as stream:
+        stream.truncate(30_000_000)
+    desk.page.place.verify.click()
+    desk.wait(lambda: third.name in desk.said)
+
+
 def test_results_in_words() -> None:
     def words(**values: object) -> tuple[str, str]:
         return verified_words(ModelVerified(key="k", **values))  # type: ignore[arg-type]
@@ -346,6 +367,8 @@ def test_results_in_words() -> None:
     assert words(ended=True, files=1)[0] == "The file is right: the checksums match."
     assert words(ended=True, files=2, against="a/b")[0].endswith("as a/b has them now.")
     assert words(ended=True, stopped=True)[1] == ""
+    some = words(ended=True, files=3, unchecked=1)
+    assert some == ("Complete, 1 of 3 files not checked (no checksum published).", "")
     missing = words(ended=True, files=2, wrong=(Path("x"), Path("y")))
     assert missing == ("2 of 2 files are damaged or missing: x, y.", "error")
     assert place_words(Path("/mnt/a"), 77_400_000_000) == "/mnt/a, 77 GB free"
