@@ -12,9 +12,9 @@ from typing import NoReturn
 import pydantic
 
 import app
-from app import logs, paths, processes
+from app import logs, paths
 from app.cli import bench as bench_command
-from app.cli import machine
+from app.cli import machine, signals
 from app.cli import models as models_command
 from app.cli import on_disk as on_disk_command
 from app.cli import plan as plan_command
@@ -173,7 +173,7 @@ def main(arguments: Sequence[str]) -> int:
             print(f"Error: {error}", file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt as stop:
-        return processes.exit_code(stop)
+        return signals.exit_code(stop)
     except BrokenPipeError:
         sys.stderr.close()
         return READER_GONE

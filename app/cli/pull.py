@@ -13,10 +13,10 @@ from pathlib import Path
 from rich.progress import BarColumn, TextColumn
 from rich.progress import Progress as Bars
 
-from app import paths, processes, units
+from app import paths, units
 from app.catalog import repository
 from app.catalog.hub import Address
-from app.cli import already, where
+from app.cli import already, signals, where
 from app.download import jobs, preflight, requests, text
 from app.download.manager import DownloadManager
 from app.download.model import (
@@ -81,7 +81,7 @@ def _connections(words: str) -> int:
 
 def pull(options: argparse.Namespace, settings: Settings) -> int:
     """Bring a model here; Ctrl+C, SIGTERM and SIGHUP pause, and the same command goes on."""
-    with processes.interrupted_by_signals():
+    with signals.interrupted_by_signals():
         addresses, folders = where.addresses(options.model), where.folders(options, settings)
         try:
             request = _request(options, settings, addresses, folders)
@@ -157,7 +157,7 @@ def _run(request: DownloadRequest, options: argparse.Namespace, limit: int | Non
             try:
                 last = _follow(events, show)
             except KeyboardInterrupt as stop:
-                code = processes.exit_code(stop)
+                code = signals.exit_code(stop)
                 manager.pause(id_)
                 last = _follow(events, show)
     finally:
