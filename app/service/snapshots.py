@@ -142,9 +142,7 @@ class SnapshotService:
 
         def restored(done: protocol.SnapshotDone) -> None:
             self._restored = done
-            self._tell(
-                SnapshotState.RESTORED, f"KV cache restored: {done.tokens:,} tokens.", done
-            )
+            self._tell(SnapshotState.RESTORED, f"KV cache restored: {done.tokens:,} tokens.", done)
 
         try:
             self._ask("restore", path, restored, self._failed)
@@ -168,9 +166,7 @@ class SnapshotService:
                 hint="Wait for it, or stop it, then try again.",
                 kind=ErrorKind.USAGE,
             )
-        command = protocol.Snapshot(
-            action=action, request=next(self._requests), path=str(path)
-        )
+        command = protocol.Snapshot(action=action, request=next(self._requests), path=str(path))
 
         def answered(found: protocol.SnapshotDone | AppError) -> None:
             if isinstance(found, AppError):
