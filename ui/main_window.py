@@ -336,7 +336,7 @@ class MainWindow(QMainWindow):
             self.chat.set_loaded(None, None)
         self.models.show_offer()
         asleep = event.state is EngineState.STOPPED and self._service.engine.asleep
-        words = "asleep" if asleep else _WORDS.get(event.state, "loaded")
+        words = "asleep until you ask" if asleep else _WORDS.get(event.state, "loaded")
         if event.state is EngineState.LOADING and event.fraction is not None:
             words = f"loading {100 * event.fraction:.0f} %"
         error = str(event.error) if event.error is not None else ""

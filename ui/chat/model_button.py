@@ -55,9 +55,10 @@ class ModelButton(QAbstractButton):
         self._words = words
         self._state = "error" if error else "ok" if ready else ""
         self._rests = ready and not busy
-        self._load.setEnabled(not ready)
+        self._load.setVisible(not ready)
         self._load.setText("Load again" if error else "Load")
-        self._unload.setEnabled(ready)
+        for action in (self._unload, self._save, self._save_unload):
+            action.setVisible(ready)
         self._measured(None)
         self._describe()
 

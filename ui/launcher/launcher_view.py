@@ -155,6 +155,7 @@ class LauncherView(QWidget):
         self._unload.clicked.connect(self.unload_clicked)
         self._unload.hide()
         foot.addWidget(self._unload)
+        foot.addSpacing(12)
         self._primary = button("Load", "primary", big=True)
         self._primary.setFixedWidth(SIDE_PX)
         self._primary.setEnabled(False)
