@@ -51,6 +51,8 @@ from app.events import (
     PlanPreviewed,
     RepositoriesRead,
     SettingsChanged,
+    SnapshotChanged,
+    SnapshotMeasured,
 )
 from app.hardware.model import HardwareSampled
 from app.hardware.text import diagnostics
@@ -139,6 +141,13 @@ class MainWindow(QMainWindow):
         self.chat.stop_clicked.connect(self._service.engine.cancel)
         self.chat.new_chat_clicked.connect(self._service.new_chat)
         self.chat.reload_clicked.connect(self._reload)
+        self.chat.model.load_clicked.connect(self._reload)
+        self.chat.model.unload_clicked.connect(lambda: self._service.sleep(keep=False))
+        self.chat.model.menu_opened.connect(self._service.snapshots.measure)
+        self.chat.model.save_clicked.connect(self._service.snapshots.save)
+        self.chat.model.save_unload_clicked.connect(lambda: self._service.sleep(keep=True))
+        self.chat.model.plan_clicked.connect(lambda: self.show_page("Machine"))
+        self.launcher.unload_clicked.connect(lambda: self._service.sleep(keep=False))
         self.chat.system_prompt_changed.connect(self._system_prompt)
 
     # --- what the person does -------------------------------------------------
@@ -302,6 +311,10 @@ class MainWindow(QMainWindow):
                 self.downloads.receive(event)
             case SettingsChanged(settings=settings):
                 self.downloads.view.set_rules(settings.download_limit, settings.download_hours)
+            case SnapshotMeasured():
+                self.chat.model.set_measured(event)
+            case SnapshotChanged(sentence=sentence):
+                self.chat.show_note(sentence)
             case TokensCounted() | TurnProgressed() | TurnEnded():
                 pass
             case _:
@@ -322,11 +335,12 @@ class MainWindow(QMainWindow):
             self.launcher.set_loaded(None)
             self.chat.set_loaded(None, None)
         self.models.show_offer()
-        words = _WORDS.get(event.state, "loaded")
+        asleep = event.state is EngineState.STOPPED and self._service.engine.asleep
+        words = "asleep until you ask" if asleep else _WORDS.get(event.state, "loaded")
         if event.state is EngineState.LOADING and event.fraction is not None:
             words = f"loading {100 * event.fraction:.0f} %"
         error = str(event.error) if event.error is not None else ""
-        self.chat.set_engine(words, ready=event.state in _READY, error=error)
+        self.chat.set_engine(words, ready=event.state in _READY, error=error, asleep=asleep)
 
     def closeEvent(self, event: QCloseEvent) -> None:
         """No event reaches a window that is gone."""

@@ -24,12 +24,17 @@ from app.events import (
     NoticeRaised,
     OperationFailed,
     PlanChanged,
+    SnapshotChanged,
+    SnapshotMeasured,
 )
 from app.plan.text import VERDICT_WORDS
 from app.service import AppService
 from app.settings.model import Settings
 
-HELP = "Ctrl+C stops an answer, /new begins a new chat, /reload loads the model again, Ctrl+D ends."
+HELP = (
+    "Ctrl+C stops an answer, /new begins a new chat, /reload loads the model again, /unload frees its "
+    "memory until the next question (/unload save keeps the KV cache on disk), Ctrl+D ends."
+)
 
 
 def chat(options: argparse.Namespace, settings: Settings, model: Path) -> int:
@@ -122,6 +127,9 @@ class _Terminal:
             case NoticeRaised(sentence=sentence) | SafetyApplied(sentence=sentence):
                 self._say(sentence)
                 self._emit("notice", sentence=sentence)
+            case SnapshotChanged(state=state, sentence=sentence):
+                self._say(sentence)
+                self._emit("snapshot", state=state, tokens=event.tokens, bytes=event.size_bytes)
             case _:
                 pass
 
@@ -142,12 +150,41 @@ class _Terminal:
             if text == "/new":
                 self._service.new_chat()
                 self._say("New chat.")
+            elif text in ("/unload", "/unload save"):
+                self._unload(keep=text.endswith("save"))
             elif text == "/reload" or (not text and self._crashed()):
                 self._reload()
             elif text:
                 if self._crashed():
                     self._reload()
                 code = self._answer(text)
+
+    def _unload(self, *, keep: bool) -> None:
+        """Free the engine's memory; the next question loads the model again."""
+        if self._crashed():
+            self._say("Nothing is loaded.")
+            return
+        self._drop_events()
+        if keep:
+            self._service.snapshots.measure()
+            while not isinstance(event := self._events.get(), SnapshotMeasured | SnapshotChanged):
+                self._notice(event)
+            keep = isinstance(event, SnapshotMeasured) and self._agreed(event)
+        self._service.sleep(keep=keep)
+        while not self._crashed() or not self._events.empty():
+            self._notice(self._events.get())
+        self._say("Unloaded. The next question loads it again.")
+
+    def _agreed(self, size: SnapshotMeasured) -> bool:
+        """A KV cache can be as large as a film: its size is said first."""
+        self._say(
+            f"The KV cache takes {units.format_file_size(size.size_bytes)} for {size.tokens:,} tokens; "
+            f"the disk has {units.format_file_size(size.free_bytes)}."
+        )
+        if not sys.stdin.isatty() or self._json:
+            return True
+        print("Save it? [Y/n] ", end="", file=sys.stderr, flush=True)
+        return sys.stdin.readline().strip().lower() in ("", "y", "yes")
 
     def _read(self) -> str | None:
         if sys.stdin.isatty() and not self._json:

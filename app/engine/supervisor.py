@@ -48,10 +48,15 @@ class EngineSupervisor:
         times: LoadTimes | None = None,
         stall_s: float = STALL_S,
         idle_s: float | None = None,
+        on_idle: Callable[[], None] | None = None,
         environment: Mapping[str, str] | None = None,
     ) -> None:
-        """Start the thread; no process before the first load."""
+        """Start the thread; no process before the first load.
+
+        `on_idle` is called once nothing was asked for `idle_s` seconds; without it the process is ended.
+        """
         self._listener = listener
+        self._on_idle = on_idle or self._unload
         self._store, self._times = store, times
         self._stall_s, self._idle_s = stall_s, None if idle_s is None else float(idle_s)
         self._heard_at = self._started_at = time.monotonic()
@@ -72,7 +77,7 @@ class EngineSupervisor:
         self._thread.start()
 
     def unload_when_idle(self, after_s: float | None) -> None:
-        """End the process once nothing was asked of it for so long; None keeps it."""
+        """Call that idle where nothing was asked for so long; None is never."""
         self._inbox.put(inbox.IdleLimit(after_s))
 
     @property
@@ -125,7 +130,8 @@ class EngineSupervisor:
                 if self._runs:
                     self._listen_for_silence()
                 else:
-                    self._unload()
+                    self._heard_at = time.monotonic()
+                    self._on_idle()
                 continue
             if isinstance(item, inbox.Close):
                 self._end_child()
@@ -161,7 +167,8 @@ class EngineSupervisor:
         """How long to wait for something to happen before doing something about it."""
         if self._runs:
             return self._stall_s / 2
-        if self._state is EngineState.READY and self._idle_s is not None:
+        idle = self._state is EngineState.READY and not self._snapshots
+        if idle and self._idle_s is not None:
             return max(0.0, self._heard_at + self._idle_s - time.monotonic())
         return None
 

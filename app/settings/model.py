@@ -145,6 +145,27 @@ class Settings(pydantic.BaseModel):
     sampling: Sampling = pydantic.Field(
         default=Sampling(), title="Sampling", description="How the next token is chosen."
     )
+    unload_after_min: int | None = pydantic.Field(
+        default=None,
+        ge=1,
+        le=10_080,
+        title="Unload when idle",
+        description="Minutes without a question after which the model leaves memory; none keeps it. "
+        "The next question loads it again.",
+    )
+    snapshot_when_idle: bool = pydantic.Field(
+        default=False,
+        title="Keep the KV cache",
+        description="Save the chat's KV cache before the model is unloaded for being idle, so that "
+        "the next answer need not read the whole chat again.",
+    )
+    snapshot_limit_gb: int = pydantic.Field(
+        default=40,
+        ge=0,
+        le=100_000,
+        title="Room for KV caches",
+        description="GB that saved KV caches may take on disk; the oldest make room.",
+    )
     model_folders: tuple[str, ...] = pydantic.Field(
         default=(), title="Folders of models", description="Looked into beside the usual ones."
     )

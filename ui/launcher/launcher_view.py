@@ -43,6 +43,7 @@ class LauncherView(QWidget):
     """Signals: what the person asks for."""
 
     primary_clicked = Signal()
+    unload_clicked = Signal()
     choose_clicked = Signal()
     split_clicked = Signal()
     confirm_clicked = Signal()
@@ -146,6 +147,14 @@ class LauncherView(QWidget):
         self._progress.setTextVisible(False)
         self._progress.hide()
         foot.addWidget(self._progress)
+        foot.addSpacing(12)
+        self._unload = button("Unload")
+        self._unload.setToolTip(
+            "Frees all its memory. The next question in the chat loads it again."
+        )
+        self._unload.clicked.connect(self.unload_clicked)
+        self._unload.hide()
+        foot.addWidget(self._unload)
         foot.addSpacing(12)
         self._primary = button("Load", "primary", big=True)
         self._primary.setFixedWidth(SIDE_PX)
@@ -256,6 +265,7 @@ class LauncherView(QWidget):
         elif ready:
             words = "Open chat" if self._current else "Reload with this plan"
         self._primary.setText(words)
+        self._unload.setVisible(ready)
         fits = self._plan is not None and self._plan.runs
         self._primary.setEnabled(loading or fits or (ready and self._current))
         self._primary.setToolTip("" if fits or self._plan is None else self._plan.sentence)
