@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import json
 import os
 import shutil
 from pathlib import Path
 
 import psutil
 
-from app import units
+from app import jsonfile, units
 from app.engine import files, protocol
 from app.errors import AppError, ErrorKind
 
@@ -111,16 +110,24 @@ class SnapshotStore:
 def _note(path: Path, made_with: dict[str, object]) -> None:
     """Beside a snapshot: what it was made with, and the process whose chat it is."""
     noted = {"made_with": made_with, "owner": os.getpid()}
-    path.with_suffix(".json").write_text(json.dumps(noted))
+    try:
+        jsonfile.write(path.with_suffix(".json"), noted)
+    except OSError as error:
+        raise AppError(
+            f"The chat's KV cache could not be saved in {path.parent}.",
+            detail=f"{error.strerror}.",
+            hint="Make room on the disk; the chat itself is safe.",
+            kind=ErrorKind.DISK,
+        ) from error
 
 
 def _noted(path: Path) -> tuple[dict[str, object], int | None]:
     """What stands there; nothing if it cannot be read."""
-    try:
-        noted = json.loads(path.with_suffix(".json").read_text())
-        return dict(noted["made_with"]), int(noted["owner"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return {}, None
+    noted = jsonfile.read(path.with_suffix(".json"))
+    made_with, owner = noted.get("made_with"), noted.get("owner")
+    return made_with if isinstance(made_with, dict) else {}, owner if isinstance(
+        owner, int
+    ) else None
 
 
 def _made_with(command: protocol.Load, version: str, size_bytes: int) -> dict[str, object]:
