@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import sys
 import tempfile
@@ -22,7 +23,6 @@ from app.download.model import DownloadState
 from app.errors import AppError
 from app.gguf import bundled
 from app.hardware import gpu_table
-from app.plan.devices import imagined_device
 from app.plan.model import PlanHost
 from app.plan.overview import Machine
 from app.service import AppService
@@ -31,6 +31,7 @@ from tests.end_to_end.photograph import NARROW, looks, save, wait
 from tests.helpers import shards
 from tests.helpers.faulty_hub import FaultyHub, faulty_hub
 from tests.helpers.hub import Repo
+from tests.helpers.machines import cards
 from tests.helpers.split import split
 from ui import theme
 from ui.main_window import MainWindow
@@ -42,8 +43,15 @@ WIDE = 1280, 820
 
 def imagined() -> Machine:
     """Eight RTX 3090 and 128 GiB of main memory."""
-    gpus = gpu_table.parse("8x RTX 3090")
-    devices = tuple(imagined_device(gpu, number) for number, gpu in enumerate(gpus))
+    known = gpu_table.find("RTX 3090")
+    devices = tuple(
+        dataclasses.replace(
+            card,
+            name="RTX 3090",
+            bandwidth_bytes_per_s=known.bandwidth_bytes_per_s if known else None,
+        )
+        for card in cards([24] * 8)
+    )
     return Machine(devices=devices, host=PlanHost(total_bytes=128 * GIB, available_bytes=120 * GIB))
 
 
