@@ -104,6 +104,7 @@ def main() -> None:
     """The child: read what to share, tell the devices and the port, serve."""
     from app import ggml
 
+    processes.die_with_parent()
     private = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # ggml prints to fd 1
     wanted = json.loads(sys.stdin.readline())

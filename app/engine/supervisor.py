@@ -235,7 +235,7 @@ class EngineSupervisor:
             self._child = WorkerProcess(
                 lambda child, line: self._inbox.put(inbox.Said(child, line)),
                 lambda child: self._inbox.put(inbox.Ended(child)),
-                self._environment,
+                {**(self._environment or {}), **self._command.environment},
             )
         except OSError as error:
             self._set(EngineState.CRASHED, error=diagnose.crashed(None, str(error)))
@@ -308,7 +308,12 @@ class EngineSupervisor:
         self._listener(ModelLoaded(model_path=self._command.model_path, loaded=message))
 
     def _failed(self, failed: protocol.Failed) -> None:
-        if failed.stage == "load":
+        command = self._command
+        if failed.stage == "load" and failed.reason == "device" and command and command.environment:
+            # The driver knows its devices by other UUIDs than it told: then nothing is hidden.
+            self._command = command.model_copy(update={"environment": {}, "bus_ids": {}})
+            self._start()
+        elif failed.stage == "load":
             path = self._command.model_path if self._command else ""
             self._end_child()
             self._set(EngineState.STOPPED, error=diagnose.load_failed(failed, path))

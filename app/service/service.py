@@ -10,7 +10,7 @@ from app.catalog import starter
 from app.chat.message import Message
 from app.download.manager import Hours
 from app.download.model import Download
-from app.engine.check import deviations
+from app.engine.check import alarm, deviations
 from app.engine.load_times import LoadTimes
 from app.engine.model import EngineEvent, EngineState, ModelLoaded, TurnEnded, TurnProgressed
 from app.engine.once import dry_run
@@ -18,6 +18,7 @@ from app.engine.safety import SafetyStore, engine_version
 from app.engine.supervisor import EngineSupervisor
 from app.errors import AppError
 from app.events import (
+    AlarmRaised,
     HardwareDetected,
     ModelChosen,
     NoticeRaised,
@@ -303,7 +304,7 @@ class AppService:
         self._jobs.submit(lambda: self._load(force=force))
 
     def unload(self) -> None:
-        """End the engine's process; all its memory comes back."""
+        """End the engine's process, even one that hangs; all its memory comes back."""
         self._engine.unload()
 
     def _load(self, *, force: bool = False) -> None:
@@ -321,7 +322,10 @@ class AppService:
             self._detect()
         self._measured.record(measured(plan, held(loaded), self.report if telling else None))
         for deviation in deviations(plan, loaded.loaded):
-            self._emit(NoticeRaised(sentence=deviation.sentence))
+            if deviation.spilled:
+                self._emit(AlarmRaised(error=alarm(deviation)))
+            else:
+                self._emit(NoticeRaised(sentence=deviation.sentence))
 
     # --- models and downloads -------------------------------------------------
 
