@@ -58,6 +58,7 @@ from app.hardware.model import HardwareSampled
 from app.hardware.text import diagnostics
 from app.plan.model import LoadPlan, Remedy
 from app.service import AppService
+from app.service.loading import held
 from app.settings.model import Settings
 from app.settings.requests import with_remedy
 from ui.bridge import Bridge
@@ -119,7 +120,7 @@ class MainWindow(QMainWindow):
         self.launcher.choose_clicked.connect(self._choose_file)
         self.launcher.file_dropped.connect(self._choose)
         self.launcher.split_clicked.connect(self.open_split)
-        self.launcher.confirm_clicked.connect(self._service.confirm)
+        self.launcher.confirm_clicked.connect(self._service.engine.confirm)
         self.launcher.refresh_clicked.connect(self._service.refresh_hardware)
         self.launcher.diagnostics_clicked.connect(self._copy_diagnostics)
         self.launcher.context_chosen.connect(lambda tokens: self._change(context=tokens))
@@ -136,7 +137,7 @@ class MainWindow(QMainWindow):
         self.downloads.busy_changed.connect(lambda busy: self.rail.set_busy("Downloads", busy))
         self.downloads.view.models_clicked.connect(lambda: self.show_page("Models"))
         self.chat.submitted.connect(self._service.send)
-        self.chat.stop_clicked.connect(self._service.stop)
+        self.chat.stop_clicked.connect(self._service.engine.cancel)
         self.chat.new_chat_clicked.connect(self._service.new_chat)
         self.chat.reload_clicked.connect(self._reload)
         self.chat.end_clicked.connect(self._service.unload)
@@ -170,16 +171,16 @@ class MainWindow(QMainWindow):
         self.show_page("Downloads")
 
     def _primary(self) -> None:
-        state = self._service.engine_state
-        if state in _READY and self._service.plan_is_loaded:
+        state = self._service.engine.state
+        if state in _READY and self._service.engine.plan_is_loaded:
             self.show_page("Chat")
         elif state in (EngineState.LOADING, EngineState.STARTING):
-            self._service.stop()
+            self._service.engine.cancel()
         else:
-            self._service.load()
+            self._service.engine.load()
 
     def _reload(self) -> None:
-        self._service.load()
+        self._service.engine.load()
 
     def _choose_file(self) -> None:
         name, _kind = QFileDialog.getOpenFileName(
@@ -204,7 +205,7 @@ class MainWindow(QMainWindow):
         self._service.update_settings(settings)
 
     def _copy_diagnostics(self) -> None:
-        report = self._service.report
+        report = self._service.hardware.report
         if report is not None:
             self.launcher.copy_diagnostics(diagnostics(report))
 
@@ -213,7 +214,8 @@ class MainWindow(QMainWindow):
 
     def open_split(self) -> None:
         """The split dialog; without a model there is nothing to split yet."""
-        report, layout = self._service.report, self._service.layout
+        report, layout = self._service.hardware.report, self._service.planning.layout
+        loaded = self._service.engine.loaded
         if report is None or layout is None:
             return
         if self.dialog is not None:
@@ -222,23 +224,14 @@ class MainWindow(QMainWindow):
             self._service.settings,
             report.usable_devices,
             layout.block_count + 1,
-            self._service.preview,
+            self._service.planning.preview,
             self,
-            in_use=self._in_use(),
+            in_use=held(loaded) if loaded is not None else {},
             layout=layout,
         )
         self.dialog.applied.connect(self._applied)
-        self.dialog.studied.connect(self._service.study)
+        self.dialog.studied.connect(self._service.planning.study)
         self.dialog.open()
-
-    def _in_use(self) -> dict[str, int]:
-        loaded = self._service.loaded
-        if loaded is None:
-            return {}
-        return {
-            m.device: m.weights_bytes + m.kv_cache_bytes + m.compute_bytes
-            for m in loaded.loaded.memory
-        }
 
     def _applied(self, settings: Settings) -> None:
         self._service.update_settings(settings, reload=True)
@@ -264,9 +257,9 @@ class MainWindow(QMainWindow):
                 self._engine(event)
             case ModelLoaded(loaded=loaded):
                 self.launcher.set_loaded(loaded)
-                if self._service.plan is not None:
-                    self._show_plan(self._service.plan)
-                self.chat.set_loaded(loaded, self._service.loaded_plan)
+                if self._service.planning.plan is not None:
+                    self._show_plan(self._service.planning.plan)
+                self.chat.set_loaded(loaded, self._service.engine.loaded_plan)
             case NoticeRaised(sentence=sentence) | SafetyApplied(sentence=sentence):
                 self.launcher.show_notice(sentence)
             case AlarmRaised(error=error):
@@ -277,7 +270,7 @@ class MainWindow(QMainWindow):
                 self.downloads.view.show_error(error)
                 self.models.page.show_error(error)
                 self.chat.set_engine(
-                    "not loaded", ready=self._service.engine_state in _READY, error=str(error)
+                    "not loaded", ready=self._service.engine.state in _READY, error=str(error)
                 )
             case TurnStarted(user=user):
                 self.chat.start_turn(user)
@@ -322,8 +315,8 @@ class MainWindow(QMainWindow):
 
     def _show_plan(self, plan: LoadPlan) -> None:
         """The plan; where it is loaded, the split that was loaded, which alone compares with the truth."""
-        current, loaded = self._service.plan_is_loaded, self._service.loaded_plan
-        if current and self._service.loaded is not None and loaded is not None:
+        current, loaded = self._service.engine.plan_is_loaded, self._service.engine.loaded_plan
+        if current and self._service.engine.loaded is not None and loaded is not None:
             same = (plan.tensor_split, plan.tensor_overrides)
             plan = plan if same == (loaded.tensor_split, loaded.tensor_overrides) else loaded
         self.launcher.set_plan(plan, current=current)

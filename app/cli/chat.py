@@ -59,7 +59,7 @@ class _Terminal:
         """Ctrl+C: stops the answer where one runs; never lands in the middle of anything else."""
         if not self._answering:
             raise KeyboardInterrupt
-        self._service.stop()
+        self._service.engine.cancel()
 
     def _say(self, text: str) -> None:
         if not self._json:
@@ -72,27 +72,27 @@ class _Terminal:
     def load(self, model: Path) -> None:
         """Detect, plan and load; returns once the model is ready."""
         self._service.start(model)
-        while self._service.plan is None or not self._events.empty():
+        while self._service.planning.plan is None or not self._events.empty():
             event = self._events.get()
             if isinstance(event, PlanChanged):
                 break
             if isinstance(event, ModelChosen):
                 self._say(event.layout.name)
             self._notice(event)
-        plan = self._service.plan
+        plan = self._service.planning.plan
         if plan is not None and self._options.layers:
             ids = [share.device.id for share in plan.devices]
             service = self._service
             service.settings = plan_command.split_by_hand(
                 self._options.layers, service.settings, ids, plan.block_count + 1
             )
-            service.plan = plan = service.preview(service.settings) or plan
+            service.planning.plan = plan = service.planning.preview(service.settings) or plan
         if plan is not None:
             self._say(f"{VERDICT_WORDS[plan.verdict]} {plan.sentence}")
             self._emit(
                 "plan", sentence=plan.sentence, fits=plan.fits, tensor_split=plan.tensor_split
             )
-        self._service.load()
+        self._service.engine.load()
         self._await_ready()
 
     def _await_ready(self) -> None:
@@ -156,12 +156,12 @@ class _Terminal:
         return line or None
 
     def _crashed(self) -> bool:
-        return self._service.engine_state in (EngineState.CRASHED, EngineState.STOPPED)
+        return self._service.engine.state in (EngineState.CRASHED, EngineState.STOPPED)
 
     def _reload(self) -> None:
         self._say("Loading the model again.")
         self._drop_events()
-        self._service.load()
+        self._service.engine.load()
         self._await_ready()
 
     def _drop_events(self) -> None:

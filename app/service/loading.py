@@ -37,9 +37,7 @@ def checked(
 
 def held(loaded: ModelLoaded) -> dict[str, int]:
     """What the model took, in bytes by the device's engine name."""
-    return {
-        m.device: m.weights_bytes + m.kv_cache_bytes + m.compute_bytes for m in loaded.loaded.memory
-    }
+    return {m.device: m.model_bytes for m in loaded.loaded.memory}
 
 
 def is_loaded(

@@ -135,7 +135,7 @@ def main() -> None:
             window.resize(*WIDE)
             window.show()
             service.start(downloads=True)
-            wait(lambda: window.models.view._scanned and service.plan is not None)
+            wait(lambda: window.models.view._scanned and service.planning.plan is not None)
             wait(lambda: window.models.view._fits and window.models.view._local_fits)
             camera = Camera(window, target)
             models(window, service, camera)
