@@ -116,7 +116,7 @@ class MainWindow(QMainWindow):
     def _connect(self) -> None:
         self.rail.chosen.connect(self._rail_chosen)
         self.launcher.primary_clicked.connect(self._primary)
-        self.launcher.stop_clicked.connect(self._service.unload)
+        self.launcher.stop_clicked.connect(self._service.engine.unload)
         self.launcher.choose_clicked.connect(self._choose_file)
         self.launcher.file_dropped.connect(self._choose)
         self.launcher.split_clicked.connect(self.open_split)
@@ -140,7 +140,7 @@ class MainWindow(QMainWindow):
         self.chat.stop_clicked.connect(self._service.engine.cancel)
         self.chat.new_chat_clicked.connect(self._service.new_chat)
         self.chat.reload_clicked.connect(self._reload)
-        self.chat.end_clicked.connect(self._service.unload)
+        self.chat.end_clicked.connect(self._service.engine.unload)
         self.chat.split_clicked.connect(self.open_split)
         self.chat.system_prompt_changed.connect(self._system_prompt)
 
