@@ -51,7 +51,7 @@ class LoadWatch:
         self._numbers["CPU"] = 0
         self._report, self._device_of, self._stopped = report, device_of, stopped
         self._copies = command.load_mode == "mapped" and bool(command.devices)
-        self._files = _Files(shards(Path(command.model_path)), mapped=command.load_mode == "mapped")
+        self._files = Files(shards(Path(command.model_path)), mapped=command.load_mode == "mapped")
         self._state = protocol.LoadProgressed(
             stage="reading", devices=len(command.devices), shards=self._files.count,
             total_bytes=self._files.total_bytes,
@@ -138,7 +138,7 @@ def _same(old: protocol.LoadProgressed, new: protocol.LoadProgressed) -> bool:
     return percent[0] == percent[1] and all(getattr(old, f) == getattr(new, f) for f in fields)
 
 
-class _Files:
+class Files:
     """The model's files as the system sees them being read; elsewhere than on Linux it tells nothing."""
 
     def __init__(self, paths: Sequence[Path], *, mapped: bool) -> None:
