@@ -118,9 +118,7 @@ def address(host: str, port: int) -> str:
     try:
         found = socket.gethostbyname(host)
     except OSError as error:
-        raise refused(
-            "nothing has this name", "Give an IPv4 address of this machine."
-        ) from error
+        raise refused("nothing has this name", "Give an IPv4 address of this machine.") from error
     with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:

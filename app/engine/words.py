@@ -16,20 +16,20 @@ def stage(event: EngineStateChanged) -> str:
 
     Devices are counted from 1 in the load's order, since labels (`GPU 0`) count otherwise.
     """
-    progress = event.progress
+    at = event.progress
     if event.state is EngineState.STARTING:
         return "Starting the engine"
-    if progress is None:
+    if at is None:
         return "Reading the model"
-    if progress.stage == "reading":
-        words = _reading(progress.shard, progress.shards, progress.bytes_per_s)
-    elif progress.stage == "copying":
-        words = f"Copying to {'the devices' if progress.devices > 1 else 'the device'}"
-    elif progress.stage == "allocating":
-        words = _PARTS[progress.part]
+    if at.stage == "reading":
+        words = _reading(at.shard, at.shards, at.bytes_per_s)
+    elif at.stage == "copying":
+        words = f"Copying to {'the devices' if at.devices > 1 else 'the device'}"
+    elif at.stage == "allocating":
+        words = _PARTS[at.part]
     else:
         words = "Warm-up"
-    return f"{words}{_device(progress.device, progress.devices)}"
+    return f"{words}{_device(at.device, at.devices)}"
 
 
 def _reading(shard: int | None, shards: int, bytes_per_s: float | None) -> str:
@@ -47,25 +47,25 @@ def _device(device: int | None, devices: int) -> str:
 
 def amount(event: EngineStateChanged) -> str:
     """How much of it is read: `94.1 GB of 150.9 GB`; empty in other stages."""
-    progress = event.progress
-    if progress is None or progress.stage != "reading" or not progress.done_bytes:
+    at = event.progress
+    if at is None or at.stage != "reading" or not at.done_bytes:
         return ""
     size = units.format_file_size
-    return f"{size(progress.done_bytes)} of {size(progress.total_bytes)}"
+    return f"{size(at.done_bytes)} of {size(at.total_bytes)}"
 
 
 def time(event: EngineStateChanged, since_s: float = 0.0) -> str:
     """What is left of a load, `since_s` after the event: `about 40 s left, last time 52 s`."""
     elapsed = event.elapsed_s + since_s
-    progress, expected = event.progress, event.expected_s
+    reading, expected = event.progress, event.expected_s
     if expected is not None and expected >= 1:
         last = f"last time {_seconds(expected)}"
         left = expected - elapsed
         return (
             f"about {_seconds(left)} left, {last}" if left >= 1 else f"{_so_far(elapsed)}, {last}"
         )
-    if progress is not None and progress.stage == "reading" and progress.bytes_per_s:
-        left = (progress.total_bytes - progress.done_bytes) / progress.bytes_per_s - since_s
+    if reading is not None and reading.stage == "reading" and reading.bytes_per_s:
+        left = (reading.total_bytes - reading.done_bytes) / reading.bytes_per_s - since_s
         return f"about {_seconds(left)} of it left" if left >= 1 else ""
     return _so_far(elapsed) if elapsed >= SO_FAR_S else ""
 
@@ -79,10 +79,14 @@ def _seconds(seconds: float) -> str:
     return f"{whole} s" if whole < 120 else units.format_duration(whole)
 
 
-def load(event: EngineStateChanged, since_s: float = 0.0) -> str:
+def progress(event: EngineStateChanged, since_s: float = 0.0) -> str:
+    """How far a load is, `since_s` after the event: amount and time."""
+    return " · ".join(part for part in (amount(event), time(event, since_s)) if part)
+
+
+def load(event: EngineStateChanged) -> str:
     """All of it in one line."""
-    parts = (stage(event), amount(event), time(event, since_s))
-    return " · ".join(part for part in parts if part)
+    return " · ".join(part for part in (stage(event), progress(event)) if part)
 
 
 def silence(event: EngineStateChanged) -> str:

@@ -62,7 +62,7 @@ class ChatView(QWidget):
         top.addWidget(new)
         top.addStretch(1)
         self._model = label("", "strong")
-        self._state = label("", "body-muted")
+        self._state = label("", "body-muted", elide=True)
         top.addWidget(self._model)
         top.addSpacing(8)
         top.addWidget(self._state)

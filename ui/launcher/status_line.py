@@ -44,6 +44,9 @@ class StatusLine(QWidget):
         self.bar.hide()
         row.addWidget(self.bar)
         column.addLayout(row)
+        self.detail = label("", "muted")
+        self.detail.hide()
+        column.addWidget(self.detail)
         self._event = EngineStateChanged(state=EngineState.STOPPED)
         self._heard_at = 0.0
         self._clock = QTimer(self)
@@ -60,10 +63,12 @@ class StatusLine(QWidget):
             return  # the stage and the clock stay as they are
         self._event, self._heard_at = event, time.monotonic()
         self.bar.setVisible(loading)
+        self.detail.setVisible(loading)
         if loading:
             self._show_progress(event)
             self._tick()
-            self._clock.start()
+            if not self._clock.isActive():
+                self._clock.start()
             set_state(self.label, "")
             return
         self._clock.stop()
@@ -79,7 +84,9 @@ class StatusLine(QWidget):
         set_state(self.label, "error" if error else "")
 
     def _tick(self) -> None:
-        self.label.setText(words.load(self._event, time.monotonic() - self._heard_at))
+        event, since = self._event, time.monotonic() - self._heard_at
+        self.label.setText(words.stage(event))
+        self.detail.setText(words.progress(event, since))
 
     def _show_progress(self, event: EngineStateChanged) -> None:
         """A stage whose end is not known has a bar that only moves."""
