@@ -152,10 +152,11 @@ class EngineSupervisor:
             self._obey(item)
 
     def _unload(self) -> None:
+        error = diagnose.given_up() if self._silent else None
         self._set(EngineState.STOPPING)
         self._end_child()
-        self._finish_turn(None)
-        self._set(EngineState.STOPPED)
+        self._finish_turn(error)
+        self._set(EngineState.STOPPED, error=error)
 
     def _patience_s(self) -> float | None:
         """How long to wait for something to happen before doing something about it."""
@@ -226,7 +227,7 @@ class EngineSupervisor:
         assert self._command is not None  # noqa: S101 - set by every caller
         self._end_child()
         self._finish_turn(None)
-        self._stage = ""
+        self._stage, self._silent = "", False
         self._started_at = self._heard_at = time.monotonic()
         self._expected_s = self._times.expected_s(self._command) if self._times else None
         self._files = files.fingerprint(Path(self._command.model_path))
