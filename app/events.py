@@ -248,6 +248,13 @@ class SnapshotChanged:
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class AlarmRaised:
+    """What is loaded works, but badly: not to be overlooked until it is gone or dismissed."""
+
+    error: AppError
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class NoticeRaised:
     """Something to tell in one line; nothing failed."""
 
@@ -269,6 +276,7 @@ AppEvent = (
     | PlanPreviewed
     | SettingsChanged
     | NoticeRaised
+    | AlarmRaised
     | OperationFailed
     | SnapshotMeasured
     | SnapshotChanged

@@ -22,6 +22,7 @@ from app.download.model import (
     FileVerified,
     UpdateFound,
 )
+from app.engine import words
 from app.engine.model import (
     EngineState,
     EngineStateChanged,
@@ -32,6 +33,7 @@ from app.engine.model import (
     TurnProgressed,
 )
 from app.events import (
+    AlarmRaised,
     AppEvent,
     CatalogListed,
     ChoicePlanned,
@@ -72,8 +74,6 @@ from ui.widgets.rail import Rail
 _READY = (EngineState.READY, EngineState.PREFILL, EngineState.GENERATING)
 _WORDS = {
     EngineState.STOPPED: "not loaded",
-    EngineState.STARTING: "starting",
-    EngineState.LOADING: "loading",
     EngineState.STOPPING: "stopping",
     EngineState.CRASHED: "stopped",
 }
@@ -118,6 +118,7 @@ class MainWindow(QMainWindow):
     def _connect(self) -> None:
         self.rail.chosen.connect(self._rail_chosen)
         self.launcher.primary_clicked.connect(self._primary)
+        self.launcher.stop_clicked.connect(self._service.engine.unload)
         self.launcher.choose_clicked.connect(self._choose_file)
         self.launcher.file_dropped.connect(self._choose)
         self.launcher.split_clicked.connect(self.open_split)
@@ -148,6 +149,8 @@ class MainWindow(QMainWindow):
         self.chat.model.save_unload_clicked.connect(lambda: self._service.sleep(keep=True))
         self.chat.model.plan_clicked.connect(lambda: self.show_page("Machine"))
         self.launcher.unload_clicked.connect(lambda: self._service.sleep(keep=False))
+        self.chat.end_clicked.connect(self._service.engine.unload)
+        self.chat.split_clicked.connect(self.open_split)
         self.chat.system_prompt_changed.connect(self._system_prompt)
 
     # --- what the person does -------------------------------------------------
@@ -268,6 +271,9 @@ class MainWindow(QMainWindow):
                 self.chat.set_loaded(loaded, self._service.engine.loaded_plan)
             case NoticeRaised(sentence=sentence) | SafetyApplied(sentence=sentence):
                 self.launcher.show_notice(sentence)
+            case AlarmRaised(error=error):
+                self.launcher.show_alarm(error)
+                self.chat.alarm.show_error(str(error))
             case OperationFailed(error=error):
                 self.launcher.show_error(error)
                 self.downloads.view.show_error(error)
@@ -334,13 +340,15 @@ class MainWindow(QMainWindow):
         if event.state in (EngineState.STARTING, EngineState.STOPPED, EngineState.CRASHED):
             self.launcher.set_loaded(None)
             self.chat.set_loaded(None, None)
+            self.chat.alarm.clear()
+        self.chat.question.ask(words.silence(event))
         self.models.show_offer()
         asleep = event.state is EngineState.STOPPED and self._service.engine.asleep
-        words = "asleep until you ask" if asleep else _WORDS.get(event.state, "loaded")
-        if event.state is EngineState.LOADING and event.fraction is not None:
-            words = f"loading {100 * event.fraction:.0f} %"
+        told = "asleep until you ask" if asleep else _WORDS.get(event.state, "loaded")
+        if event.state in words.LOADING:
+            told = words.stage(event)
         error = str(event.error) if event.error is not None else ""
-        self.chat.set_engine(words, ready=event.state in _READY, error=error, asleep=asleep)
+        self.chat.set_engine(told, ready=event.state in _READY, error=error, asleep=asleep)
 
     def closeEvent(self, event: QCloseEvent) -> None:
         """No event reaches a window that is gone."""

@@ -158,10 +158,11 @@ class EngineSupervisor:
             self._obey(item)
 
     def _unload(self) -> None:
+        error = diagnose.given_up() if self._silent else None
         self._set(EngineState.STOPPING)
         self._end_child()
-        self._finish_turn(None)
-        self._set(EngineState.STOPPED)
+        self._finish_turn(error)
+        self._set(EngineState.STOPPED, error=error)
 
     def _patience_s(self) -> float | None:
         """How long to wait for something to happen before doing something about it."""
@@ -233,7 +234,7 @@ class EngineSupervisor:
         assert self._command is not None  # noqa: S101 - set by every caller
         self._end_child()
         self._finish_turn(None)
-        self._stage = ""
+        self._stage, self._silent = "", False
         self._started_at = self._heard_at = time.monotonic()
         self._expected_s = self._times.expected_s(self._command) if self._times else None
         self._files = files.fingerprint(Path(self._command.model_path))
@@ -242,7 +243,7 @@ class EngineSupervisor:
             self._child = WorkerProcess(
                 lambda child, line: self._inbox.put(inbox.Said(child, line)),
                 lambda child: self._inbox.put(inbox.Ended(child)),
-                self._environment,
+                {**(self._environment or {}), **self._command.environment},
             )
         except OSError as error:
             self._set(EngineState.CRASHED, error=diagnose.crashed(None, str(error)))
@@ -315,7 +316,12 @@ class EngineSupervisor:
         self._listener(ModelLoaded(model_path=self._command.model_path, loaded=message))
 
     def _failed(self, failed: protocol.Failed) -> None:
-        if failed.stage == "load":
+        command = self._command
+        if failed.stage == "load" and failed.reason == "device" and command and command.environment:
+            # The driver knows its devices by other UUIDs than it told: then nothing is hidden.
+            self._command = command.model_copy(update={"environment": {}, "bus_ids": {}})
+            self._start()
+        elif failed.stage == "load":
             path = self._command.model_path if self._command else ""
             self._end_child()
             self._set(EngineState.STOPPED, error=diagnose.load_failed(failed, path))

@@ -6,14 +6,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 from app.engine import protocol
-from app.engine.check import deviations
+from app.engine.check import alarm, deviations
 from app.engine.inbox import SnapshotListener
 from app.engine.load_times import LoadTimes
 from app.engine.model import EngineEvent, EngineState, ModelLoaded, TurnEnded, TurnProgressed
 from app.engine.once import dry_run
 from app.engine.safety import SafetyStore, engine_version
 from app.engine.supervisor import EngineSupervisor
-from app.events import NoticeRaised
+from app.events import AlarmRaised, NoticeRaised
 from app.gguf.model import ModelLayout
 from app.plan.measured import measured
 from app.plan.model import LoadPlan
@@ -141,7 +141,10 @@ class EngineService:
         self._jobs.submit(job)
 
     def unload(self, *, asleep: bool = False) -> None:
-        """End the engine's process; all its memory comes back. `asleep`: until the next question."""
+        """End the engine's process, even one that hangs; all its memory comes back.
+
+        `asleep`: until the next question.
+        """
         self.asleep = asleep
         self._supervisor.unload()
 
@@ -191,4 +194,7 @@ class EngineService:
         report = self._hardware.detect(self.pid, self.loaded) if telling else None
         self._hardware.measured.record(measured(plan, held(loaded), report))
         for deviation in deviations(plan, loaded.loaded):
-            self._emit(NoticeRaised(sentence=deviation.sentence))
+            if deviation.spilled:
+                self._emit(AlarmRaised(error=alarm(deviation)))
+            else:
+                self._emit(NoticeRaised(sentence=deviation.sentence))

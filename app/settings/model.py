@@ -12,7 +12,7 @@ from app.download.manager import Hours
 from app.engine.protocol import Sampling
 from app.plan.model import FlashAttention, KvCacheType, Objective
 
-_ENDPOINT = re.compile(r"^(?:\[[0-9a-fA-F:]+\]|[A-Za-z0-9.\-_]+):\d{1,5}$")
+_ENDPOINT = re.compile(r"^[A-Za-z0-9.\-_]+:\d{1,5}$")
 
 
 class Appearance(enum.StrEnum):
@@ -52,6 +52,8 @@ class Overflow(enum.StrEnum):
 
 
 def _endpoint(value: str) -> str:
+    if value.count(":") > 1:
+        raise ValueError(f"“{value}” is an IPv6 address; llama.cpp's RPC speaks IPv4 only")
     if not _ENDPOINT.match(value) or not 0 < int(value.rsplit(":", 1)[1]) < 65_536:
         raise ValueError(f"“{value}” is not an address such as 192.168.1.20:50052")
     return value

@@ -15,7 +15,9 @@ from ui.chat.bubble import Bubble
 from ui.chat.composer import Composer
 from ui.chat.device_strip import DeviceStrip
 from ui.chat.model_button import ModelButton
+from ui.widgets.error_line import ErrorLine
 from ui.widgets.labels import button, frame, label, set_state
+from ui.widgets.question_line import QuestionLine
 from ui.widgets.timers import after_rest
 
 RENDER_MS = 60
@@ -31,6 +33,8 @@ class ChatView(QWidget):
     stop_clicked = Signal()
     new_chat_clicked = Signal()
     reload_clicked = Signal()
+    end_clicked = Signal()
+    split_clicked = Signal()
     system_prompt_changed = Signal(str)
 
     def __init__(self, parent: QWidget | None = None) -> None:
@@ -129,6 +133,12 @@ class ChatView(QWidget):
         self._banner_row.setLayout(banner)
         self._banner_row.hide()
         inner.addWidget(self._banner_row)
+        self.alarm = ErrorLine(action="Adjust split")
+        self.alarm.acted.connect(self.split_clicked)
+        inner.addWidget(self.alarm)
+        self.question = QuestionLine("Stop", "Wait")
+        self.question.accepted.connect(self.end_clicked)
+        inner.addWidget(self.question)
         row = QHBoxLayout()
         self.composer = Composer()
         self.composer.submitted.connect(self._submit)

@@ -11,7 +11,7 @@ from app.events import SnapshotMeasured
 from ui import theme
 
 HEIGHT_PX, DOT_PX, PAD_PX, GAP_PX, CHEVRON_PX = 34, 7, 12, 8, 16
-MOST_NAME_PX = 420
+MOST_TEXT_PX = 340
 SAVE, SAVE_UNLOAD = "Save the KV cache", "Save the KV cache and unload"
 
 
@@ -86,6 +86,7 @@ class ModelButton(QAbstractButton):
 
     def _describe(self) -> None:
         self.setAccessibleName(f"{self._name}, {self._words}")
+        self.setToolTip(self._words)
         self.updateGeometry()
         self.update()
 
@@ -96,15 +97,19 @@ class ModelButton(QAbstractButton):
         strong.setWeight(QFont.Weight.DemiBold)
         return strong, self.font()
 
-    def _elided(self) -> str:
-        strong = QFontMetrics(self._fonts()[0])
-        return strong.elidedText(self._name, Qt.TextElideMode.ElideRight, MOST_NAME_PX)
+    def _texts(self) -> list[tuple[str, QFont, int]]:
+        """Name and state, each with its font and width."""
+        found = []
+        for text, font in zip((self._name, self._words), self._fonts(), strict=True):
+            metrics = QFontMetrics(font)
+            short = metrics.elidedText(text, Qt.TextElideMode.ElideRight, MOST_TEXT_PX)
+            found.append((short, font, metrics.horizontalAdvance(short)))
+        return found
 
     def sizeHint(self) -> QSize:
         """As wide as name and state."""
-        strong, plain = (QFontMetrics(font) for font in self._fonts())
-        texts = strong.horizontalAdvance(self._elided()) + plain.horizontalAdvance(self._words)
-        return QSize(texts + DOT_PX + CHEVRON_PX + 3 * GAP_PX + 2 * PAD_PX, HEIGHT_PX)
+        widths = sum(width for _, _, width in self._texts())
+        return QSize(widths + DOT_PX + CHEVRON_PX + 3 * GAP_PX + 2 * PAD_PX, HEIGHT_PX)
 
     def minimumSizeHint(self) -> QSize:
         """The same."""
@@ -127,11 +132,9 @@ class ModelButton(QAbstractButton):
         painter.drawEllipse(QRectF(PAD_PX, middle - DOT_PX / 2, DOT_PX, DOT_PX))
         x = float(PAD_PX + DOT_PX + GAP_PX)
         colors_of_texts = (look.text, colors.get(self._state, look.muted))
-        texts = (self._elided(), self._words)
-        for text, font, color in zip(texts, self._fonts(), colors_of_texts, strict=True):
+        for (text, font, width), color in zip(self._texts(), colors_of_texts, strict=True):
             painter.setFont(font)
             painter.setPen(QColor(color))
-            width = QFontMetrics(font).horizontalAdvance(text)
             painter.drawText(
                 QRectF(x, 0, width + 2, self.height()), Qt.AlignmentFlag.AlignVCenter, text
             )
