@@ -22,6 +22,7 @@ from app.download.model import (
     FileVerified,
     UpdateFound,
 )
+from app.engine import words
 from app.engine.model import (
     EngineState,
     EngineStateChanged,
@@ -32,6 +33,7 @@ from app.engine.model import (
     TurnProgressed,
 )
 from app.events import (
+    AlarmRaised,
     AppEvent,
     CatalogListed,
     ChoicePlanned,
@@ -51,11 +53,14 @@ from app.events import (
     PlanPreviewed,
     RepositoriesRead,
     SettingsChanged,
+    SnapshotChanged,
+    SnapshotMeasured,
 )
 from app.hardware.model import HardwareSampled
 from app.hardware.text import diagnostics
 from app.plan.model import LoadPlan, Remedy
 from app.service import AppService
+from app.service.loading import held
 from app.settings.model import Settings
 from app.settings.requests import with_remedy
 from ui.bridge import Bridge
@@ -69,8 +74,6 @@ from ui.widgets.rail import Rail
 _READY = (EngineState.READY, EngineState.PREFILL, EngineState.GENERATING)
 _WORDS = {
     EngineState.STOPPED: "not loaded",
-    EngineState.STARTING: "starting",
-    EngineState.LOADING: "loading",
     EngineState.STOPPING: "stopping",
     EngineState.CRASHED: "stopped",
 }
@@ -115,10 +118,11 @@ class MainWindow(QMainWindow):
     def _connect(self) -> None:
         self.rail.chosen.connect(self._rail_chosen)
         self.launcher.primary_clicked.connect(self._primary)
+        self.launcher.stop_clicked.connect(self._service.engine.unload)
         self.launcher.choose_clicked.connect(self._choose_file)
         self.launcher.file_dropped.connect(self._choose)
         self.launcher.split_clicked.connect(self.open_split)
-        self.launcher.confirm_clicked.connect(self._service.confirm)
+        self.launcher.confirm_clicked.connect(self._service.engine.confirm)
         self.launcher.refresh_clicked.connect(self._service.refresh_hardware)
         self.launcher.diagnostics_clicked.connect(self._copy_diagnostics)
         self.launcher.context_chosen.connect(lambda tokens: self._change(context=tokens))
@@ -135,9 +139,18 @@ class MainWindow(QMainWindow):
         self.downloads.busy_changed.connect(lambda busy: self.rail.set_busy("Downloads", busy))
         self.downloads.view.models_clicked.connect(lambda: self.show_page("Models"))
         self.chat.submitted.connect(self._service.send)
-        self.chat.stop_clicked.connect(self._service.stop)
+        self.chat.stop_clicked.connect(self._service.engine.cancel)
         self.chat.new_chat_clicked.connect(self._service.new_chat)
         self.chat.reload_clicked.connect(self._reload)
+        self.chat.model.load_clicked.connect(self._reload)
+        self.chat.model.unload_clicked.connect(lambda: self._service.sleep(keep=False))
+        self.chat.model.menu_opened.connect(self._service.snapshots.measure)
+        self.chat.model.save_clicked.connect(self._service.snapshots.save)
+        self.chat.model.save_unload_clicked.connect(lambda: self._service.sleep(keep=True))
+        self.chat.model.plan_clicked.connect(lambda: self.show_page("Machine"))
+        self.launcher.unload_clicked.connect(lambda: self._service.sleep(keep=False))
+        self.chat.end_clicked.connect(self._service.engine.unload)
+        self.chat.split_clicked.connect(self.open_split)
         self.chat.system_prompt_changed.connect(self._system_prompt)
 
     # --- what the person does -------------------------------------------------
@@ -167,16 +180,16 @@ class MainWindow(QMainWindow):
         self.show_page("Downloads")
 
     def _primary(self) -> None:
-        state = self._service.engine_state
-        if state in _READY and self._service.plan_is_loaded:
+        state = self._service.engine.state
+        if state in _READY and self._service.engine.plan_is_loaded:
             self.show_page("Chat")
         elif state in (EngineState.LOADING, EngineState.STARTING):
-            self._service.stop()
+            self._service.engine.cancel()
         else:
-            self._service.load()
+            self._service.engine.load()
 
     def _reload(self) -> None:
-        self._service.load()
+        self._service.engine.load()
 
     def _choose_file(self) -> None:
         name, _kind = QFileDialog.getOpenFileName(
@@ -201,7 +214,7 @@ class MainWindow(QMainWindow):
         self._service.update_settings(settings)
 
     def _copy_diagnostics(self) -> None:
-        report = self._service.report
+        report = self._service.hardware.report
         if report is not None:
             self.launcher.copy_diagnostics(diagnostics(report))
 
@@ -210,7 +223,8 @@ class MainWindow(QMainWindow):
 
     def open_split(self) -> None:
         """The split dialog; without a model there is nothing to split yet."""
-        report, layout = self._service.report, self._service.layout
+        report, layout = self._service.hardware.report, self._service.planning.layout
+        loaded = self._service.engine.loaded
         if report is None or layout is None:
             return
         if self.dialog is not None:
@@ -219,23 +233,14 @@ class MainWindow(QMainWindow):
             self._service.settings,
             report.usable_devices,
             layout.block_count + 1,
-            self._service.preview,
+            self._service.planning.preview,
             self,
-            in_use=self._in_use(),
+            in_use=held(loaded) if loaded is not None else {},
             layout=layout,
         )
         self.dialog.applied.connect(self._applied)
-        self.dialog.studied.connect(self._service.study)
+        self.dialog.studied.connect(self._service.planning.study)
         self.dialog.open()
-
-    def _in_use(self) -> dict[str, int]:
-        loaded = self._service.loaded
-        if loaded is None:
-            return {}
-        return {
-            m.device: m.weights_bytes + m.kv_cache_bytes + m.compute_bytes
-            for m in loaded.loaded.memory
-        }
 
     def _applied(self, settings: Settings) -> None:
         self._service.update_settings(settings, reload=True)
@@ -261,17 +266,20 @@ class MainWindow(QMainWindow):
                 self._engine(event)
             case ModelLoaded(loaded=loaded):
                 self.launcher.set_loaded(loaded)
-                if self._service.plan is not None:
-                    self._show_plan(self._service.plan)
-                self.chat.set_loaded(loaded, self._service.loaded_plan)
+                if self._service.planning.plan is not None:
+                    self._show_plan(self._service.planning.plan)
+                self.chat.set_loaded(loaded, self._service.engine.loaded_plan)
             case NoticeRaised(sentence=sentence) | SafetyApplied(sentence=sentence):
                 self.launcher.show_notice(sentence)
+            case AlarmRaised(error=error):
+                self.launcher.show_alarm(error)
+                self.chat.alarm.show_error(str(error))
             case OperationFailed(error=error):
                 self.launcher.show_error(error)
                 self.downloads.view.show_error(error)
                 self.models.page.show_error(error)
                 self.chat.set_engine(
-                    "not loaded", ready=self._service.engine_state in _READY, error=str(error)
+                    "not loaded", ready=self._service.engine.state in _READY, error=str(error)
                 )
             case TurnStarted(user=user):
                 self.chat.start_turn(user)
@@ -309,6 +317,10 @@ class MainWindow(QMainWindow):
                 self.downloads.receive(event)
             case SettingsChanged(settings=settings):
                 self.downloads.view.set_rules(settings.download_limit, settings.download_hours)
+            case SnapshotMeasured():
+                self.chat.model.set_measured(event)
+            case SnapshotChanged(sentence=sentence):
+                self.chat.show_note(sentence)
             case TokensCounted() | TurnProgressed() | TurnEnded():
                 pass
             case _:
@@ -316,8 +328,8 @@ class MainWindow(QMainWindow):
 
     def _show_plan(self, plan: LoadPlan) -> None:
         """The plan; where it is loaded, the split that was loaded, which alone compares with the truth."""
-        current, loaded = self._service.plan_is_loaded, self._service.loaded_plan
-        if current and self._service.loaded is not None and loaded is not None:
+        current, loaded = self._service.engine.plan_is_loaded, self._service.engine.loaded_plan
+        if current and self._service.engine.loaded is not None and loaded is not None:
             same = (plan.tensor_split, plan.tensor_overrides)
             plan = plan if same == (loaded.tensor_split, loaded.tensor_overrides) else loaded
         self.launcher.set_plan(plan, current=current)
@@ -328,12 +340,15 @@ class MainWindow(QMainWindow):
         if event.state in (EngineState.STARTING, EngineState.STOPPED, EngineState.CRASHED):
             self.launcher.set_loaded(None)
             self.chat.set_loaded(None, None)
+            self.chat.alarm.clear()
+        self.chat.question.ask(words.silence(event))
         self.models.show_offer()
-        words = _WORDS.get(event.state, "loaded")
-        if event.state is EngineState.LOADING and event.fraction is not None:
-            words = f"loading {100 * event.fraction:.0f} %"
+        asleep = event.state is EngineState.STOPPED and self._service.engine.asleep
+        told = "asleep until you ask" if asleep else _WORDS.get(event.state, "loaded")
+        if event.state in words.LOADING:
+            told = words.stage(event)
         error = str(event.error) if event.error is not None else ""
-        self.chat.set_engine(words, ready=event.state in _READY, error=error)
+        self.chat.set_engine(told, ready=event.state in _READY, error=error, asleep=asleep)
 
     def closeEvent(self, event: QCloseEvent) -> None:
         """No event reaches a window that is gone."""

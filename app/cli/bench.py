@@ -120,7 +120,7 @@ class _Measurement:
         while True:
             event = self._next()[1]
             if isinstance(event, PlanChanged):
-                self._service.load()
+                self._service.engine.load()
             elif isinstance(event, ModelLoaded):
                 return event
 

@@ -61,7 +61,7 @@ SCENES = (
 )
 
 
-def wait(condition: Callable[[], bool]) -> None:
+def wait(condition: Callable[[], object]) -> None:
     """Run the event loop until `condition`."""
     deadline = time.monotonic() + TIMEOUT_S
     while not condition():
@@ -93,7 +93,9 @@ def real(folder: Path) -> None:
         window = MainWindow(service)
         window.show()
         service.start(load=True, meters=True)
-        wait(lambda: service.loaded is not None and service.engine_state is EngineState.READY)
+        wait(
+            lambda: service.engine.loaded is not None and service.engine.state is EngineState.READY
+        )
         service.send(
             "Write a Python function that adds two numbers, and explain it.", max_tokens=180
         )
@@ -122,10 +124,12 @@ def machine(scene: Scene, folder: Path) -> None:
     service = AppService()
     window = MainWindow(service)
     window.show()
-    service.report = described.report(scene.gpus, ram_gib=scene.ram_gib, backend=scene.backend)
-    service.layout = bundled.layout(f"nemotron-ultra-253b:{scene.kind}")
-    window.receive(HardwareDetected(report=service.report))
-    window.receive(ModelChosen(layout=service.layout))
+    service.hardware.report = described.report(
+        scene.gpus, ram_gib=scene.ram_gib, backend=scene.backend
+    )
+    service.planning.layout = bundled.layout(f"nemotron-ultra-253b:{scene.kind}")
+    window.receive(HardwareDetected(report=service.hardware.report))
+    window.receive(ModelChosen(layout=service.planning.layout))
     service.update_settings(scene.settings)
     wait(lambda: bool(window.launcher.outcome.verdict.text()))
     for suffix in looks():

@@ -23,6 +23,7 @@ from app.settings.model import Settings, SplitMode
 from tests.helpers.rpc import rpc_servers
 from ui import theme
 from ui.chat.bubble import Bubble
+from ui.chat.model_button import SAVE_UNLOAD
 from ui.main_window import MainWindow
 from ui.theme.tokens import DARK, LIGHT
 
@@ -45,7 +46,7 @@ def open_window(qtbot: QtBot, service: AppService) -> MainWindow:
 
 def wait_ready(qtbot: QtBot, window: MainWindow, service: AppService) -> None:
     qtbot.waitUntil(
-        lambda: service.loaded is not None and service.engine_state is EngineState.READY,
+        lambda: service.engine.loaded is not None and service.engine.state is EngineState.READY,
         timeout=TIMEOUT_MS,
     )
     qtbot.waitUntil(lambda: window.chat._send.isEnabled(), timeout=TIMEOUT_MS)
@@ -68,6 +69,17 @@ def wait_answered(qtbot: QtBot, window: MainWindow, messages: int) -> None:
         return done and not window.chat._running
 
     qtbot.waitUntil(answered, timeout=TIMEOUT_MS)
+
+
+def stop_after_a_word(qtbot: QtBot, window: MainWindow, messages: int) -> None:
+    """A whole answer can take minutes where other things run on the machine."""
+    service = window._service
+    qtbot.waitUntil(
+        lambda: len(service.messages) == messages and bool(service.messages[-1].text),
+        timeout=TIMEOUT_MS,
+    )
+    window.chat._send.click()
+    wait_answered(qtbot, window, messages)
 
 
 def test_ask_stop_ask_again_move_layers_reload_ask_again(qtbot: QtBot, service: AppService) -> None:
@@ -97,11 +109,11 @@ def test_ask_stop_ask_again_move_layers_reload_ask_again(qtbot: QtBot, service: 
         dialog._rows[0].number.setValue(7)
         assert [row.number.value() for row in dialog._rows] == [7, 24]
         assert dialog.mode is SplitMode.MANUAL
-        service.loaded = None
+        service.engine.loaded = None
         dialog.apply_button.click()
         wait_ready(qtbot, window, service)
-        assert service.loaded is not None
-        counts = {m.device: m.layer_count for m in service.loaded.loaded.memory}
+        assert service.engine.loaded is not None
+        counts = {m.device: m.layer_count for m in service.engine.loaded.loaded.memory}
         assert (counts["RPC0"], counts["RPC1"]) == (7, 24)
         ask(qtbot, window, "Name a colour.")
         wait_answered(qtbot, window, 4)
@@ -119,9 +131,9 @@ def test_kill_9_keeps_window_and_partial_answer_and_one_click_reloads(
     ask(qtbot, window, "Tell a very long story.")
     qtbot.waitUntil(lambda: bool(answers(window)[-1:] and answers(window)[-1]), timeout=TIMEOUT_MS)
     qtbot.keyClicks(window.chat.composer, "draft")
-    assert service.engine_pid is not None
-    os.kill(service.engine_pid, signal.SIGKILL)
-    qtbot.waitUntil(lambda: service.engine_state is EngineState.CRASHED, timeout=TIMEOUT_MS)
+    assert service.engine.pid is not None
+    os.kill(service.engine.pid, signal.SIGKILL)
+    qtbot.waitUntil(lambda: service.engine.state is EngineState.CRASHED, timeout=TIMEOUT_MS)
     qtbot.waitUntil(window.chat._reload.isVisible, timeout=TIMEOUT_MS)
     assert "SIGKILL" in window.chat._banner.text()
     assert service.messages[-1].outcome == "interrupted"
@@ -130,7 +142,7 @@ def test_kill_9_keeps_window_and_partial_answer_and_one_click_reloads(
     window.chat._reload.click()
     wait_ready(qtbot, window, service)
     qtbot.keyClick(window.chat.composer, Qt.Key.Key_Return)
-    wait_answered(qtbot, window, 4)
+    stop_after_a_word(qtbot, window, 4)
     assert service.messages[-1].text
 
 
@@ -177,13 +189,13 @@ def test_another_context_is_planned_at_once_and_loaded_when_asked(
     launcher._options._slider.setValue(4)
     qtbot.waitUntil(lambda: launcher._primary.text() == "Reload with this plan", timeout=TIMEOUT_MS)
     assert "2,048 tokens" in launcher.outcome.verdict.text()
-    assert service.loaded is not None
-    assert service.loaded.loaded.context == 1024, "what is loaded stays until a person asks"
+    assert service.engine.loaded is not None
+    assert service.engine.loaded.loaded.context == 1024, "what is loaded stays until a person asks"
     launcher._options._types.chosen.emit("q8_0")
     qtbot.waitUntil(lambda: "fit with q8_0" in launcher._options._limit.text(), timeout=TIMEOUT_MS)
     launcher._primary.click()
     qtbot.waitUntil(
-        lambda: service.loaded is not None and service.loaded.loaded.context == 2048,
+        lambda: service.engine.loaded is not None and service.engine.loaded.loaded.context == 2048,
         timeout=TIMEOUT_MS,
     )
     qtbot.waitUntil(lambda: launcher._primary.text() == "Open chat", timeout=TIMEOUT_MS)
@@ -205,8 +217,8 @@ def test_a_model_that_does_not_fit_says_what_is_short_and_cannot_be_loaded(
     launcher = window.launcher
     qtbot.waitUntil(lambda: "does not fit" in launcher._status.text(), timeout=TIMEOUT_MS)
     assert launcher.outcome.verdict.text().startswith("Does not fit: Main memory lacks")
-    assert service.plan is not None
-    assert service.plan.remedies
+    assert service.planning.plan is not None
+    assert service.planning.plan.remedies
     assert not launcher._primary.isEnabled()
 
 
@@ -241,7 +253,7 @@ def test_llama_cpp_confirms_the_plan_and_the_split_shows_the_exact_one(
         qtbot.waitUntil(lambda: card.footnote.text().startswith("Computed"), timeout=TIMEOUT_MS)
         card.confirm.click()
         qtbot.waitUntil(lambda: card.footnote.text().startswith("Confirmed"), timeout=TIMEOUT_MS)
-        assert service.loaded is None, "nothing is loaded for that"
+        assert service.engine.loaded is None, "nothing is loaded for that"
         window.open_split()
         dialog = window.dialog
         assert dialog is not None
@@ -251,8 +263,8 @@ def test_llama_cpp_confirms_the_plan_and_the_split_shows_the_exact_one(
         qtbot.waitUntil(lambda: "up to 8,192 fit" in dialog._facts.text(), timeout=TIMEOUT_MS)
         dialog.apply_button.click()
         wait_ready(qtbot, window, service)
-        assert service.loaded is not None
-        counts = [m.layer_count for m in service.loaded.loaded.memory if m.device != "CPU"]
+        assert service.engine.loaded is not None
+        counts = [m.layer_count for m in service.engine.loaded.loaded.memory if m.device != "CPU"]
         assert sorted(counts)[-1] == 31, "all on one device"
         qtbot.waitUntil(lambda: "Loaded: " in card.footnote.text(), timeout=TIMEOUT_MS)
 
@@ -270,8 +282,10 @@ def test_a_disk_that_cannot_take_the_settings_is_named_and_the_change_holds(
     monkeypatch.setattr(os, "fsync", full)
     window.launcher.context_chosen.emit(512)
     qtbot.waitUntil(lambda: "No space left" in window.launcher._status.text(), timeout=TIMEOUT_MS)
-    assert service.plan is not None
-    qtbot.waitUntil(lambda: service.plan is not None and service.plan.context == 512)
+    assert service.planning.plan is not None
+    qtbot.waitUntil(
+        lambda: service.planning.plan is not None and service.planning.plan.context == 512
+    )
 
 
 def test_light_and_dark_follow_the_system_while_the_window_is_open(
@@ -288,3 +302,34 @@ def test_light_and_dark_follow_the_system_while_the_window_is_open(
         hints.colorSchemeChanged.emit(scheme)
         assert theme.current() is look
         assert window.grab().toImage().pixelColor(600, 5).name() == look.bg.lower()
+
+
+def test_a_model_that_sleeps_wakes_for_the_next_question(qtbot: QtBot, service: AppService) -> None:
+    service.settings = Settings(context=512)
+    window = open_window(qtbot, service)
+    service.start(load=True)
+    wait_ready(qtbot, window, service)
+    window.show_page("Chat")
+    model = window.chat.model
+    ask(qtbot, window, "Name a colour.")
+    stop_after_a_word(qtbot, window, 2)
+    actions = {action.text().split("   ")[0]: action for action in model.menu.actions()}
+    keep = actions[SAVE_UNLOAD]
+    assert not keep.isEnabled(), "its size is not known yet"
+    model.menu_opened.emit()
+    qtbot.waitUntil(keep.isEnabled, timeout=TIMEOUT_MS)
+    assert "tokens" in keep.text()
+    keep.trigger()
+    qtbot.waitUntil(lambda: service.engine.pid is None, timeout=TIMEOUT_MS)
+    qtbot.waitUntil(lambda: "asleep" in model.accessibleName(), timeout=TIMEOUT_MS)
+    assert window.chat._note.text().startswith("KV cache saved")
+    ask(qtbot, window, "And another one.")
+    assert window.chat.composer.toPlainText(), "the question stays until it is asked"
+    stop_after_a_word(qtbot, window, 4)
+    assert not window.chat.composer.toPlainText()
+    stats = service.messages[-1].stats
+    assert stats is not None
+    assert stats.reused_tokens > 20
+    window.show_page("Machine")
+    window.launcher._unload.click()
+    qtbot.waitUntil(lambda: service.engine.pid is None, timeout=TIMEOUT_MS)

@@ -97,7 +97,7 @@ def events_per_s() -> float:
         with mock.patch.object(processes, "child_command", return_value=command):
             service = AppService()
             service.subscribe(listen)
-            service._engine.load(protocol.Load(model_path="fake.gguf", context=4096))
+            service.engine._supervisor.load(protocol.Load(model_path="fake.gguf", context=4096))
             ready.wait()
             service.send("go")
             ended.wait()

@@ -1,0 +1,111 @@
+"""`Planning`: the chosen model and its plan on this machine."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from app.catalog import starter
+from app.errors import AppError
+from app.events import ModelChosen, PlanChanged, PlanPreviewed
+from app.gguf import bundled
+from app.gguf.model import ModelLayout
+from app.gguf.reader import read_layout
+from app.plan.model import LoadPlan
+from app.plan.planner import make_plan
+from app.plan.remedies import with_remedies
+from app.service.hardware import HardwareService
+from app.service.jobs import Emit, Worker
+from app.settings.model import Settings
+from app.settings.requests import make_request
+
+
+class Planning:
+    """Values are frozen; any thread may read them.
+
+    Attributes:
+        layout: The chosen model; None before one was read.
+        plan: How it would be loaded with the settings in force.
+    """
+
+    def __init__(
+        self,
+        model_folder: Path,
+        hardware: HardwareService,
+        jobs: Worker,
+        emit: Emit,
+        settings: Callable[[], Settings],
+    ) -> None:
+        """No model yet.
+
+        Args:
+            model_folder: Takes the starter model.
+            hardware: What is planned for.
+            jobs: Works out what takes seconds.
+            emit: Told of everything.
+            settings: Those in force.
+        """
+        self.layout: ModelLayout | None = None
+        self.plan: LoadPlan | None = None
+        self._model_folder = model_folder
+        self._hardware = hardware
+        self._jobs = jobs
+        self._emit = emit
+        self._settings = settings
+        self._studied: Settings | None = None
+
+    def choose(self, model: Path | None) -> None:
+        """Read a model's header and plan it; None is the model in the settings, or the starter model."""
+        named = self._settings().model_path
+        chosen = model or (Path(named) if named else None)
+        path = chosen or starter.ensure(self._model_folder)
+        self.layout = starter.named(read_layout(path))
+        self._emit(ModelChosen(layout=self.layout))
+        self.replan()
+
+    def replan(self) -> None:
+        """Plan with the settings in force."""
+        plan = self.preview(self._settings())
+        if plan is not None:
+            self.use(plan)
+
+    def use(self, plan: LoadPlan) -> None:
+        """This is the plan now."""
+        self.plan = plan
+        self._emit(PlanChanged(plan=plan))
+
+    def preview(self, settings: Settings, *, limits: bool = True) -> LoadPlan | None:
+        """The plan with other settings; pure arithmetic.
+
+        Without `limits` it takes some milliseconds, with them up to seconds: then rather `study`.
+
+        Raises:
+            AppError: What the settings fix by hand is impossible.
+        """
+        here = self._hardware.machine(settings)
+        if here is None or self.layout is None:
+            return None
+        devices, host = here.devices, here.host
+        request = make_request(settings, self.layout, devices)
+        plan = make_plan(self.layout, request, devices, host, limits=limits)
+        if not limits:
+            return plan
+        return with_remedies(plan, self.layout, devices, host, bundled.relatives(self.layout))
+
+    def study(self, settings: Settings) -> None:
+        """Work out the exact plan with other settings, which arrives as `PlanPreviewed`.
+
+        Only the newest question is answered.
+        """
+        self._studied = settings
+
+        def job() -> None:
+            if self._studied is not settings:
+                return
+            try:
+                plan, error = self.preview(settings), None
+            except AppError as fault:
+                plan, error = None, fault
+            self._emit(PlanPreviewed(settings=settings, plan=plan, error=error))
+
+        self._jobs.submit(job)
