@@ -10,6 +10,8 @@ from app import units
 
 MAX_RUN_BYTES = 64 * units.MIB
 """Most bytes asked for in one request: few requests, yet no connection idles at the end for long."""
+AHEAD_BYTES = 256 * units.MIB
+"""Most bytes on their way in all requests: while the hash waits for the first, the others leave it behind."""
 
 _MISSING, _TAKEN, _WRITTEN = 0, 1, 2
 
@@ -56,7 +58,7 @@ class Segments:
             if first < 0 or self._stopped:
                 return None
             left = self.size_bytes - self.written_bytes
-            share = min(MAX_RUN_BYTES, left // (2 * connections))
+            share = min(MAX_RUN_BYTES, AHEAD_BYTES // connections, left // (2 * connections))
             most = self.count if to_the_end else max(1, share // self.segment_bytes)
             last = first
             while last < self.count and last - first < most and self._states[last] == _MISSING:
