@@ -223,8 +223,10 @@ class Transfer:
             thread.join()
         ended.set()
         flusher.join()
-        if self._error is not None and not isinstance(self._error, Cancelled):
-            raise self._error
+        # Kept, it would keep this transfer with all its buffers: its traceback leads here.
+        error, self._error = self._error, None
+        if error is not None and not isinstance(error, Cancelled):
+            raise error
         if self._stop.is_set() or not found:
             raise Cancelled
         return found[0]

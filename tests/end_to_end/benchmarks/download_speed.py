@@ -40,8 +40,8 @@ def child(description: list[str]) -> None:
     file = DownloadFile(path="m.bin", size_bytes=int(size), sha256=sha256)
     assert file.path in [listed.path for listed in repository.read_snapshot(REPO).files]
     place = Path(folder)
-    source = HubSource(REPO, COMMIT, file)
     begun, before = time.monotonic(), time.process_time()
+    source = HubSource(REPO, COMMIT, file)
     transfer = Transfer(
         file, place / "m.bin.part", place / "m.journal", COMMIT, source,
         connections=int(connections),
