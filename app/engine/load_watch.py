@@ -50,8 +50,9 @@ class LoadWatch:
         self._numbers = {name: index for index, name in enumerate(command.devices, start=1)}
         self._numbers["CPU"] = 0
         self._report, self._device_of, self._stopped = report, device_of, stopped
-        self._copies = command.load_mode == "mapped" and bool(command.devices)
-        self._files = Files(shards(Path(command.model_path)), mapped=command.load_mode == "mapped")
+        self._mapped = command.load_mode == "mapped"
+        self._copies = self._mapped and bool(command.devices)
+        self._files = Files(shards(Path(command.model_path)), mapped=self._mapped)
         self._state = protocol.LoadProgressed(
             stage="reading", devices=len(command.devices), shards=self._files.count,
             total_bytes=self._files.total_bytes,
@@ -84,7 +85,10 @@ class LoadWatch:
         if self._copies:
             self._tell(stage="copying", fraction=fraction, shard=None, bytes_per_s=None)
         else:
-            self._tell(done=round(fraction * self._files.total_bytes))
+            moved, total = self._files.moved_bytes(), self._files.total_bytes
+            done = round(fraction * total) if moved is None else moved
+            fraction = max(fraction, self._state.fraction or 0.0)
+            self._tell(done=total if fraction == 1 else done, fraction=fraction)
         return not self._stopped()
 
     def heard(self, part: Part, name: str) -> None:
@@ -101,18 +105,23 @@ class LoadWatch:
 
     def _look(self) -> None:
         while not self._ended.wait(LOOK_S):
-            if self._state.stage == "reading":
-                self._tell(done=self._files.moved_bytes(), shard=self._files.current())
+            shard, moved = self._files.current(), self._files.moved_bytes()
+            if moved and self._mapped:  # llama.cpp says nothing meanwhile
+                self._tell("reading", moved, shard=shard, fraction=moved / self._files.total_bytes)
+            else:
+                self._tell("reading", moved, shard=shard)
 
-    def _tell(self, *, done: int | None = None, **changes: object) -> None:
-        """Report what changed; bytes only go up, and alone are told now and then."""
+    def _tell(
+        self, only: protocol.LoadStage | None = None, done: int | None = None, **changes: object
+    ) -> None:
+        """Report what changed, of the stage `only`; bytes only go up, and alone are told now and then."""
         with self._lock:
             old, now = self._state, time.monotonic()
+            if only not in (None, old.stage):
+                return
             if done:
                 done = max(old.done_bytes, done)
-                changes["done_bytes"] = done
-                changes["fraction"] = done / self._files.total_bytes
-                changes["bytes_per_s"] = self._rate(now, done)
+                changes |= {"done_bytes": done, "bytes_per_s": self._rate(now, done)}
             new = old.model_copy(update=changes)
             if new == old:
                 return
@@ -156,10 +165,10 @@ class Files:
         if self._base is None:
             self._base = self._counter()
 
-    def moved_bytes(self) -> int:
-        """Bytes that were read into memory; 0 where nothing can tell."""
+    def moved_bytes(self) -> int | None:
+        """Bytes that were read into memory; None where nothing can tell."""
         if self._base is None or not self._linux:
-            return 0
+            return None
         return max(0, min(self.total_bytes, self._counter() - self._base))
 
     def _counter(self) -> int:
