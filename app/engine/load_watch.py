@@ -57,6 +57,7 @@ class LoadWatch:
             stage="reading", devices=len(command.devices), shards=self._files.count,
             total_bytes=self._files.total_bytes,
         )  # fmt: skip
+        self._tensors = False
         self._told_at = 0.0
         self._samples: collections.deque[tuple[float, int]] = collections.deque()
         self._lock = threading.Lock()
@@ -81,6 +82,7 @@ class LoadWatch:
     def progressed(self, fraction: float, _data: object) -> bool:
         """llama.cpp's progress callback; it goes on while the answer is true."""
         fraction = min(fraction, 1.0)
+        self._tensors = True
         self._files.begin()
         if self._copies:
             self._tell(stage="copying", fraction=fraction, shard=None, bytes_per_s=None)
@@ -88,7 +90,8 @@ class LoadWatch:
             moved, total = self._files.moved_bytes(), self._files.total_bytes
             done = round(fraction * total) if moved is None else moved
             fraction = max(fraction, self._state.fraction or 0.0)
-            self._tell(done=total if fraction == 1 else done, fraction=fraction)
+            changes = {"shard": None} if self._mapped else {}  # it is all read by now
+            self._tell(done=total if fraction == 1 else done, fraction=fraction, **changes)
         return not self._stopped()
 
     def heard(self, part: Part, name: str) -> None:
@@ -105,6 +108,8 @@ class LoadWatch:
 
     def _look(self) -> None:
         while not self._ended.wait(LOOK_S):
+            if self._mapped and self._tensors:
+                return  # all is in memory: llama.cpp itself tells the rest
             shard, moved = self._files.current(), self._files.moved_bytes()
             if moved and self._mapped:  # llama.cpp says nothing meanwhile
                 self._tell("reading", moved, shard=shard, fraction=moved / self._files.total_bytes)
@@ -158,16 +163,22 @@ class Files:
         self._linux = sys.platform == "linux"
         self._process = psutil.Process()
         self._positions: dict[str, int] = {}
-        self._base = self._counter() if mapped else None
+        self._base = self._counter()
+        self._begun = False
 
     def begin(self) -> None:
-        """The first tensor: what was read until now was no tensor."""
-        if self._base is None:
+        """The first tensor: what was read until now was none."""
+        if not self._begun and not self._mapped:
             self._base = self._counter()
+        self._begun = True
 
     def moved_bytes(self) -> int | None:
-        """Bytes that were read into memory; None where nothing can tell."""
-        if self._base is None or not self._linux:
+        """Bytes that were read into memory; None where nothing can tell, or before any were."""
+        if self._linux and self._mapped and not self._begun:
+            before, self._base = self._base, self._counter()
+            if self._last_mapped():
+                self._base, self._begun = before, True
+        if not self._linux or not self._begun:
             return None
         return max(0, min(self.total_bytes, self._counter() - self._base))
 

@@ -102,6 +102,7 @@ def test_mapped_shards_are_seen_as_they_come_into_memory(tmp_path: Path) -> None
         path.write_bytes(bytes(8 * 2**20))
     files = Files(paths, mapped=True)
     assert files.current() is None
+    assert files.moved_bytes() is None, "nothing of them is there yet"
     with paths[0].open("rb") as first, paths[1].open("rb") as second:
         flags = mmap.MAP_SHARED | mmap.MAP_POPULATE
         with mmap.mmap(first.fileno(), 0, flags=flags, prot=mmap.PROT_READ):
@@ -131,7 +132,7 @@ def test_words_say_stage_amount_and_time() -> None:
         "about 40 s left, last time 52 s"
     )
     assert words.time(event, since_s=50) == "62 s so far, last time 52 s"
-    assert words.time(changed(progress=reading)) == "about 29 s of it left"
+    assert words.time(changed(progress=reading)) == "about 29 s of reading left"
     assert words.load(changed(state=EngineState.STARTING)) == "Starting the engine"
     cases: dict[str, dict[str, object]] = {
         "Reading 4 shards · main memory": {"shards": 4, "device": 0, "devices": 2},
