@@ -155,8 +155,9 @@ class EngineSupervisor:
         error = diagnose.given_up() if self._silent else None
         self._set(EngineState.STOPPING)
         self._end_child()
-        self._finish_turn(error)
+        # Whoever hears of the turn's end may load again at once.
         self._set(EngineState.STOPPED, error=error)
+        self._finish_turn(error)
 
     def _patience_s(self) -> float | None:
         """How long to wait for something to happen before doing something about it."""
