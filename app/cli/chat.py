@@ -12,7 +12,7 @@ from pathlib import Path
 from types import FrameType
 
 from app import units
-from app.chat.session import AnswerExtended, PromptRead, TurnFinished
+from app.chat.events import AnswerExtended, PromptRead, TurnFinished
 from app.cli import plan as plan_command
 from app.engine.model import EngineState, EngineStateChanged, ModelLoaded, SafetyApplied
 from app.engine.protocol import PartKind

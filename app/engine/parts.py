@@ -52,16 +52,17 @@ class PartParser:
         closed: False while reasoning is open, also at the very end.
     """
 
-    def __init__(self, prompt: str = "", *, tools: bool = False) -> None:
+    def __init__(self, prompt: str = "", *, tools: bool = False, goes_on: bool = False) -> None:
         """Begin.
 
         Args:
             prompt: The end of the prompt, in which the template may have opened the reasoning.
             tools: The model was told of tools, so that an answer that is nothing but JSON may be a call.
+            goes_on: Something was said before, so that what comes may begin with a space.
         """
         self._held = ""
         self._close = ""
-        self._said = False
+        self._said = goes_on
         self._reasoned = False
         self._line, self._in_fence = "", False
         self._json_possible = tools

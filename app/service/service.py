@@ -6,12 +6,15 @@ from collections.abc import Callable
 from pathlib import Path
 
 from app import paths
-from app.chat.message import Message
+from app.chat.events import ChatEvent
+from app.chat.message import Message, Summary
 from app.download.manager import Hours
 from app.download.model import Download
+from app.engine import protocol
 from app.engine.model import TurnEnded, TurnProgressed
 from app.events import NoticeRaised, SettingsChanged
 from app.plan.model import KvCacheType
+from app.service.context import ContextService
 from app.service.conversation import Conversation
 from app.service.downloads import DownloadService
 from app.service.engine import EngineService
@@ -21,7 +24,7 @@ from app.service.jobs import Emit, Listeners, Worker
 from app.service.models import ModelService
 from app.service.planning import Planning
 from app.service.subjects import Offer, Subject
-from app.settings.model import Settings
+from app.settings.model import Overflow, Settings
 from app.settings.store import SettingsStore
 
 
@@ -57,6 +60,16 @@ class AppService:
             lambda: self.settings,
             self._turn,
         )
+        self.context = ContextService(
+            self.hardware,
+            self.planning,
+            self.engine,
+            self._jobs,
+            self._emit,
+            lambda: self.settings,
+            lambda settings: self.update_settings(settings, reload=True),
+        )
+        self._listeners.add(lambda event: self.context.notice(event, self.send, self.resume))
         self.models = ModelService(
             self.folders,
             self._emit,
@@ -213,12 +226,33 @@ class AppService:
         """The conversation."""
         return self._conversation.messages
 
+    @property
+    def summaries(self) -> tuple[Summary, ...]:
+        """What the model wrote of the oldest messages."""
+        return self._conversation.summaries
+
     def send(self, text: str, *, max_tokens: int | None = None) -> None:
         """Send a message; the answer streams in as events."""
-        begun = self._conversation.begin(text, self.settings, self.planning.layout, max_tokens)
+        self._ask(self._conversation.begin(text, self.settings, self.planning.layout, max_tokens))
+
+    def resume(self, *, max_tokens: int | None = None) -> None:
+        """Let the last answer go on where it was cut off."""
+        self._ask(self._conversation.resume(self.settings, self.planning.layout, max_tokens))
+
+    def _ask(self, begun: tuple[ChatEvent, protocol.Generate] | None) -> None:
         if begun is not None:
             self._emit(begun[0])
             self.engine.generate(begun[1])
+
+    def enlarge_context(self, question: str = "") -> None:
+        """Load again with the longer context that was offered, then send `question` if there is one."""
+        if not self._conversation.running:
+            self.context.enlarge((lambda: self.send(question)) if question else None)
+
+    def set_overflow(self, overflow: Overflow) -> None:
+        """What to do from now on where the context is full; stored."""
+        self._keep(overflow=overflow)
+        self._emit(SettingsChanged(settings=self.settings))
 
     def set_system_prompt(self, text: str) -> None:
         """Use another system prompt from the next message on, and store it."""

@@ -34,6 +34,7 @@ QLabel[state="ok"] { color: $ok; }
 QLabel[state="accent"] { color: $accent; }
 QLabel[state="warn"] { color: $warn; }
 QLabel[state="error"] { color: $error; }
+QTextEdit[state="muted"] { color: $muted; }
 QFrame[kind="card"] { background: $surface; border: 1px solid $line; border-radius: ${card_px}px; }
 QFrame[kind="bubble"] { background: $alt; border: none; border-radius: ${card_px}px; }
 QLabel[kind="tag"] {

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from app.chat.events import PromptRead
 from app.chat.message import ContextLevel
-from app.chat.session import ChatSession, PromptRead
+from app.chat.session import ChatSession
 from app.engine import protocol
 from app.engine.model import TurnEnded, TurnProgressed
 from app.engine.overflow import turns_to_drop
