@@ -36,7 +36,10 @@ class ContextService:
         jobs: Worker,
         emit: Emit,
         settings: Callable[[], Settings],
+        *,
         change: Callable[[Settings], None],
+        send: Callable[[str], None],
+        resume: Callable[[], None],
     ) -> None:
         """Nothing is worked out yet.
 
@@ -48,21 +51,22 @@ class ContextService:
             emit: Told of everything.
             settings: Those in force.
             change: Puts others in force, stores them, and loads again.
+            send: Asks a question again.
+            resume: Lets the last answer go on.
         """
         self.offer: LargerContext | None = None
         self._hardware, self._planning, self._engine = hardware, planning, engine
         self._jobs, self._emit = jobs, emit
         self._settings, self._change = settings, change
+        self._send, self._resume = send, resume
         self._rate: float | None = None
         self._used = 0
         self._afterwards: Callable[[], None] | None = None
 
     # --- what happens -----------------------------------------------------------
 
-    def notice(
-        self, event: AppEvent, send: Callable[[str], None], resume: Callable[[], None]
-    ) -> None:
-        """A context that fills up is worked on before it is full; `send` and `resume` are the chat's."""
+    def notice(self, event: AppEvent) -> None:
+        """A context that fills up is worked on before it is full."""
         match event:
             case ModelLoaded():
                 self.offer, afterwards = None, self._afterwards
@@ -76,11 +80,11 @@ class ContextService:
             case OperationFailed():
                 self._afterwards = None
             case QuestionReturned(text=text) if self._automatic:
-                self.enlarge(lambda: send(text), automatic=True)
+                self._enlarge(lambda: self._send(text), automatic=True)
             case TurnFinished(answer=answer) if answer.stats is not None:
                 self._finished(answer.stats)
                 if answer.outcome is Outcome.FULL and self._automatic:
-                    self.enlarge(resume, automatic=True)
+                    self._enlarge(self._resume, automatic=True)
             case QuestionReturned():
                 self.study()
             case _:
@@ -103,15 +107,15 @@ class ContextService:
         """Work out which longer context fits; it arrives as `ContextOffered`."""
         self._jobs.submit(self._work_out)
 
-    def enlarge(
-        self, afterwards: Callable[[], None] | None = None, *, automatic: bool = False
-    ) -> None:
-        """Load again with the longer context that fits, then do `afterwards`; the chat stays.
+    def enlarge(self, question: str = "") -> None:
+        """Load again with the longer context that fits, then send `question`; the chat stays.
 
         If none fits, that arrives as `ContextOffered`. What needs another type of KV cache is only
-        loaded where a person has seen it offered and asks for it.
+        loaded where that was offered before, so that a person has seen it.
         """
+        self._enlarge((lambda: self._send(question)) if question else None, automatic=False)
 
+    def _enlarge(self, afterwards: Callable[[], None] | None, *, automatic: bool) -> None:
         def job() -> None:
             shown = self.offer
             offer = self._work_out()

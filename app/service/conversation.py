@@ -41,6 +41,12 @@ class Conversation:
         with self._lock:
             return self._session.running
 
+    @property
+    def turn(self) -> int:
+        """Number of the last turn begun; 0 if none was."""
+        with self._lock:
+            return self._session.turn
+
     def set_system_prompt(self, text: str) -> None:
         """Use another one from the next message on."""
         with self._lock:

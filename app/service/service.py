@@ -43,6 +43,7 @@ class AppService:
         self._listeners = Listeners()
         self._emit = self._listeners.tell
         self._conversation = Conversation(self.settings.system_prompt)
+        self._max_tokens: int | None = None
         self._lists_models = self.load_when_done = False
         self._jobs = Worker("service", self._emit)
         self.hardware = HardwareService(
@@ -67,9 +68,11 @@ class AppService:
             self._jobs,
             self._emit,
             lambda: self.settings,
-            lambda settings: self.update_settings(settings, reload=True),
+            change=lambda settings: self.update_settings(settings, reload=True),
+            send=lambda text: self.send(text, max_tokens=self._max_tokens),
+            resume=lambda: self.resume(max_tokens=self._max_tokens),
         )
-        self._listeners.add(lambda event: self.context.notice(event, self.send, self.resume))
+        self._listeners.add(self.context.notice)
         self.models = ModelService(
             self.folders,
             self._emit,
@@ -227,16 +230,28 @@ class AppService:
         return self._conversation.messages
 
     @property
+    def running(self) -> bool:
+        """True while an answer is awaited."""
+        return self._conversation.running
+
+    @property
+    def turn(self) -> int:
+        """Number of the last turn begun."""
+        return self._conversation.turn
+
+    @property
     def summaries(self) -> tuple[Summary, ...]:
         """What the model wrote of the oldest messages."""
         return self._conversation.summaries
 
     def send(self, text: str, *, max_tokens: int | None = None) -> None:
         """Send a message; the answer streams in as events."""
+        self._max_tokens = max_tokens
         self._ask(self._conversation.begin(text, self.settings, self.planning.layout, max_tokens))
 
     def resume(self, *, max_tokens: int | None = None) -> None:
         """Let the last answer go on where it was cut off."""
+        self._max_tokens = max_tokens
         self._ask(self._conversation.resume(self.settings, self.planning.layout, max_tokens))
 
     def _ask(self, begun: tuple[ChatEvent, protocol.Generate] | None) -> None:
@@ -247,7 +262,7 @@ class AppService:
     def enlarge_context(self, question: str = "") -> None:
         """Load again with the longer context that was offered, then send `question` if there is one."""
         if not self._conversation.running:
-            self.context.enlarge((lambda: self.send(question)) if question else None)
+            self.context.enlarge(question)
 
     def set_overflow(self, overflow: Overflow) -> None:
         """What to do from now on where the context is full; stored."""
