@@ -85,11 +85,15 @@ class AnswerExtended:
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class TurnFinished:
-    """Event: the turn is over; `answer` is final, `error` says why it was interrupted."""
+    """Event: the turn is over; `answer` is final, `error` says why it was interrupted.
+
+    `context_full` says that an answer could not go on for that reason.
+    """
 
     turn: int
     answer: Message
     error: AppError | None = None
+    context_full: bool = False
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)

@@ -304,7 +304,9 @@ class ChatSession:
             answer = dataclasses.replace(resumed, stats=answer.stats or resumed.stats)
         self._messages.append(answer)
         self._parts = []
-        return TurnFinished(turn=event.turn, answer=answer, error=event.error)
+        return TurnFinished(
+            turn=event.turn, answer=answer, error=event.error, context_full=event.context_full
+        )
 
 
 def _stats(finished: protocol.TurnFinished) -> TurnStats:

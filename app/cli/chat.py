@@ -353,7 +353,8 @@ class _Terminal:
             self._say(str(Meters.of(stats)))
             self._warn(stats)
         if event.error is not None:
-            self._say(f"{event.error} Press Enter to load it again.")
+            again = "" if event.context_full else " Press Enter to load it again."
+            self._say(f"{event.error}{again}")
             return event.error.exit_code
         return 0
 

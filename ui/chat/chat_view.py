@@ -253,7 +253,9 @@ class ChatView(QWidget):
         self.transcript.finish(event, resumable=said and answer.outcome in _CUT_OFF)
         if answer.stats is not None:
             self._show_meters(Meters.of(answer.stats))
-        if event.error is not None:
+        if event.error is not None and event.context_full:
+            self.context_line.set_problem(event.error.title)
+        elif event.error is not None:
             self._banner.setText(str(event.error))
             self._banner_row.show()
         self._end()
