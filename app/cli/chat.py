@@ -346,7 +346,9 @@ class _Terminal:
             "finished",
             outcome=event.answer.outcome,
             text=event.answer.text,
-            stats=dataclasses.asdict(stats) if stats else None,
+            stats=dataclasses.asdict(stats) | {"evaluated_tokens": stats.evaluated_tokens}
+            if stats
+            else None,
             error=str(event.error) if event.error else None,
         )
         if stats:
