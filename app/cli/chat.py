@@ -36,6 +36,7 @@ from app.events import (
 )
 from app.plan.text import VERDICT_WORDS
 from app.service import AppService
+from app.service.context import warning
 from app.settings.model import OVERFLOW_WORDS, Overflow, Settings
 
 HELP = (
@@ -364,8 +365,6 @@ class _Terminal:
         """Before the context is full, say what will happen then."""
         if stats.context_level is ContextLevel.FREE:
             return
-        share = units.format_percent(min(1.0, stats.context_use.share))
-        words = OVERFLOW_WORDS[self._service.settings.overflow]
-        sentence = f"{share} of the room for the conversation is used. When it is full, {words}."
+        sentence = warning(stats.context_use, self._service.settings.overflow)
         self._emit("context_warning", level=int(stats.context_level), sentence=sentence)
         self._say(f"{sentence} See /overflow and /enlarge.")

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from app import units
 from app.chat.events import QuestionReturned, TurnFinished
-from app.chat.message import ContextLevel, Outcome, TurnStats
+from app.chat.message import ContextLevel, ContextUse, Outcome, TurnStats
 from app.engine.model import EngineState, EngineStateChanged, ModelLoaded
 from app.events import AppEvent, ContextOffered, OperationFailed
 from app.plan.larger import LargerContext, larger_context
@@ -14,7 +14,7 @@ from app.service.engine import EngineService
 from app.service.hardware import HardwareService
 from app.service.jobs import Emit, Worker
 from app.service.planning import Planning
-from app.settings.model import Overflow, Settings
+from app.settings.model import OVERFLOW_WORDS, Overflow, Settings
 from app.settings.requests import make_request
 
 ENOUGH_TOKENS = 32
@@ -143,6 +143,15 @@ class ContextService:
     @property
     def _reading_s(self) -> float | None:
         return self._used / self._rate if self._rate else None
+
+
+def warning(use: ContextUse, overflow: Overflow) -> str:
+    """How full the context is, and what will happen when it is."""
+    share = units.format_percent(min(1.0, use.share))
+    return (
+        f"{share} of the room for the conversation is used."
+        f" When it is full, {OVERFLOW_WORDS[overflow]}."
+    )
 
 
 def _sentence(offer: LargerContext, load_s: float, reading_s: float | None) -> str:

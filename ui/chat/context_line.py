@@ -9,6 +9,7 @@ from PySide6.QtWidgets import QHBoxLayout, QMenu, QVBoxLayout, QWidget
 from app import units
 from app.chat.message import ContextLevel, ContextUse
 from app.plan.larger import LargerContext
+from app.service.context import warning
 from app.settings.model import OVERFLOW_TITLES, OVERFLOW_WORDS, Overflow
 from ui.widgets.labels import button, label, set_state
 
@@ -110,11 +111,7 @@ class ContextLine(QWidget):
         elif self._cut_off:
             self.text.setText(CUT_OFF)
         elif self._use is not None:
-            share = units.format_percent(min(1.0, self._use.share))
-            words = OVERFLOW_WORDS[self._overflow]
-            self.text.setText(
-                f"{share} of the room for the conversation is used. When it is full, {words}."
-            )
+            self.text.setText(warning(self._use, self._overflow))
         set_state(self.text, "error" if full or level is ContextLevel.NEARLY_FULL else "warn")
         offer = self._offer
         larger = offer is not None and bool(offer.larger)
