@@ -12,13 +12,14 @@ from app.catalog.library import Library
 from app.catalog.model import ModelEntry
 from app.catalog.repository import FileSet, Snapshot
 from app.catalog.search import FoundRepository
-from app.chat.session import ChatEvent
+from app.chat.events import ChatEvent
 from app.download.model import DownloadEvent
 from app.engine.model import EngineEvent
 from app.errors import AppError
 from app.gguf.model import ModelLayout
 from app.hardware.model import HardwareReport, HardwareSampled
 from app.plan import least
+from app.plan.larger import LargerContext
 from app.plan.model import LoadPlan
 from app.plan.overview import Fit, Overview
 from app.settings.model import Settings
@@ -52,6 +53,14 @@ class PlanPreviewed:
     settings: Settings
     plan: LoadPlan | None
     error: AppError | None = None
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class ContextOffered:
+    """Which longer context fits beside the loaded model, and what it takes, as a sentence."""
+
+    offer: LargerContext
+    sentence: str
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -276,6 +285,7 @@ AppEvent = (
     | ModelChosen
     | PlanChanged
     | PlanPreviewed
+    | ContextOffered
     | SettingsChanged
     | NoticeRaised
     | AlarmRaised

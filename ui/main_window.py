@@ -8,11 +8,14 @@ from typing import assert_never
 from PySide6.QtGui import QCloseEvent
 from PySide6.QtWidgets import QFileDialog, QHBoxLayout, QMainWindow, QStackedWidget, QWidget
 
-from app.chat.session import (
+from app.chat.events import (
     AnswerExtended,
+    AnswerResumed,
     ConversationCleared,
     PromptRead,
+    QuestionReturned,
     TurnFinished,
+    TurnsSummarised,
     TurnStarted,
 )
 from app.download.model import (
@@ -37,6 +40,7 @@ from app.events import (
     AppEvent,
     CatalogListed,
     ChoicePlanned,
+    ContextOffered,
     FoldersMeasured,
     HardwareDetected,
     HardwareFound,
@@ -111,6 +115,7 @@ class MainWindow(QMainWindow):
         self._connect()
         self.show_page("Machine")
         self.chat.set_system_prompt(service.settings.system_prompt)
+        self.chat.set_settings(service.settings)
         self._bridge = Bridge(self)
         self._bridge.received.connect(self.receive)
         self._unsubscribe = service.subscribe(self._bridge.post)
@@ -139,6 +144,9 @@ class MainWindow(QMainWindow):
         self.downloads.busy_changed.connect(lambda busy: self.rail.set_busy("Downloads", busy))
         self.downloads.view.models_clicked.connect(lambda: self.show_page("Models"))
         self.chat.submitted.connect(self._service.send)
+        self.chat.continue_clicked.connect(lambda: self._service.resume())
+        self.chat.overflow_chosen.connect(self._service.set_overflow)
+        self.chat.enlarge_clicked.connect(self._service.enlarge_context)
         self.chat.stop_clicked.connect(self._service.engine.cancel)
         self.chat.new_chat_clicked.connect(self._service.new_chat)
         self.chat.reload_clicked.connect(self._reload)
@@ -281,16 +289,19 @@ class MainWindow(QMainWindow):
                 self.chat.set_engine(
                     "not loaded", ready=self._service.engine.state in _READY, error=str(error)
                 )
-            case TurnStarted(user=user):
-                self.chat.start_turn(user)
-            case PromptRead():
-                self.chat.read_prompt(event)
-            case AnswerExtended():
-                self.chat.extend(event)
-            case TurnFinished():
-                self.chat.finish_turn(event)
-            case ConversationCleared():
-                self.chat.clear()
+            case (
+                TurnStarted()
+                | AnswerResumed()
+                | PromptRead()
+                | TurnsSummarised()
+                | AnswerExtended()
+                | TurnFinished()
+                | QuestionReturned()
+                | ConversationCleared()
+            ):
+                self.chat.receive(event)
+            case ContextOffered():
+                self.chat.set_offer(event)
             case HardwareSampled():
                 self.launcher.set_sample(event)
                 self.chat.set_sample(event)
@@ -316,6 +327,7 @@ class MainWindow(QMainWindow):
             ):
                 self.downloads.receive(event)
             case SettingsChanged(settings=settings):
+                self.chat.set_settings(settings)
                 self.downloads.view.set_rules(settings.download_limit, settings.download_hours)
             case SnapshotMeasured():
                 self.chat.model.set_measured(event)

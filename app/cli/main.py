@@ -27,7 +27,7 @@ from app.errors import AppError, ErrorKind
 from app.hardware import text as hardware_text
 from app.hardware.detect import detect
 from app.plan.model import KvCacheType
-from app.settings.model import Settings
+from app.settings.model import Overflow, Settings
 from app.settings.store import SettingsStore
 
 READER_GONE = 141
@@ -132,6 +132,11 @@ def parser() -> argparse.ArgumentParser:
     talk.add_argument("--model", default="starter", help="a GGUF file, or `starter` (the default)")
     talk.add_argument("--prompt", help="ask this, print the answer and end")
     talk.add_argument("--system", help="system prompt")
+    talk.add_argument(
+        "--overflow",
+        choices=[str(overflow) for overflow in Overflow],
+        help="what to do when the context is full",
+    )
     talk.add_argument("--max-tokens", type=_positive, help="longest answer in tokens")
     kinds = [str(kind) for kind in KvCacheType]
     for command in (plan, talk, least):
@@ -190,7 +195,7 @@ def _settings(options: argparse.Namespace) -> Settings:
         print(notice, file=sys.stderr)
     changes = {
         name: getattr(options, name)
-        for name in ("context", "kv_type_k", "kv_type_v")
+        for name in ("context", "kv_type_k", "kv_type_v", "overflow")
         if getattr(options, name, None) is not None
     }
     if options.rpc:

@@ -96,8 +96,8 @@ def turn_failed(failed: protocol.Failed) -> AppError:
     """Why an answer failed that the worker survived."""
     if failed.reason == "context":
         return AppError(
-            f"The conversation no longer fits into the context ({failed.detail} tokens).",
-            hint="Start a new chat, or choose a longer context.",
+            f"The conversation no longer fits into the context ({failed.detail}).",
+            hint="Leave out or summarise the oldest turns, enlarge the context, or start a new chat.",
             action=Action.OPEN_SPLIT,
             kind=ErrorKind.USAGE,
         )

@@ -273,7 +273,7 @@ class EngineSupervisor:
                 self._set(EngineState.LOADING)
             case protocol.Loaded():
                 self._loaded(message)
-            case protocol.PrefillProgressed():
+            case protocol.PrefillProgressed() | protocol.SummaryProgressed():
                 self._listener(TurnProgressed(message=message))
             case protocol.TokensGenerated():
                 if self._state is EngineState.PREFILL:
@@ -328,7 +328,8 @@ class EngineSupervisor:
         elif failed.stage == "generate" and failed.turn is not None:
             self._turn = None
             self._set(EngineState.READY)
-            self._listener(TurnEnded(turn=failed.turn, error=diagnose.turn_failed(failed)))
+            error, full = diagnose.turn_failed(failed), failed.reason == "context"
+            self._listener(TurnEnded(turn=failed.turn, error=error, context_full=full))
         elif failed.stage == "snapshot" and failed.request in self._snapshots:
             self._snapshots.pop(failed.request)(diagnose.snapshot_failed(failed.detail))
 

@@ -147,6 +147,7 @@ class Worker:
 
     def _generate(self, command: protocol.Generate) -> None:
         from app.engine import llama, turn
+        from app.engine.room import ContextFullError
         from app.engine.sampler import SamplingError
 
         def failed(reason: str, detail: str) -> None:
@@ -161,7 +162,7 @@ class Worker:
             return
         try:
             turn.run(command, model, self.send, self.stop)
-        except turn.ContextFullError as error:
+        except ContextFullError as error:
             failed("context", str(error))
         except llama.TemplateError as error:
             failed("template", str(error))

@@ -7,12 +7,15 @@ from pathlib import Path
 
 from app import paths
 from app.catalog import names
-from app.chat.message import Message
+from app.chat.events import ChatEvent
+from app.chat.message import Message, Summary
 from app.download.manager import Hours
 from app.download.model import Download
+from app.engine import protocol
 from app.engine.model import EngineState, EngineStateChanged, ModelLoaded, TurnEnded, TurnProgressed
 from app.events import AppEvent, NoticeRaised, OperationFailed, SettingsChanged
 from app.plan.model import KvCacheType
+from app.service.context import ContextService
 from app.service.conversation import Conversation
 from app.service.downloads import DownloadService
 from app.service.engine import EngineService
@@ -23,7 +26,7 @@ from app.service.models import ModelService
 from app.service.planning import Planning
 from app.service.snapshots import SnapshotService
 from app.service.subjects import Offer, Subject
-from app.settings.model import Settings
+from app.settings.model import Overflow, Settings
 from app.settings.store import SettingsStore
 
 
@@ -42,6 +45,7 @@ class AppService:
         self._listeners = Listeners()
         self._emit = self._listeners.tell
         self._conversation = Conversation(self.settings.system_prompt)
+        self._max_tokens: int | None = None
         self._lists_models = self.load_when_done = False
         self._jobs = Worker("service", self._emit)
         self.hardware = HardwareService(
@@ -71,6 +75,18 @@ class AppService:
         self._question: tuple[str, int | None] | None = None
         self._listeners.add(self.snapshots.receive)
         self._listeners.add(self._woken)
+        self.context = ContextService(
+            self.hardware,
+            self.planning,
+            self.engine,
+            self._jobs,
+            self._emit,
+            lambda: self.settings,
+            change=lambda settings: self.update_settings(settings, reload=True),
+            send=lambda text: self.send(text, max_tokens=self._max_tokens),
+            resume=lambda: self.resume(max_tokens=self._max_tokens),
+        )
+        self._listeners.add(self.context.notice)
         self.models = ModelService(
             self.folders,
             self._emit,
@@ -229,16 +245,49 @@ class AppService:
         """The conversation."""
         return self._conversation.messages
 
+    @property
+    def running(self) -> bool:
+        """True while an answer is awaited."""
+        return self._conversation.running
+
+    @property
+    def turn(self) -> int:
+        """Number of the last turn begun."""
+        return self._conversation.turn
+
+    @property
+    def summaries(self) -> tuple[Summary, ...]:
+        """What the model wrote of the oldest messages."""
+        return self._conversation.summaries
+
     def send(self, text: str, *, max_tokens: int | None = None) -> None:
         """Send a message; the answer streams in as events. A model that sleeps is loaded for it first."""
         if self.engine.asleep:
             self._question = (text, max_tokens)
             self.engine.load()
             return
-        begun = self._conversation.begin(text, self.settings, self.planning.layout, max_tokens)
+        self._max_tokens = max_tokens
+        self._ask(self._conversation.begin(text, self.settings, self.planning.layout, max_tokens))
+
+    def resume(self, *, max_tokens: int | None = None) -> None:
+        """Let the last answer go on where it was cut off."""
+        self._max_tokens = max_tokens
+        self._ask(self._conversation.resume(self.settings, self.planning.layout, max_tokens))
+
+    def _ask(self, begun: tuple[ChatEvent, protocol.Generate] | None) -> None:
         if begun is not None:
             self._emit(begun[0])
             self.engine.generate(begun[1])
+
+    def enlarge_context(self, question: str = "") -> None:
+        """Load again with the longer context that was offered, then send `question` if there is one."""
+        if not self._conversation.running:
+            self.context.enlarge(question)
+
+    def set_overflow(self, overflow: Overflow) -> None:
+        """What to do from now on where the context is full; stored."""
+        self._keep(overflow=overflow)
+        self._emit(SettingsChanged(settings=self.settings))
 
     def set_system_prompt(self, text: str) -> None:
         """Use another system prompt from the next message on, and store it."""

@@ -49,6 +49,24 @@ class Overflow(enum.StrEnum):
 
     STOP = "stop"
     DROP_OLDEST = "drop_oldest"
+    SUMMARISE = "summarise"
+    ENLARGE = "enlarge"
+
+
+OVERFLOW_TITLES = {
+    Overflow.STOP: "Stop",
+    Overflow.DROP_OLDEST: "Leave out the oldest turns",
+    Overflow.SUMMARISE: "Summarise the oldest turns",
+    Overflow.ENLARGE: "Enlarge the context",
+}
+"""What happens then, for a menu."""
+OVERFLOW_WORDS = {
+    Overflow.STOP: "your question stays in the composer",
+    Overflow.DROP_OLDEST: "the oldest turns are left out of the prompt, and stay in the chat",
+    Overflow.SUMMARISE: "the model summarises the oldest turns, which stay in the chat",
+    Overflow.ENLARGE: "the model is loaded again with a longer context, if one fits",
+}
+"""The same as the end of a sentence."""
 
 
 def _endpoint(value: str) -> str:
@@ -139,7 +157,8 @@ class Settings(pydantic.BaseModel):
     overflow: Overflow = pydantic.Field(
         default=Overflow.STOP,
         title="Full context",
-        description="Stop, or leave the oldest turns out of the prompt; they stay in the chat.",
+        description="Stop, leave the oldest turns out of the prompt, let the model summarise them"
+        " (all stay in the chat), or load again with a longer context.",
     )
     reply_reserve: int = pydantic.Field(
         default=1024, ge=0, le=2**20, title="Reply", description="Tokens kept free for the answer."

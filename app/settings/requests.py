@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from typing import Literal
 
 from app.engine import protocol
 from app.engine.defaults import sampling_for
@@ -12,7 +13,14 @@ from app.hardware.model import HardwareReport
 from app.plan import placement
 from app.plan.model import LoadPlan, PlanDevice, PlanRequest, Remedy
 from app.plan.text import DEFAULT_BATCH
-from app.settings.model import Settings, SplitMode
+from app.settings.model import Overflow, Settings, SplitMode
+
+_OVERFLOW: dict[Overflow, Literal["stop", "drop_oldest", "summarise"]] = {
+    Overflow.STOP: "stop",
+    Overflow.DROP_OLDEST: "drop_oldest",
+    Overflow.SUMMARISE: "summarise",
+    Overflow.ENLARGE: "stop",  # then the model is loaded again
+}
 
 
 def with_remedy(settings: Settings, remedy: Remedy) -> Settings:
@@ -91,6 +99,8 @@ def generate_command(
     turn: int,
     messages: tuple[protocol.ChatMessage, ...],
     max_tokens: int | None = None,
+    *,
+    continue_last: bool = False,
 ) -> protocol.Generate:
     """What to ask of the worker; sampling that nobody set is as the model's makers advise."""
     sampling = settings.sampling
@@ -101,6 +111,7 @@ def generate_command(
         messages=messages,
         sampling=sampling,
         max_tokens=max_tokens,
-        overflow=settings.overflow.value,
+        overflow=_OVERFLOW[settings.overflow],
         reserve=settings.reply_reserve,
+        continue_last=continue_last,
     )
