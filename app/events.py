@@ -61,6 +61,14 @@ class SettingsChanged:
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class SettingRefused:
+    """A setting that had to be checked first is not possible, and was not stored."""
+
+    key: str
+    problem: str
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class CatalogListed:
     """The catalog, and how each entry suits this machine (by id; missing until that is known)."""
 
@@ -231,6 +239,7 @@ AppEvent = (
     | PlanChanged
     | PlanPreviewed
     | SettingsChanged
+    | SettingRefused
     | NoticeRaised
     | OperationFailed
     | EngineEvent

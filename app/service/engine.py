@@ -31,6 +31,7 @@ class EngineService:
     Attributes:
         loaded: What the engine holds, by its own account; None while it holds no model.
         loaded_plan: The plan that was loaded last.
+        loaded_settings: The settings in force when it was.
     """
 
     def __init__(
@@ -56,6 +57,7 @@ class EngineService:
         """
         self.loaded: ModelLoaded | None = None
         self.loaded_plan: LoadPlan | None = None
+        self.loaded_settings: Settings | None = None
         self._data = data
         self._hardware = hardware
         self._planning = planning
@@ -113,6 +115,7 @@ class EngineService:
         """
         layout, plan = checked(self._planning.layout, self._planning.plan, force=force)
         self.loaded_plan = plan
+        self.loaded_settings = self._settings()
         self._supervisor.load(self._command(plan, layout))
 
     def confirm(self) -> None:

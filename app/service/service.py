@@ -10,7 +10,7 @@ from app.chat.message import Message
 from app.download.manager import Hours
 from app.download.model import Download
 from app.engine.model import TurnEnded, TurnProgressed
-from app.events import NoticeRaised, SettingsChanged
+from app.events import NoticeRaised, SettingRefused, SettingsChanged
 from app.plan.model import KvCacheType
 from app.service.conversation import Conversation
 from app.service.downloads import DownloadService
@@ -20,7 +20,9 @@ from app.service.hardware import HardwareService
 from app.service.jobs import Emit, Listeners, Worker
 from app.service.models import ModelService
 from app.service.planning import Planning
+from app.service.setting_check import is_checked, problem_with
 from app.service.subjects import Offer, Subject
+from app.settings.entries import Entry, Json, replans
 from app.settings.model import Settings
 from app.settings.store import SettingsStore
 
@@ -37,6 +39,7 @@ class AppService:
         self._store = SettingsStore(self.folders.config / "settings.json")
         self.settings, self._notices = self._store.load()
         self._wanted = self.settings
+        self._plan_is_old = False
         self._listeners = Listeners()
         self._emit = self._listeners.tell
         self._conversation = Conversation(self.settings.system_prompt)
@@ -140,8 +143,11 @@ class AppService:
 
     def update_settings(self, settings: Settings, *, reload: bool = False) -> None:
         """Store settings, plan again, and load again where `reload`."""
-        servers_changed = settings.rpc_servers != self.settings.rpc_servers
-        self.settings = self._wanted = settings
+        before, self.settings = self.settings, settings
+        self._wanted = settings
+        self._plan_is_old |= replans(before, settings)
+        servers_changed = settings.rpc_servers != before.rpc_servers
+        self._follow(before, settings)
 
         def job() -> None:
             try:
@@ -152,12 +158,46 @@ class AppService:
                 if servers_changed:
                     self._detect()
                 # Plans take up to seconds; those that nobody will see are left out.
-                if reload or settings is self._wanted:
+                if reload or (self._plan_is_old and settings is self._wanted):
+                    self._plan_is_old = False
                     self.planning.replan()
                 if reload:
                     self.engine.load_now()
 
         self._jobs.submit(job)
+
+    def put_setting(self, entry: Entry, value: Json) -> None:
+        """Change one setting; a grammar is checked first, and may be answered by `SettingRefused`.
+
+        Raises:
+            Problem: The value is not possible.
+        """
+        entry.put(self.settings, value)
+
+        def job() -> None:
+            problem = problem_with(entry, value, self.planning.layout)
+            if problem:
+                self._emit(SettingRefused(key=entry.key, problem=problem))
+            else:
+                self.update_settings(entry.put(self.settings, value))
+
+        if is_checked(entry):
+            self._jobs.submit(job)
+        else:
+            self.update_settings(entry.put(self.settings, value))
+
+    def reset_setting(self, entry: Entry) -> None:
+        """The default of one setting again; of a sampling option, what is advised."""
+        self.update_settings(entry.reset(self.settings))
+
+    def _follow(self, before: Settings, after: Settings) -> None:
+        """What else a change means beside plans and loads."""
+        if after.download_limit != before.download_limit:
+            self.downloads.change_limit(after.download_limit)
+        if after.download_hours != before.download_hours:
+            self.downloads.change_hours(after.download_hours)
+        if after.model_folders != before.model_folders:
+            self.models.scan()
 
     def _detect(self) -> None:
         self.hardware.detect(self.engine.pid, self.engine.loaded)

@@ -49,12 +49,12 @@ class SettingsStore:
             while True:
                 try:
                     settings = Settings.model_validate(values)
-                    break
                 except pydantic.ValidationError as error:
                     notices.append(_drop(values, error.errors()[0]["loc"]))
-            if notices:
-                notices[-1] += self._keep_copy(content)
-            return settings, tuple(notices)
+                else:
+                    if notices:
+                        notices[-1] += self._keep_copy(content)
+                    return settings, tuple(notices)
 
     def save(self, settings: Settings) -> None:
         """Write all settings.

@@ -18,6 +18,15 @@ _SWITCHES = {"on": True, "true": True, "yes": True, "off": False, "false": False
 _ESCAPES = {"n": "\n", "t": "\t", "r": "\r", "\\": "\\"}
 _HOURS = re.compile(r"(\d{1,2})(?::(\d\d))?\s*(?:-|–|to)\s*(\d{1,2})(?::(\d\d))?")
 
+_SENTENCES = {
+    Control.SWITCH: "It is on or off.",
+    Control.HOURS: "It is from one time to another, such as 22:00–06:00.",
+    Control.FOLDERS: "It is a folder that is there, with its whole path.",
+    Control.LINES: "Each is a text; several are parted by commas.",
+    Control.BIASES: "Each is a token (number or text) with a bias from -100 to 100.",
+    Control.JSON: "It is a JSON object.",
+}
+
 
 class Problem(ValueError):
     """A text or value is not possible; the message is a sentence or two for a person."""
@@ -72,26 +81,15 @@ def spoken(entry: Entry) -> str:
     match entry.control:
         case Control.CHOICE:
             words = [word for _value, word in entry.choices]
-            sentence = f"It is {', '.join(words[:-1])} or {words[-1]}."
-        case Control.SWITCH:
-            sentence = "It is on or off."
+            return f"It is {', '.join(words[:-1])} or {words[-1]}."
         case Control.WHOLE | Control.NUMBER:
             whole = entry.control is Control.WHOLE and entry.scale == 1
-            sentence = f"It is a {'whole ' if whole else ''}number{_bounds(entry)}."
-        case Control.HOURS:
-            sentence = "It is from one time to another, such as 22:00–06:00."
-        case Control.FOLDERS:
-            sentence = "It is a folder that is there, with its whole path."
-        case Control.LINES:
-            sentence = "Each is a text; several are parted by commas."
-        case Control.BIASES:
-            sentence = "Each is a token (number or text) with a bias from -100 to 100."
-        case Control.JSON:
-            sentence = "It is a JSON object."
+            return f"It is a {'whole ' if whole else ''}number{_bounds(entry)}."
         case Control.TEXT | Control.CODE:
             most = f" of at most {entry.longest:,} characters" if entry.longest else ""
-            sentence = f"It is a text{most}."
-    return sentence
+            return f"It is a text{most}."
+        case _:
+            return _SENTENCES[entry.control]
 
 
 def _bounds(entry: Entry) -> str:
