@@ -127,7 +127,11 @@ class Sampling(pydantic.BaseModel):
     logit_bias: tuple[tuple[int | str, Annotated[float, pydantic.Field(ge=-100, le=100)]], ...] = (
         _option((), "Logit bias", "Tokens (number or text), each with its bias; -100 means never.")
     )
-    grammar: str = _option("", "Grammar", "The answer follows this grammar (GBNF), which begins with a rule named root.")
+    grammar: str = _option(
+        "",
+        "Grammar",
+        "The answer follows this grammar (GBNF), which begins with a rule named root.",
+    )
     json_schema: dict[str, pydantic.JsonValue] | None = _option(
         None,
         "JSON schema",

@@ -170,7 +170,7 @@ class AppService:
         """Change one setting; a grammar is checked first, and may be answered by `SettingRefused`.
 
         Raises:
-            Problem: The value is not possible.
+            SettingError: The value is not possible.
         """
         entry.put(self.settings, value)
 

@@ -15,7 +15,7 @@ import pydantic
 from app.engine.protocol import Sampling
 from app.settings.model import Settings
 from app.settings.shown import Control, Section
-from app.settings.text import Problem, format_value, parse_value, spoken
+from app.settings.text import SettingError, format_value, parse_value, spoken
 
 Json = Any
 """A value as in a JSON file."""
@@ -88,7 +88,7 @@ class Entry:
         """The settings with another value here.
 
         Raises:
-            Problem: It is not possible.
+            SettingError: It is not possible.
         """
         if not self.option:
             changes = {self.key: value}
@@ -99,7 +99,7 @@ class Entry:
         try:
             return Settings.model_validate(settings.model_dump() | changes)
         except pydantic.ValidationError as error:
-            raise Problem(self._words(error, value)) from None
+            raise SettingError(self._words(error, value)) from None
 
     def reset(self, settings: Settings) -> Settings:
         """The settings with the default here; of an option, as advised."""
@@ -112,7 +112,7 @@ class Entry:
         """The value that a text stands for; its bounds are checked by `put`.
 
         Raises:
-            Problem: It stands for none.
+            SettingError: It stands for none.
         """
         return parse_value(self, text)
 
@@ -171,9 +171,7 @@ def waiting(settings: Settings, loaded: Settings | None) -> tuple[Entry, ...]:
     if loaded is None:
         return ()
     return tuple(
-        each
-        for each in entries()
-        if each.at_load and each.value(settings) != each.value(loaded)
+        each for each in entries() if each.at_load and each.value(settings) != each.value(loaded)
     )
 
 

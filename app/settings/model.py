@@ -87,7 +87,7 @@ class Settings(pydantic.BaseModel):
     high_contrast: bool = pydantic.Field(
         default=False,
         title="High contrast",
-        description="Edges of fields, buttons and cards are as dark as text.",
+        description="Stronger edges around fields, buttons and cards.",
         json_schema_extra=shown(Section.APPEARANCE),
     )
     model_path: str | None = pydantic.Field(

@@ -28,7 +28,7 @@ _SENTENCES = {
 }
 
 
-class Problem(ValueError):
+class SettingError(ValueError):
     """A text or value is not possible; the message is a sentence or two for a person."""
 
 
@@ -36,32 +36,14 @@ def format_value(entry: Entry, value: Any) -> str:  # noqa: ANN401 - of any sett
     """The value as `parse_value` reads it."""
     if value is None:
         return entry.empty or "None"
-    match entry.control:
-        case Control.SWITCH:
-            return "on" if value else "off"
-        case Control.CHOICE:
-            return dict(entry.choices).get(value, str(value))
-        case Control.WHOLE:
-            return _number(value / entry.scale) if entry.scale != 1 else f"{value:,}"
-        case Control.NUMBER:
-            return _number(value / entry.scale)
-        case Control.LINES | Control.FOLDERS:
-            return ", ".join(escaped(item) for item in value)
-        case Control.HOURS:
-            return f"{value['start'][:5]}–{value['end'][:5]}"
-        case Control.BIASES:
-            return json.dumps(value, ensure_ascii=False) if value else ""
-        case Control.JSON:
-            return json.dumps(value, ensure_ascii=False, indent=2)
-        case Control.TEXT | Control.CODE:
-            return str(value)
+    return _FORMATS[entry.control](entry, value)
 
 
 def parse_value(entry: Entry, text: str) -> Any:  # noqa: ANN401 - of any setting
     """The value that a text stands for.
 
     Raises:
-        Problem: It stands for none.
+        SettingError: It stands for none.
     """
     control = entry.control
     if entry.empty and text.strip().lower() in ("none", entry.empty.lower()):
@@ -72,7 +54,7 @@ def parse_value(entry: Entry, text: str) -> Any:  # noqa: ANN401 - of any settin
     if value is None:
         told = text.strip()
         short = told if len(told) < 60 else f"{told[:56]}…"
-        raise Problem(f"“{short}” is not possible. {entry.allowed}" if told else entry.allowed)
+        raise SettingError(f"“{short}” is not possible. {entry.allowed}" if told else entry.allowed)
     return value
 
 
@@ -97,7 +79,11 @@ def _bounds(entry: Entry) -> str:
     least = None if entry.least is None else _number(entry.least / entry.scale)
     most = None if entry.most is None else _number(entry.most / entry.scale)
     if least is not None and most is not None:
-        return f" above {least}, up to {most}{unit}" if entry.above else f" from {least} to {most}{unit}"
+        return (
+            f" above {least}, up to {most}{unit}"
+            if entry.above
+            else f" from {least} to {most}{unit}"
+        )
     if least is not None:
         return f" {'above' if entry.above else 'of at least'} {least}{unit}"
     return f" of at most {most}{unit}" if most is not None else ""
@@ -124,11 +110,11 @@ def folder(entry: Entry, text: str) -> str:
     """A folder's whole path.
 
     Raises:
-        Problem: There is none.
+        SettingError: There is none.
     """
     path = Path(text.strip()).expanduser()
     if not path.is_absolute() or not path.is_dir():
-        raise Problem(f"There is no folder “{text.strip()}”. {entry.allowed}")
+        raise SettingError(f"There is no folder “{text.strip()}”. {entry.allowed}")
     return str(path)
 
 
@@ -136,7 +122,9 @@ def _whole(entry: Entry, text: str) -> int | None:
     if entry.scale != 1:
         value = _float(entry, text)
         return None if value is None else round(value * entry.scale)
-    match = re.fullmatch(r"(-?\d{1,18})(k?)", text.strip().lower().replace(",", "").replace(" ", ""))
+    match = re.fullmatch(
+        r"(-?\d{1,18})(k?)", text.strip().lower().replace(",", "").replace(" ", "")
+    )
     return int(match[1]) * (1024 if match[2] else 1) if match else None
 
 
@@ -182,9 +170,9 @@ def _json(_entry: Entry, text: str, kind: type = dict) -> Any:  # noqa: ANN401 -
         value = json.loads(text)
     except json.JSONDecodeError as error:
         where = f"line {error.lineno}, column {error.colno}"
-        raise Problem(f"This is not JSON: {error.msg}, {where}.") from None
+        raise SettingError(f"This is not JSON: {error.msg}, {where}.") from None
     except RecursionError:
-        raise Problem("This JSON is nested too deeply.") from None
+        raise SettingError("This JSON is nested too deeply.") from None
     return value if isinstance(value, kind) else None
 
 
@@ -198,4 +186,17 @@ _PARSERS: dict[Control, Callable[[Any, str], Any]] = {
     Control.HOURS: _hours,
     Control.BIASES: lambda entry, text: _json(entry, text or "[]", list),
     Control.JSON: _json,
+}
+_FORMATS: dict[Control, Callable[[Any, Any], str]] = {
+    Control.SWITCH: lambda _entry, value: "on" if value else "off",
+    Control.CHOICE: lambda entry, value: dict(entry.choices).get(value, str(value)),
+    Control.WHOLE: lambda entry, value: _number(value / entry.scale),
+    Control.NUMBER: lambda entry, value: _number(value / entry.scale),
+    Control.LINES: lambda _entry, value: ", ".join(escaped(item) for item in value),
+    Control.FOLDERS: lambda _entry, value: ", ".join(value),
+    Control.HOURS: lambda _entry, value: f"{value['start'][:5]}–{value['end'][:5]}",
+    Control.BIASES: lambda _entry, value: json.dumps(value, ensure_ascii=False) if value else "",
+    Control.JSON: lambda _entry, value: json.dumps(value, ensure_ascii=False, indent=2),
+    Control.TEXT: lambda _entry, value: str(value),
+    Control.CODE: lambda _entry, value: str(value),
 }
