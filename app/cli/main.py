@@ -19,6 +19,8 @@ from app.cli import models as models_command
 from app.cli import plan as plan_command
 from app.cli import pull as pull_command
 from app.cli import recommend as recommend_command
+from app.cli import sampling as sampling_options
+from app.cli import settings as settings_command
 from app.cli import share as share_command
 from app.cli.chat import chat
 from app.cli.doctor import doctor
@@ -40,6 +42,7 @@ EXAMPLES = """examples:
   ultra-launcher plan hf:owner/repo/model.gguf  before it is downloaded
   ultra-launcher chat --model starter           chat in the terminal
   ultra-launcher bench --model starter          how fast it answers
+  ultra-launcher settings reply_reserve 2048    change a setting
   ultra-launcher doctor                         all that a bug report needs
 
 exit codes: 0 done, 1 internal error, 2 wrong use, 3 model file, 4 memory, 5 engine,
@@ -96,11 +99,13 @@ def parser() -> argparse.ArgumentParser:
         )
     )
     pull_command.add_commands(add)
-    bench_command.add_options(
-        add("bench", "measure how fast a model answers", "bench --model starter --json")
-    )
+    measure = add("bench", "measure how fast a model answers", "bench --model starter --json")
+    bench_command.add_options(measure)
     share_command.add_options(
         add("share-gpus", "lend this machine's devices", "share-gpus --host 192.168.1.20")
+    )
+    settings_command.add_options(
+        add("settings", "show and change settings", "settings sampling.temperature 0.6")
     )
     plan = add("plan", "show what of a model would run where", "plan model.gguf --context 8192")
     best = add(
@@ -131,6 +136,8 @@ def parser() -> argparse.ArgumentParser:
         )
         command.add_argument("--kv-type-k", type=str.lower, choices=kinds)
         command.add_argument("--kv-type-v", type=str.lower, choices=kinds)
+    for command in (talk, measure):
+        sampling_options.add_options(command)
     talk.add_argument("--layers", metavar="N,N", help="layers per device, by hand")
     plan.add_argument("--layers", metavar="N,N", help="number of layers for each device, by hand")
     return top
@@ -188,8 +195,10 @@ def _settings(options: argparse.Namespace) -> Settings:
         changes["rpc_servers"] = tuple(options.rpc)
     if getattr(options, "system", None) is not None:
         changes["system_prompt"] = options.system
+    if options.command == "settings":
+        return stored
     try:
-        return Settings.model_validate(stored.model_dump() | changes)
+        settings = Settings.model_validate(stored.model_dump() | changes)
     except pydantic.ValidationError as error:
         first = error.errors()[0]
         name = Settings.model_fields[str(first["loc"][0])].title or str(first["loc"][0])
@@ -206,6 +215,7 @@ def _settings(options: argparse.Namespace) -> Settings:
             hint=f"See `ultra-launcher {options.command} --help`.",
             kind=ErrorKind.USAGE,
         ) from None
+    return sampling_options.with_options(options, settings)
 
 
 def _detect(options: argparse.Namespace, settings: Settings) -> int:
@@ -233,6 +243,7 @@ _COMMANDS: dict[str, Callable[[argparse.Namespace, Settings], int]] = {
     "plan": plan_command.plan,
     "recommend": recommend_command.recommend,
     "share-gpus": lambda options, _settings: share_command.share(options),
+    "settings": settings_command.settings,
     "show": models_command.show,
     **dict.fromkeys(("pull", "verify", "rm"), lambda options, _settings: pull_command.run(options)),
 }

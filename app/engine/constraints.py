@@ -54,7 +54,7 @@ def _details(stderr: str) -> str:
     lines = [line.strip() for line in stderr.splitlines()]
     for line in lines:
         if _PARSE_ERROR in line:
-            return f": {line.split(_PARSE_ERROR, 1)[1]}"
+            return f": {line.split(_PARSE_ERROR, 1)[1].removesuffix(' at')}"
         if "does not contain a 'root' symbol" in line:
             return ": it has no rule named root"
         if "left recursion" in line:

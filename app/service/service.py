@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from app.chat.message import Message
 from app.download.manager import Hours
 from app.download.model import Download
 from app.engine.model import TurnEnded, TurnProgressed
+from app.errors import AppError
 from app.events import NoticeRaised, SettingRefused, SettingsChanged
 from app.plan.model import KvCacheType
 from app.service.conversation import Conversation
@@ -40,6 +42,7 @@ class AppService:
         self.settings, self._notices = self._store.load()
         self._wanted = self.settings
         self._plan_is_old = False
+        self._unsaved: Settings | None = None
         self._listeners = Listeners()
         self._emit = self._listeners.tell
         self._conversation = Conversation(self.settings.system_prompt)
@@ -144,14 +147,14 @@ class AppService:
     def update_settings(self, settings: Settings, *, reload: bool = False) -> None:
         """Store settings, plan again, and load again where `reload`."""
         before, self.settings = self.settings, settings
-        self._wanted = settings
+        self._wanted = self._unsaved = settings
         self._plan_is_old |= replans(before, settings)
         servers_changed = settings.rpc_servers != before.rpc_servers
         self._follow(before, settings)
 
         def job() -> None:
             try:
-                self._store.save(settings)
+                self._save(settings)
             finally:
                 self._conversation.set_system_prompt(settings.system_prompt)
                 self._emit(SettingsChanged(settings=settings))
@@ -175,7 +178,8 @@ class AppService:
         entry.put(self.settings, value)
 
         def job() -> None:
-            problem = problem_with(entry, value, self.planning.layout)
+            layout = self.planning.layout
+            problem = problem_with(entry, value, layout.files[0] if layout else None)
             if problem:
                 self._emit(SettingRefused(key=entry.key, problem=problem))
             else:
@@ -236,7 +240,14 @@ class AppService:
     def _keep(self, **changes: object) -> None:
         """Change settings that no plan depends on, and store them."""
         self.settings = settings = self.settings.model_copy(update=changes)
-        self._jobs.submit(lambda: self._store.save(settings))
+        self._unsaved = settings
+        self._jobs.submit(lambda: self._save(settings))
+
+    def _save(self, settings: Settings) -> None:
+        """Store them; those that are newer wait for their own turn."""
+        if self._unsaved is settings:
+            self._unsaved = None
+        self._store.save(settings)
 
     def _downloaded(self, download: Download) -> None:
         """A set is whole and right."""
@@ -284,6 +295,9 @@ class AppService:
         self.downloads.close()
         self.engine.close()
         self._jobs.close()
+        if self._unsaved is not None:  # its job was dropped
+            with contextlib.suppress(AppError):
+                self._save(self._unsaved)
         self.hardware.close()
         self.files.close()  # last, as requests of these two may hang for a while
         self.models.close()

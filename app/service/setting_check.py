@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from app.engine.constraints import problem_of
 from app.engine.protocol import Sampling
-from app.gguf.model import ModelLayout
 from app.settings.entries import Entry, Json
 from app.settings.shown import Control, Section
 
@@ -14,15 +15,14 @@ def is_checked(entry: Entry) -> bool:
     return entry.section is Section.SAMPLING and entry.control in (Control.CODE, Control.JSON)
 
 
-def problem_with(entry: Entry, value: Json, layout: ModelLayout | None) -> str:
+def problem_with(entry: Entry, value: Json, model: Path | None) -> str:
     """What is wrong with the value, or ""; takes a second.
 
     Args:
         entry: The setting.
         value: What `Settings` accept there.
-        layout: The chosen model, whose tokens a grammar may name.
+        model: The chosen model's file; a grammar may name its tokens.
     """
     if not is_checked(entry) or not value:
         return ""
-    model = layout.files[0] if layout is not None and layout.files else None
     return problem_of(Sampling.model_validate({entry.option: value}), model)
