@@ -132,6 +132,7 @@ class _Typed(Field):
 
     def __init__(self, entry: Entry) -> None:
         super().__init__(entry)
+        self._fresh = False
         self._settle = QTimer(self)
         self._settle.setSingleShot(True)
         self._settle.setInterval(SETTLE_MS)
@@ -140,21 +141,24 @@ class _Typed(Field):
     @property
     def typing(self) -> bool:
         """True while what was typed has not stood for long enough."""
-        return self._settle.isActive()
+        return self._fresh
 
     def _typed(self) -> None:
-        self.unsaved = True
+        self.unsaved = self._fresh = True
         self._settle.start()
+
+    def _forget(self) -> None:
+        self._fresh = False
+        self._settle.stop()
 
     def _text(self) -> str:
         raise NotImplementedError
 
     def commit(self) -> None:
         """Take what was typed."""
-        waited = self._settle.isActive()
-        self._settle.stop()
-        if not waited or not self.unsaved:
+        if not self._fresh:
             return
+        self._forget()
         try:
             value = self.entry.parse(self._text())
         except SettingError as problem:
@@ -185,7 +189,7 @@ class LineField(_Typed):
         if entry.control in (Control.WHOLE, Control.NUMBER):
             self.line.setAlignment(Qt.AlignmentFlag.AlignRight)
         self.line.textEdited.connect(self._typed)
-        self.line.editingFinished.connect(self.commit)
+        self.line.editingFinished.connect(self._left)
         row.addWidget(self.line)
         if entry.unit:
             unit = label(entry.unit, "body-muted")
@@ -193,7 +197,7 @@ class LineField(_Typed):
 
     def show_value(self, value: Json) -> None:
         """Its text, or that there is none."""
-        self._settle.stop()
+        self._forget()
         if self.automatic is not None:
             self.automatic.setChecked(value is None)
             self.line.setEnabled(value is not None)
@@ -201,10 +205,9 @@ class LineField(_Typed):
             if value is None:
                 self.line.clear()
                 return
-        text = self.entry.format(value)
         # What a person wrote in another way (32k) stays while they are at it.
-        if not (self.line.hasFocus() and self._means(value)):
-            self.line.setText(text)
+        if not self._means(value):
+            self.line.setText(self.entry.format(value))
 
     def _means(self, value: Json) -> bool:
         try:
@@ -212,12 +215,17 @@ class LineField(_Typed):
         except SettingError:
             return False
 
+    def _left(self) -> None:
+        self.commit()
+        if self.line.isEnabled() and not self.unsaved:
+            self.line.setText(self.entry.format(self.entry.parse(self.line.text())))
+
     def _switched(self, automatic: bool) -> None:
         self.line.setEnabled(not automatic)
         self.line.setPlaceholderText("" if automatic else _example(self.entry))
         if automatic:
             self.line.clear()
-            self._settle.stop()
+            self._forget()
             self._send(None)
         else:
             self.unsaved = True
@@ -269,7 +277,7 @@ class TextField(_Typed):
 
     def show_value(self, value: Json) -> None:
         """The text, where it is another one."""
-        self._settle.stop()
+        self._forget()
         text = "" if value is None else self.entry.format(value)
         if self._means(value):
             return

@@ -59,7 +59,11 @@ class Standing:
 
 
 class SettingRow(QWidget):
-    """Signals: edited(Entry, value); reset(Entry)."""
+    """Signals: edited(Entry, value); reset(Entry).
+
+    Attributes:
+        problem: Why what stands in the field is not possible, or "".
+    """
 
     edited = Signal(object, object)
     reset = Signal(object)
@@ -69,6 +73,7 @@ class SettingRow(QWidget):
         self.entry = entry
         self._sent: tuple[Json] | None = None
         self._standing: Standing | None = None
+        self.problem = ""
         self.field = _FIELDS[entry.control](entry)
         self.field.edited.connect(self._edited)
         self.field.faulty.connect(self.show_problem)
@@ -101,11 +106,9 @@ class SettingRow(QWidget):
         words.addLayout(head)
         words.addWidget(label(entry.description, "muted", wrap=True))
         self.note = label("", "muted", wrap=True)
-        self.waits = StateWord(kind="small")
-        self.waits.set_state(AT_LOAD, "warn")
-        self.problem = StateWord(kind="small")
-        self.problem.word.setWordWrap(True)
-        self.problem.word.setTextInteractionFlags(Qt.TextInteractionFlag.TextSelectableByMouse)
+        self.told = StateWord(kind="small")
+        self.told.word.setWordWrap(True)
+        self.told.word.setTextInteractionFlags(Qt.TextInteractionFlag.TextSelectableByMouse)
         grid.addLayout(words, 0, 0)
         top = Qt.AlignmentFlag.AlignTop
         if entry.control in WIDE:
@@ -114,7 +117,7 @@ class SettingRow(QWidget):
             roomy = entry.control is Control.CHOICE or entry.empty
             self.field.setFixedWidth(_ROOMY if roomy else _NARROW)
             grid.addWidget(self.field, 0, 1, top)
-        for place, widget in enumerate((self.note, self.waits, self.problem), start=2):
+        for place, widget in enumerate((self.note, self.told), start=2):
             widget.hide()
             grid.addWidget(widget, place, 0, 1, 2)
 
@@ -130,11 +133,10 @@ class SettingRow(QWidget):
         if self.field.unsaved and self._sent == (standing.value,) and not self.field.typing:
             self._sent = None
             self.field.stored()
-            self._show_problem("")
+            self.problem = ""
         if not self.field.unsaved:
             self.field.show_value(standing.value)
-            self._show_problem("")
-        self.waits.setVisible(standing.waits)
+            self.problem = ""
         differs = standing.is_set and standing.value != standing.back
         words = "As the model's makers advise."
         if differs:
@@ -142,33 +144,33 @@ class SettingRow(QWidget):
             words = f"Differs from what the model's makers advise: {advised}."
         self.note.setText(words)
         self.note.setVisible(standing.advised)
-        self._show_back()
+        self._tell()
 
     def show_problem(self, sentence: str) -> None:
         """What was entered is not possible; it stays where it was entered."""
         self._sent = None
-        self._show_problem(sentence)
-        self._show_back()
+        self.problem = sentence
+        self._tell()
 
     def commit(self) -> None:
         """Take what was typed last."""
         self.field.commit()
 
-    def _show_problem(self, sentence: str) -> None:
-        self.problem.setVisible(bool(sentence))
-        self.problem.set_state(sentence, "error")
-
-    def _show_back(self) -> None:
+    def _tell(self) -> None:
+        """What is wrong, or that it waits; and the way back."""
         standing = self._standing
         if standing is None:
             return
+        self.told.setVisible(bool(self.problem) or standing.waits)
+        self.told.set_state(self.problem or AT_LOAD, "error" if self.problem else "warn")
         words = "" if self.entry.control in WIDE else self.entry.format(standing.back)
         self.back.setText(f"Reset to {words}" if 0 < len(words) <= _SHORT else "Reset")
-        self.back.setVisible(standing.is_set or self.problem.isVisibleTo(self))
+        self.back.setVisible(standing.is_set or bool(self.problem))
 
     def _edited(self, value: Json) -> None:
         self._sent = (value,)
-        self._show_problem("")
+        self.problem = ""
+        self._tell()
         self.edited.emit(self.entry, value)
 
     def _reset(self) -> None:
@@ -177,8 +179,8 @@ class SettingRow(QWidget):
         self.field.clear()
         if self._standing is not None:
             self.field.show_value(self._standing.value)
-        self._show_problem("")
-        self._show_back()
+        self.problem = ""
+        self._tell()
         self.field.setFocus()
         if self._standing is not None and self._standing.is_set:
             self.reset.emit(self.entry)
