@@ -77,9 +77,6 @@ class Desk:
 
 @pytest.fixture
 def desk(qtbot: QtBot) -> Iterator[Desk]:
-    app = QApplication.instance()
-    assert isinstance(app, QApplication)
-    theme.manager().install(app, theme.Appearance.LIGHT)
     service = AppService()
     window = MainWindow(service)
     qtbot.addWidget(window)
@@ -88,7 +85,6 @@ def desk(qtbot: QtBot) -> Iterator[Desk]:
     yield Desk(window, service, qtbot)
     window.close()
     service.close()
-    theme.manager().set_appearance(theme.Appearance.LIGHT)
 
 
 def test_every_setting_has_a_row_and_starts_without_reset(desk: Desk) -> None:
