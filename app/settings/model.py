@@ -13,7 +13,7 @@ from app.engine.protocol import Sampling
 from app.plan.model import FlashAttention, KvCacheType, Objective
 from app.settings.shown import Control, Section, shown
 
-_ENDPOINT = re.compile(r"^(?:\[[0-9a-fA-F:]+\]|[A-Za-z0-9.\-_]+):\d{1,5}$")
+_ENDPOINT = re.compile(r"^[A-Za-z0-9.\-_]+:\d{1,5}$")
 
 
 class Appearance(enum.StrEnum):
@@ -53,6 +53,8 @@ class Overflow(enum.StrEnum):
 
 
 def _endpoint(value: str) -> str:
+    if value.count(":") > 1:
+        raise ValueError(f"“{value}” is an IPv6 address; llama.cpp's RPC speaks IPv4 only")
     if not _ENDPOINT.match(value) or not 0 < int(value.rsplit(":", 1)[1]) < 65_536:
         raise ValueError(f"“{value}” is not an address such as 192.168.1.20:50052")
     return value
@@ -216,6 +218,30 @@ class Settings(pydantic.BaseModel):
     )
     sampling: SamplingOptions = pydantic.Field(
         default={}, title="Sampling", description="How the next token is chosen."
+    )
+    unload_after_min: int | None = pydantic.Field(
+        default=None,
+        ge=1,
+        le=10_080,
+        title="Unload when idle",
+        description="Without a question for so long, the model leaves memory. "
+        "The next question loads it again.",
+        json_schema_extra=shown(Section.ENGINE, unit="minutes", empty="Never"),
+    )
+    snapshot_when_idle: bool = pydantic.Field(
+        default=False,
+        title="Keep the KV cache",
+        description="Save the chat's KV cache before the model is unloaded for being idle, so that "
+        "the next answer need not read the whole chat again.",
+        json_schema_extra=shown(Section.ENGINE),
+    )
+    snapshot_limit_gb: int = pydantic.Field(
+        default=40,
+        ge=0,
+        le=100_000,
+        title="Room for KV caches",
+        description="What saved KV caches may take on disk together; the oldest make room.",
+        json_schema_extra=shown(Section.ENGINE, unit="GB"),
     )
     model_folders: tuple[str, ...] = pydantic.Field(
         default=(),

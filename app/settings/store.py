@@ -8,14 +8,13 @@ from __future__ import annotations
 import contextlib
 import itertools
 import json
-import os
-import tempfile
 import threading
 from pathlib import Path
 from typing import Any
 
 import pydantic
 
+from app import jsonfile
 from app.engine.protocol import Sampling
 from app.errors import AppError, ErrorKind
 from app.settings.model import Settings
@@ -64,17 +63,8 @@ class SettingsStore:
         """
         with self._lock:
             try:
-                self._path.parent.mkdir(parents=True, exist_ok=True)
-                merged = self._unknown() | settings.model_dump(mode="json")
-                handle, name = tempfile.mkstemp(dir=self._path.parent, prefix=".settings-")
-                try:
-                    with os.fdopen(handle, "w", encoding="utf-8") as file:
-                        json.dump(merged, file, indent=1)
-                        file.flush()
-                        os.fsync(file.fileno())
-                    Path(name).replace(self._path)
-                finally:
-                    Path(name).unlink(missing_ok=True)
+                values = self._unknown() | settings.model_dump(mode="json")
+                jsonfile.write(self._path, values)
             except OSError as error:
                 raise AppError(
                     f"The settings could not be saved to {self._path}.",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from PySide6.QtCore import Qt, QTimer, Signal
+from PySide6.QtCore import Qt, Signal
 from PySide6.QtGui import QFocusEvent, QFontDatabase, QWheelEvent
 from PySide6.QtWidgets import (
     QComboBox,
@@ -19,6 +19,7 @@ from app.settings.text import SettingError
 from ui.widgets.labels import label
 from ui.widgets.segments import Segments
 from ui.widgets.switch import Switch
+from ui.widgets.timers import after_rest
 
 SETTLE_MS = 400
 """How long a text must stand before it counts."""
@@ -133,10 +134,7 @@ class _Typed(Field):
     def __init__(self, entry: Entry) -> None:
         super().__init__(entry)
         self._fresh = False
-        self._settle = QTimer(self)
-        self._settle.setSingleShot(True)
-        self._settle.setInterval(SETTLE_MS)
-        self._settle.timeout.connect(self.commit)
+        self._settle = after_rest(self, SETTLE_MS, self.commit)
 
     @property
     def typing(self) -> bool:
