@@ -70,7 +70,7 @@ def test_a_field_that_nobody_placed_is_on_the_page_all_the_same(
         ("download_limit", "12.5", 12_500_000, "12.5"),
         ("download_hours", "22-6:30", {"start": "22:00:00", "end": "06:30:00"}, "22:00–06:30"),
         ("download_hours", "always", None, "Always"),
-        ("rpc_servers", "a:1, [::1]:2", ["a:1", "[::1]:2"], "a:1, [::1]:2"),
+        ("rpc_servers", "a:1, b.org:2", ["a:1", "b.org:2"], "a:1, b.org:2"),
         ("dry_sequence_breakers", r"\n, *", ["\n", "*"], r"\n, *"),
         ("logit_bias", '[[" the", -5], [42, 1.5]]', [[" the", -5.0], [42, 1.5]], None),
         ("json_schema", '{"type": "object"}', {"type": "object"}, None),

@@ -12,6 +12,7 @@ from PySide6.QtGui import QWheelEvent
 from PySide6.QtWidgets import QApplication, QPushButton
 from pytestqt.qtbot import QtBot
 
+from app.engine.model import EngineState
 from app.engine.protocol import Sampling
 from app.errors import AppError
 from app.events import ModelChosen, OperationFailed
@@ -27,7 +28,8 @@ from ui.settings.lists import BiasField, LinesField
 from ui.settings.setting_row import SettingRow
 from ui.theme.tokens import DARK, LIGHT
 
-TIMEOUT_MS = 8_000
+TIMEOUT_MS = 30_000
+LOAD_MS = 90_000
 
 
 @dataclasses.dataclass(slots=True)
@@ -264,6 +266,26 @@ def test_what_needs_a_load_says_so_and_offers_it(desk: Desk) -> None:
     assert not desk.row("reply_reserve").told.isVisibleTo(desk.window)
     view.show_settings(Settings(), Sampling(), Settings())
     assert not view.reload.isVisible()
+
+
+def test_reload_loads_with_what_was_changed(desk: Desk) -> None:
+    service, view = desk.service, desk.window.settings.view
+    service.settings = Settings(context=512)
+    service.start(load=True)
+    ready = lambda: service.engine.state is EngineState.READY  # noqa: E731
+    desk.qtbot.waitUntil(lambda: service.engine.loaded is not None and ready(), timeout=LOAD_MS)
+    desk.row("threads").field.show_value(2)
+    desk.type("threads", "1")
+    desk.until(threads=1)
+    desk.qtbot.waitUntil(view.reload.isVisible, timeout=TIMEOUT_MS)
+    service.engine.loaded = None
+    view.reload.click()
+    assert desk.window.rail._items["Machine"].isChecked()
+    desk.qtbot.waitUntil(lambda: service.engine.loaded is not None and ready(), timeout=LOAD_MS)
+    assert service.engine.loaded is not None
+    assert service.engine.loaded.loaded.threads == 1
+    desk.window.show_page("Settings")
+    desk.qtbot.waitUntil(lambda: not view.reload.isVisible(), timeout=TIMEOUT_MS)
 
 
 def test_the_search_leaves_what_was_looked_for(desk: Desk) -> None:
