@@ -66,6 +66,7 @@ class SettingRefused:
     """A setting that had to be checked first is not possible, and was not stored."""
 
     key: str
+    value: object
     problem: str
 
 

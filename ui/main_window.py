@@ -168,6 +168,7 @@ class MainWindow(QMainWindow):
         self.rail.set_current(name)
         self.pages.setCurrentWidget(self._places[name])
         if name == "Chat":
+            self.chat.set_system_prompt(self._service.settings.system_prompt)
             self.chat.composer.setFocus()
         elif name == "Models" and again:
             self.models.back()
@@ -325,11 +326,10 @@ class MainWindow(QMainWindow):
             case SettingsChanged(settings=settings):
                 look = theme.Appearance(settings.appearance)
                 theme.manager().set_appearance(look, high_contrast=settings.high_contrast)
-                self.chat.set_system_prompt(settings.system_prompt)
                 self.settings.refresh()
                 self.downloads.view.set_rules(settings.download_limit, settings.download_hours)
-            case SettingRefused(key=key, problem=problem):
-                self.settings.view.show_problem(key, problem)
+            case SettingRefused():
+                self.settings.view.show_problem(event.key, event.problem, event.value)
             case SnapshotMeasured():
                 self.chat.model.set_measured(event)
             case SnapshotChanged(sentence=sentence):

@@ -162,7 +162,8 @@ class AppService:
         """Store settings, plan again, and load again where `reload`."""
         before, self.settings = self.settings, settings
         self._wanted = self._unsaved = settings
-        self._plan_is_old |= replans(before, settings)
+        # Who asks for the same again waits for its plan, too.
+        self._plan_is_old |= settings == before or replans(before, settings)
         servers_changed = settings.rpc_servers != before.rpc_servers
         self._follow(before, settings)
 
@@ -196,7 +197,7 @@ class AppService:
             layout = self.planning.layout
             problem = problem_with(entry, value, layout.files[0] if layout else None)
             if problem:
-                self._emit(SettingRefused(key=entry.key, problem=problem))
+                self._emit(SettingRefused(key=entry.key, value=value, problem=problem))
             else:
                 self.update_settings(entry.put(self.settings, value))
 

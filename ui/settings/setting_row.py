@@ -152,6 +152,11 @@ class SettingRow(QWidget):
         self.problem = sentence
         self._tell()
 
+    def refuse(self, value: Json, sentence: str) -> None:
+        """The value that was sent is not possible; of an older one nobody wants to hear."""
+        if self._sent == (value,):
+            self.show_problem(sentence)
+
     def commit(self) -> None:
         """Take what was typed last."""
         self.field.commit()

@@ -43,7 +43,7 @@ class SettingsController(QObject):
         try:
             self._service.put_setting(entry, value)
         except SettingError as problem:
-            self.view.show_problem(entry.key, str(problem))
+            self.view.show_problem(entry.key, str(problem), value)
 
     def _reset(self, entry: Entry) -> None:
         self._service.reset_setting(entry)

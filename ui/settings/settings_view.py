@@ -7,7 +7,7 @@ from PySide6.QtGui import QHideEvent, QKeySequence, QResizeEvent, QShortcut, QSh
 from PySide6.QtWidgets import QHBoxLayout, QLineEdit, QScrollArea, QVBoxLayout, QWidget
 
 from app.engine.protocol import Sampling
-from app.settings.entries import Entry, on_page, waiting
+from app.settings.entries import Entry, Json, on_page, waiting
 from app.settings.model import Settings
 from app.settings.shown import Section
 from ui.settings.setting_row import SettingRow, Standing
@@ -205,10 +205,10 @@ class SettingsView(QWidget):
         self.waiting.set_state(f"In effect once the model is loaded again: {names}.", "warn")
         self._foot.setVisible(bool(late))
 
-    def show_problem(self, key: str, sentence: str) -> None:
+    def show_problem(self, key: str, sentence: str, value: Json) -> None:
         """A value was refused; it stays in its field."""
         if key in self.rows:
-            self.rows[key].show_problem(sentence)
+            self.rows[key].refuse(value, sentence)
 
     def commit(self) -> None:
         """Take what was typed last."""

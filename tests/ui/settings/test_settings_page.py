@@ -222,7 +222,9 @@ def test_a_broken_grammar_is_told_before_any_turn_and_stays_in_its_field(desk: D
     assert "expecting ')'" in desk.until_problem("sampling.grammar")
     assert grammar.box.toPlainText() == "root ::= ("
     assert desk.service.settings.sampling == {}
-    grammar.box.setPlainText('root ::= "yes"')
+    for text in ("root ::= [", 'root ::= "yes"'):  # the second while the first is checked
+        grammar.box.setPlainText(text)
+        grammar.commit()
     desk.until(sampling={"grammar": 'root ::= "yes"'})
     desk.until_drawn("sampling.grammar")
     schema.box.setPlainText('{"type": ')
