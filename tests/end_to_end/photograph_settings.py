@@ -63,7 +63,7 @@ def photograph(folder: Path) -> None:
         for section, part in view._parts.items():
             view._go(part)
             save(window, folder / f"settings-{Section(section).name.lower()}{suffix}.png")
-        view._scroll.ensureWidgetVisible(view.rows["sampling.json_schema"])
+        view._scroll.ensureWidgetVisible(view.rows["sampling.grammar"])
         save(window, folder / f"settings-constraints{suffix}.png")
     bar = view._scroll.verticalScrollBar()
     bar.setValue(0)
