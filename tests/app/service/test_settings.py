@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import queue
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -112,6 +113,22 @@ def test_a_grammar_is_checked_before_it_is_stored(desk: Desk, starter_model: Pat
     desk.until_stored(sampling={"grammar": 'root ::= <|im_start|> "a"'})
     desk.service.put_setting(grammar, "")
     desk.until_stored(sampling={"grammar": ""})
+
+
+def test_rules_of_downloads_hold_at_once(desk: Desk) -> None:
+    desk.service.put_setting(entry("download_limit"), 5_000_000)  # before the queue runs
+    desk.service.downloads.start(None, None)
+    desk.service.put_setting(entry("download_limit"), 3_000_000)
+    desk.until_stored(download_limit=3_000_000)
+
+    def limit() -> int | None:
+        manager = desk.service.downloads._manager
+        return manager._limiter.bytes_per_s if manager is not None else None
+
+    deadline = time.monotonic() + TIMEOUT_S
+    while limit() != 3_000_000:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
 
 
 def test_another_folder_of_models_is_looked_into(desk: Desk, tmp_path: Path) -> None:
