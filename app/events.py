@@ -71,6 +71,15 @@ class SettingsChanged:
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class SettingRefused:
+    """A setting that had to be checked first is not possible, and was not stored."""
+
+    key: str
+    value: object
+    problem: str
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class CatalogListed:
     """The catalog, and how each entry suits this machine (by id; missing until that is known)."""
 
@@ -287,6 +296,7 @@ AppEvent = (
     | PlanPreviewed
     | ContextOffered
     | SettingsChanged
+    | SettingRefused
     | NoticeRaised
     | AlarmRaised
     | OperationFailed

@@ -56,6 +56,7 @@ from app.events import (
     PlanChanged,
     PlanPreviewed,
     RepositoriesRead,
+    SettingRefused,
     SettingsChanged,
     SnapshotChanged,
     SnapshotMeasured,
@@ -67,11 +68,13 @@ from app.service import AppService
 from app.service.loading import held
 from app.settings.model import Settings
 from app.settings.requests import with_remedy
+from ui import theme
 from ui.bridge import Bridge
 from ui.chat.chat_view import ChatView
 from ui.downloads.controller import DownloadsController
 from ui.launcher.launcher_view import LauncherView
 from ui.models.controller import ModelsController
+from ui.settings.settings_controller import SettingsController
 from ui.settings.split_dialog import SplitDialog
 from ui.widgets.rail import Rail
 
@@ -95,12 +98,14 @@ class MainWindow(QMainWindow):
         self.rail, self.launcher, self.chat = Rail(), LauncherView(), ChatView()
         self.models = ModelsController(service, self)
         self.downloads = DownloadsController(service, self)
+        self.settings = SettingsController(service, self)
         self.pages = QStackedWidget()
         self._places: dict[str, QWidget] = {
             "Machine": self.launcher,
             "Models": self.models.pages,
             "Downloads": self.downloads.view,
             "Chat": self.chat,
+            "Settings": self.settings.view,
         }
         for place in self._places.values():
             self.pages.addWidget(place)
@@ -121,7 +126,9 @@ class MainWindow(QMainWindow):
         self._unsubscribe = service.subscribe(self._bridge.post)
 
     def _connect(self) -> None:
-        self.rail.chosen.connect(self._rail_chosen)
+        self.rail.chosen.connect(self.show_page)
+        self.settings.split_wanted.connect(self.open_split)
+        self.settings.reloading.connect(lambda: self.show_page("Machine"))
         self.launcher.primary_clicked.connect(self._primary)
         self.launcher.stop_clicked.connect(self._service.engine.unload)
         self.launcher.choose_clicked.connect(self._choose_file)
@@ -163,18 +170,13 @@ class MainWindow(QMainWindow):
 
     # --- what the person does -------------------------------------------------
 
-    def _rail_chosen(self, name: str) -> None:
-        if name == "Settings":
-            self.open_split()
-        else:
-            self.show_page(name)
-
     def show_page(self, name: str) -> None:
         """Go to a place of the rail."""
         again = self.pages.currentWidget() is self._places[name]
         self.rail.set_current(name)
         self.pages.setCurrentWidget(self._places[name])
         if name == "Chat":
+            self.chat.set_system_prompt(self._service.settings.system_prompt)
             self.chat.composer.setFocus()
         elif name == "Models" and again:
             self.models.back()
@@ -182,6 +184,9 @@ class MainWindow(QMainWindow):
             self.models.focus_main()
         elif name == "Downloads":
             self.downloads.view.focus_main()
+        elif name == "Settings":
+            self.settings.refresh()
+            self.settings.view.search.setFocus()
 
     def _show_download(self, id: str) -> None:
         self.downloads.view.show_download(id)
@@ -263,6 +268,7 @@ class MainWindow(QMainWindow):
                 self.chat.set_report(report)
                 self.downloads.set_report(report)
             case ModelChosen(layout=layout):
+                self.settings.refresh()
                 self.launcher.set_layout_of(layout)
                 self.chat.set_model(layout.name)
             case PlanChanged(plan=plan):
@@ -273,6 +279,7 @@ class MainWindow(QMainWindow):
             case EngineStateChanged():
                 self._engine(event)
             case ModelLoaded(loaded=loaded):
+                self.settings.refresh()
                 self.launcher.set_loaded(loaded)
                 if self._service.planning.plan is not None:
                     self._show_plan(self._service.planning.plan)
@@ -286,6 +293,7 @@ class MainWindow(QMainWindow):
                 self.launcher.show_error(error)
                 self.downloads.view.show_error(error)
                 self.models.page.show_error(error)
+                self.settings.view.error.show_error(str(error))
                 self.chat.set_engine(
                     "not loaded", ready=self._service.engine.state in _READY, error=str(error)
                 )
@@ -328,7 +336,12 @@ class MainWindow(QMainWindow):
                 self.downloads.receive(event)
             case SettingsChanged(settings=settings):
                 self.chat.set_settings(settings)
+                look = theme.Appearance(settings.appearance)
+                theme.manager().set_appearance(look, high_contrast=settings.high_contrast)
+                self.settings.refresh()
                 self.downloads.view.set_rules(settings.download_limit, settings.download_hours)
+            case SettingRefused():
+                self.settings.view.show_problem(event.key, event.problem, event.value)
             case SnapshotMeasured():
                 self.chat.model.set_measured(event)
             case SnapshotChanged(sentence=sentence):

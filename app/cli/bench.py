@@ -71,7 +71,7 @@ def bench(options: argparse.Namespace, settings: Settings, model: Path) -> int:
     room = options.prompt_tokens + options.tokens + 4 * CALIBRATION
     changes = {
         "context": max(settings.context or 0, -(-room // 256) * 256),
-        "sampling": settings.sampling.model_copy(update={"ignore_end": True}),
+        "sampling": settings.sampling | {"ignore_end": True},
         "system_prompt": "",
     }
     if options.threads:

@@ -20,6 +20,8 @@ from app.cli import on_disk as on_disk_command
 from app.cli import plan as plan_command
 from app.cli import pull as pull_command
 from app.cli import recommend as recommend_command
+from app.cli import sampling as sampling_options
+from app.cli import settings as settings_command
 from app.cli import share as share_command
 from app.cli.chat import chat
 from app.cli.doctor import doctor
@@ -41,6 +43,7 @@ EXAMPLES = """examples:
   ultra-launcher plan hf:owner/repo/model.gguf  before it is downloaded
   ultra-launcher chat --model starter           chat in the terminal
   ultra-launcher bench --model starter          how fast it answers
+  ultra-launcher settings reply_reserve 2048    change a setting
   ultra-launcher doctor                         all that a bug report needs
 
 exit codes: 0 done, 1 internal error, 2 wrong use, 3 model file, 4 memory, 5 engine,
@@ -105,11 +108,13 @@ def parser() -> argparse.ArgumentParser:
     on_disk_command.add_rm_options(
         add("rm", "delete a model's files", "rm hf:owner/repo:Q4_K_M --yes")
     )
-    bench_command.add_options(
-        add("bench", "measure how fast a model answers", "bench --model starter --json")
-    )
+    measure = add("bench", "measure how fast a model answers", "bench --model starter --json")
+    bench_command.add_options(measure)
     share_command.add_options(
         add("share-gpus", "lend this machine's devices", "share-gpus --host 192.168.1.20")
+    )
+    settings_command.add_options(
+        add("settings", "show and change settings", "settings sampling.temperature 0.6")
     )
     plan = add("plan", "show what of a model would run where", "plan model.gguf --context 8192")
     best = add(
@@ -145,6 +150,8 @@ def parser() -> argparse.ArgumentParser:
         )
         command.add_argument("--kv-type-k", type=str.lower, choices=kinds)
         command.add_argument("--kv-type-v", type=str.lower, choices=kinds)
+    for command in (talk, measure):
+        sampling_options.add_options(command)
     talk.add_argument("--layers", metavar="N,N", help="layers per device, by hand")
     plan.add_argument("--layers", metavar="N,N", help="number of layers for each device, by hand")
     return top
@@ -202,8 +209,10 @@ def _settings(options: argparse.Namespace) -> Settings:
         changes["rpc_servers"] = tuple(options.rpc)
     if getattr(options, "system", None) is not None:
         changes["system_prompt"] = options.system
+    if options.command == "settings":
+        return stored
     try:
-        return Settings.model_validate(stored.model_dump() | changes)
+        settings = Settings.model_validate(stored.model_dump() | changes)
     except pydantic.ValidationError as error:
         first = error.errors()[0]
         name = Settings.model_fields[str(first["loc"][0])].title or str(first["loc"][0])
@@ -220,6 +229,7 @@ def _settings(options: argparse.Namespace) -> Settings:
             hint=f"See `ultra-launcher {options.command} --help`.",
             kind=ErrorKind.USAGE,
         ) from None
+    return sampling_options.with_options(options, settings)
 
 
 def _detect(options: argparse.Namespace, settings: Settings) -> int:
@@ -247,6 +257,7 @@ _COMMANDS: dict[str, Callable[[argparse.Namespace, Settings], int]] = {
     "plan": plan_command.plan,
     "recommend": recommend_command.recommend,
     "share-gpus": lambda options, _settings: share_command.share(options),
+    "settings": settings_command.settings,
     "show": models_command.show,
     "pull": pull_command.pull,
     "rm": on_disk_command.remove,

@@ -34,6 +34,7 @@ class EngineService:
     Attributes:
         loaded: What the engine holds, by its own account; None while it holds no model.
         loaded_plan: The plan that was loaded last.
+        loaded_settings: The settings in force when it was.
         command: How that was done.
         asleep: True while what was loaded was put away, and comes back with the next question.
     """
@@ -63,6 +64,7 @@ class EngineService:
         """
         self.loaded: ModelLoaded | None = None
         self.loaded_plan: LoadPlan | None = None
+        self.loaded_settings: Settings | None = None
         self.command: protocol.Load | None = None
         self.asleep = False
         self._data = data
@@ -124,6 +126,7 @@ class EngineService:
         """
         layout, plan = checked(self._planning.layout, self._planning.plan)
         self.loaded_plan, self.command = plan, self._command(plan, layout)
+        self.loaded_settings = self._settings()
         self.asleep = False
         self._supervisor.load(self.command)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,7 +14,8 @@ from app.download.manager import Hours
 from app.download.model import Download
 from app.engine import protocol
 from app.engine.model import EngineState, EngineStateChanged, ModelLoaded, TurnEnded, TurnProgressed
-from app.events import AppEvent, NoticeRaised, OperationFailed, SettingsChanged
+from app.errors import AppError
+from app.events import AppEvent, NoticeRaised, OperationFailed, SettingRefused, SettingsChanged
 from app.plan.model import KvCacheType
 from app.service.context import ContextService
 from app.service.conversation import Conversation
@@ -24,8 +26,10 @@ from app.service.hardware import HardwareService
 from app.service.jobs import Emit, Listeners, Worker
 from app.service.models import ModelService
 from app.service.planning import Planning
+from app.service.setting_check import is_checked, problem_with
 from app.service.snapshots import SnapshotService
 from app.service.subjects import Offer, Subject
+from app.settings.entries import Entry, Json, replans
 from app.settings.model import Overflow, Settings
 from app.settings.store import SettingsStore
 
@@ -42,6 +46,8 @@ class AppService:
         self._store = SettingsStore(self.folders.config / "settings.json")
         self.settings, self._notices = self._store.load()
         self._wanted = self.settings
+        self._plan_is_old = False
+        self._unsaved: Settings | None = None
         self._listeners = Listeners()
         self._emit = self._listeners.tell
         self._conversation = Conversation(self.settings.system_prompt)
@@ -171,12 +177,16 @@ class AppService:
 
     def update_settings(self, settings: Settings, *, reload: bool = False) -> None:
         """Store settings, plan again, and load again where `reload`."""
-        servers_changed = settings.rpc_servers != self.settings.rpc_servers
-        self.settings = self._wanted = settings
+        before, self.settings = self.settings, settings
+        self._wanted = self._unsaved = settings
+        # Who asks for the same again waits for its plan, too.
+        self._plan_is_old |= settings == before or replans(before, settings)
+        servers_changed = settings.rpc_servers != before.rpc_servers
+        self._follow(before, settings)
 
         def job() -> None:
             try:
-                self._store.save(settings)
+                self._save(settings)
             finally:
                 self._conversation.set_system_prompt(settings.system_prompt)
                 self.engine.apply_settings()
@@ -184,12 +194,47 @@ class AppService:
                 if servers_changed:
                     self._detect()
                 # Plans take up to seconds; those that nobody will see are left out.
-                if reload or settings is self._wanted:
+                if reload or (self._plan_is_old and settings is self._wanted):
+                    self._plan_is_old = False
                     self.planning.replan()
                 if reload:
                     self.engine.load_now()
 
         self._jobs.submit(job)
+
+    def put_setting(self, entry: Entry, value: Json) -> None:
+        """Change one setting; a grammar is checked first, and may be answered by `SettingRefused`.
+
+        Raises:
+            SettingError: The value is not possible.
+        """
+        entry.put(self.settings, value)
+
+        def job() -> None:
+            layout = self.planning.layout
+            problem = problem_with(entry, value, layout.files[0] if layout else None)
+            if problem:
+                self._emit(SettingRefused(key=entry.key, value=value, problem=problem))
+            else:
+                self.update_settings(entry.put(self.settings, value))
+
+        if is_checked(entry):
+            self._jobs.submit(job)
+        else:
+            self.update_settings(entry.put(self.settings, value))
+
+    def reset_setting(self, entry: Entry) -> None:
+        """The default of one setting again; of a sampling option, what is advised."""
+        self.update_settings(entry.reset(self.settings))
+
+    def _follow(self, before: Settings, after: Settings) -> None:
+        """What else a change means beside plans and loads."""
+        if after.download_limit != before.download_limit:
+            self.downloads.change_limit(after.download_limit)
+        if after.download_hours != before.download_hours:
+            self.downloads.change_hours(after.download_hours)
+        if after.model_folders != before.model_folders:
+            self.models.scan()
 
     def _detect(self) -> None:
         self.hardware.detect(self.engine.pid, self.engine.loaded)
@@ -228,7 +273,14 @@ class AppService:
     def _keep(self, **changes: object) -> None:
         """Change settings that no plan depends on, and store them."""
         self.settings = settings = self.settings.model_copy(update=changes)
-        self._jobs.submit(lambda: self._store.save(settings))
+        self._unsaved = settings
+        self._jobs.submit(lambda: self._save(settings))
+
+    def _save(self, settings: Settings) -> None:
+        """Store them; those that are newer wait for their own turn."""
+        if self._unsaved is settings:
+            self._unsaved = None
+        self._store.save(settings)
 
     def _downloaded(self, download: Download) -> None:
         """A set is whole and right."""
@@ -335,6 +387,9 @@ class AppService:
         self.downloads.close()
         self.engine.close()
         self._jobs.close()
+        if self._unsaved is not None:  # its job was dropped
+            with contextlib.suppress(AppError):
+                self._save(self._unsaved)
         self.snapshots.close()
         self.hardware.close()
         self.files.close()  # last, as requests of these two may hang for a while

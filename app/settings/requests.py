@@ -93,6 +93,19 @@ def load_command(
     )
 
 
+def advice(settings: Settings, layout: ModelLayout | None) -> protocol.Sampling:
+    """What the model's makers advise; whether it reasons stands in the system prompt."""
+    if layout is None:
+        return protocol.Sampling()
+    return sampling_for(layout, system_prompt=settings.system_prompt)
+
+
+def sampling_in_force(settings: Settings, layout: ModelLayout | None) -> protocol.Sampling:
+    """Options that a person set, and all others as advised."""
+    advised = advice(settings, layout).model_dump()
+    return protocol.Sampling.model_validate(advised | settings.sampling)
+
+
 def generate_command(
     settings: Settings,
     layout: ModelLayout | None,
@@ -102,14 +115,11 @@ def generate_command(
     *,
     continue_last: bool = False,
 ) -> protocol.Generate:
-    """What to ask of the worker; sampling that nobody set is as the model's makers advise."""
-    sampling = settings.sampling
-    if sampling == protocol.Sampling() and layout is not None:
-        sampling = sampling_for(layout, system_prompt=settings.system_prompt)
+    """What to ask of the worker."""
     return protocol.Generate(
         turn=turn,
         messages=messages,
-        sampling=sampling,
+        sampling=sampling_in_force(settings, layout),
         max_tokens=max_tokens,
         overflow=_OVERFLOW[settings.overflow],
         reserve=settings.reply_reserve,

@@ -9,7 +9,6 @@ from PySide6.QtCore import Qt
 from pytestqt.qtbot import QtBot
 
 from app.engine.model import EngineState
-from app.engine.protocol import Sampling
 from app.service import AppService
 from app.settings.model import Overflow, Settings
 from ui.chat.bubble import Bubble
@@ -27,7 +26,7 @@ FACT = (
 def service() -> Iterator[AppService]:
     service = AppService()
     service.settings = Settings(
-        context=512, threads=1, reply_reserve=64, sampling=Sampling(temperature=0)
+        context=512, threads=1, reply_reserve=64, sampling={"temperature": 0}
     )
     yield service
     service.close()

@@ -110,6 +110,9 @@ QDoubleSpinBox::down-button { width: 0; border: none; }
 QComboBox:focus, QLineEdit:focus, QSpinBox:focus, QDoubleSpinBox:focus, QPlainTextEdit:focus, QTextEdit:focus {
     border: 1px solid $accent;
 }
+QComboBox:disabled, QLineEdit:disabled, QPlainTextEdit:disabled {
+    background: $alt; color: $muted; border-color: $line;
+}
 QComboBox::drop-down { border: none; width: 28px; }
 QComboBox::down-arrow { image: url($chevron); width: 14px; height: 14px; }
 QPlainTextEdit { padding: 4px 10px; }
