@@ -20,6 +20,8 @@ Progress = Callable[[int, int, int], None]
 """Told of tokens read, tokens to read, and tokens written."""
 SHORTEST = 16
 """Fewer tokens say nothing worth keeping."""
+MOST_REASONING = 1024
+"""A model that thinks for longer about a summary costs more time than it is worth."""
 REPORT_S = 0.2
 PROMPT_TAIL = 16
 """Tokens in which the template may have opened the reasoning."""
@@ -70,7 +72,7 @@ def _write(model: Model, prompt: list[int], limit: int, progress: Progress) -> t
             counted += parser.kind is PartKind.TEXT
             pieces = parser.feed(decoder.decode(model.piece(token)))
             said += [piece.text for piece in pieces if piece.kind is PartKind.TEXT]
-            if counted >= limit:
+            if counted >= limit or written - counted > MOST_REASONING:
                 break
             if time.monotonic() - told_at >= REPORT_S:
                 told_at = time.monotonic()
