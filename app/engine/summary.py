@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 from pydantic import JsonValue
 
-from app.engine.llama import Model
+from app.engine.llama import Model, TemplateError
 from app.engine.overflow import SUMMARY_QUESTION
 from app.engine.parts import PartParser
 from app.engine.protocol import ChatMessage, PartKind, Sampling
@@ -41,16 +41,16 @@ def summarise(
     begins as the conversation does, so that what is cached of it is used.
     """
     question = ChatMessage(role="user", content=SUMMARY_QUESTION)
-    tokens = model.prompt((*messages, question), tools=tools)
-    if limit < SHORTEST or len(tokens) + SHORTEST > model.sequence.size:
-        return ""
     try:
+        tokens = model.prompt((*messages, question), tools=tools)
+        if limit < SHORTEST or len(tokens) + SHORTEST > model.sequence.size:
+            return ""
         for done in model.sequence.prefill(tokens):
             progress(done, len(tokens), 0)
         if model.sequence.tokens != tokens:
             return ""
         written, whole = _write(model, tokens, limit, progress)
-    except DecodeError:
+    except (DecodeError, TemplateError):
         return ""
     return "" if stop.is_set() else _sentences(written, whole=whole)
 
