@@ -15,7 +15,7 @@ import psutil
 from pydantic import JsonValue
 
 from app import ggml
-from app.engine import breakdown, protocol
+from app.engine import breakdown, protocol, shortage
 from app.engine.files import shards
 from app.engine.parts import TAGS
 from app.engine.sampler import Sampler
@@ -57,6 +57,8 @@ class LogReader:
         self.layers: dict[str, list[int]] = {}
         self.megabytes: dict[tuple[str, str], float] = {}
         self.last_errors: list[str] = []
+        self.handles: dict[str, int] = {}
+        """Devices by the names of their buffers."""
         self._callback = lib.llama_log_callback(self._line)
         lib.llama_log_set(self._callback, ctypes.c_void_p(0))
 
@@ -69,6 +71,9 @@ class LogReader:
             key = (buffer[1], buffer[2])
             self.megabytes[key] = self.megabytes.get(key, 0.0) + float(buffer[3])
         if level == 4:  # GGML_LOG_LEVEL_ERROR
+            refused = shortage.failed_buffer(line) or ""
+            if refused in self.handles:
+                line += shortage.free_line(refused, ggml.free_bytes(self.handles[refused]))
             self.last_errors = [*self.last_errors[-7:], line.strip()]
         if level != 1:  # not GGML_LOG_LEVEL_DEBUG
             sys.stderr.write(line)
@@ -99,6 +104,7 @@ class Model:
         if command.self_test and not command.dry_run:
             report(protocol.LoadProgressed(stage="warming_up"))
             self._self_test()
+        self._log.last_errors.clear()
         self.duration_s = time.monotonic() - started
 
     def _load_model(
@@ -110,6 +116,7 @@ class Model:
         registered = ggml.devices()
         handles = {device.name: device.handle for device in registered}
         self._buffers = _buffer_names(registered)
+        self._log.handles = {self._buffers[d.name]: d.handle for d in registered}
         self._handles: dict[str, int | None] = {**handles, "CPU": None}
         missing = [name for name in command.devices if name not in handles]
         if missing:
@@ -166,11 +173,16 @@ class Model:
         text = " ".join(self._log.last_errors) or "llama.cpp gave no reason"
         if "unknown model architecture" in text:
             return LoadFailedError("architecture", text)
-        if re.search(r"out of memory|failed to allocate|unable to allocate|alloc.*failed", text):
+        if shortage.refusal(text):
             return LoadFailedError("memory", text)
         if re.search(r"failed to (open|load) |not within the file|invalid magic|gguf", text):
             return LoadFailedError("file", text)
         return LoadFailedError("other", text)
+
+    def why(self, error: DecodeError) -> tuple[str, str]:
+        """Reason and detail of what went wrong in a turn, as in `protocol.Failed`."""
+        text = " ".join((*self._log.last_errors, str(error)))
+        return ("memory", text) if shortage.refusal(text) else ("other", f"{error}")
 
     def _self_test(self) -> None:
         """Decode a few tokens: a kernel that crashes here must not crash in the first answer."""
@@ -180,7 +192,7 @@ class Model:
                 for _ in self.sequence.prefill([bos] * length):
                     pass
         except DecodeError as error:
-            raise LoadFailedError("other", "the self-test could not decode") from error
+            raise LoadFailedError(*self.why(error)) from error
         self.sequence.clear()
 
     def loaded(self) -> protocol.Loaded:

@@ -37,12 +37,54 @@ def with_remedies(
 def _found(
     plan: LoadPlan, problem: Problem, wanted: Verdict, alternatives: Sequence[ModelLayout]
 ) -> Iterator[Remedy]:
+    automatic: dict[str, object] = {}
     if problem.request.by_hand:
+        moved = _moved(problem, plan)
         automatic = {"layer_counts": None, "gpu_layers": None}
         problem = problem.changed(**automatic)
-        if _fits(problem, plan, wanted):
+        fits = _fits(problem, plan, wanted)
+        if fits:
             yield Remedy(sentence="Reset the split to automatic: then it fits.", changes=automatic)
+        if moved is not None:
+            yield moved
+        if fits or moved is not None:
             return
+    for remedy in _automatic(plan, problem, wanted, alternatives):
+        changes = {**automatic, **remedy.changes} if remedy.changes else {}
+        yield dataclasses.replace(remedy, changes=changes)
+
+
+def _moved(problem: Problem, plan: LoadPlan) -> Remedy | None:
+    """The split by hand with the fewest layers moved from devices that lack memory to those with most."""
+    counts = plan.request.layer_counts
+    if counts is None or len(problem.devices) < 2:
+        return None
+    now = list(counts)
+    made = problem.build(plan.context, (range(len(now)), counts), exact=True)
+    for _ in range(sum(counts)):
+        left = [share.left_bytes for share in made.devices]
+        short = min(range(len(now)), key=lambda index: left[index])
+        if left[short] >= 0 or not now[short]:
+            break
+        to = max(range(len(now)), key=lambda index: left[index])
+        now[short] -= 1
+        now[to] += 1
+        made = problem.build(plan.context, (range(len(now)), tuple(now)), exact=True)
+    if not made.runs or tuple(now) == counts:
+        return None
+    gone = [(old - new, d.label) for old, new, d in zip(counts, now, problem.devices, strict=True)]
+    count, label = max(gone)
+    words = "one layer" if count == 1 else f"{count} layers"
+    return Remedy(
+        sentence=f"With {words} moved off {label} it fits.",
+        layers={d.id: number for d, number in zip(problem.devices, now, strict=True)},
+    )
+
+
+def _automatic(
+    plan: LoadPlan, problem: Problem, wanted: Verdict, alternatives: Sequence[ModelLayout]
+) -> Iterator[Remedy]:
+    """What would help an automatic split."""
     if problem.request.reserves and _fits(problem, plan, wanted, reserves={}):
         yield Remedy(sentence="With the usual reserve it fits.", changes={"reserves": {}})
         return
@@ -54,8 +96,8 @@ def _found(
             changes={"context": context},
         )
     smaller = _smaller(plan, problem, wanted, alternatives)
-    if smaller:
-        yield Remedy(sentence=smaller)
+    if smaller is not None:
+        yield smaller
     elif alternatives and not context:
         yield Remedy(sentence="No other quantization or relative that is known here fits.")
     yield from (Remedy(sentence=words, missing=True) for words in _missing(plan))
@@ -101,7 +143,7 @@ def _fitting_context(problem: Problem, plan: LoadPlan, wanted: Verdict) -> int:
 
 def _smaller(
     plan: LoadPlan, problem: Problem, wanted: Verdict, alternatives: Sequence[ModelLayout]
-) -> str:
+) -> Remedy | None:
     """The largest other quantization that fits, or the first relative that does."""
     request = dataclasses.replace(problem.request, context=plan.context)
     here = problem.layout
@@ -117,9 +159,13 @@ def _smaller(
         if made.verdict is wanted:
             size = units.format_file_size(layout.size_bytes)
             if layout.name == here.name:
-                return f"{layout.quantization} ({size}) fits."
-            return f"{layout.name} at {layout.quantization} ({size}) fits: the nearest relative."
-    return ""
+                words = f"{layout.quantization} ({size}) fits."
+                return Remedy(sentence=words, quantization=layout.quantization)
+            name = f"{layout.name} at {layout.quantization}"
+            return Remedy(
+                sentence=f"{name} ({size}) fits: the nearest relative.", quantization=name
+            )
+    return None
 
 
 def _missing(plan: LoadPlan) -> Iterator[str]:

@@ -42,6 +42,7 @@ class EngineService:
         emit: Emit,
         settings: Callable[[], Settings],
         on_turn: Callable[[TurnProgressed | TurnEnded], None],
+        on_event: Callable[[EngineEvent, LoadPlan | None], None],
     ) -> None:
         """No process yet.
 
@@ -53,6 +54,7 @@ class EngineService:
             emit: Told of everything but answers.
             settings: Those in force.
             on_turn: Told of each piece of an answer.
+            on_event: Told of all else and of ends of answers, each with the plan that was loaded last.
         """
         self.loaded: ModelLoaded | None = None
         self.loaded_plan: LoadPlan | None = None
@@ -63,6 +65,7 @@ class EngineService:
         self._emit = emit
         self._settings = settings
         self._on_turn = on_turn
+        self._on_event = on_event
         self._supervisor = EngineSupervisor(
             self._said,
             store=SafetyStore(data / "safety.json", engine_version()),
@@ -152,6 +155,8 @@ class EngineService:
     def _said(self, event: EngineEvent) -> None:
         if isinstance(event, TurnProgressed | TurnEnded):
             self._on_turn(event)
+            if isinstance(event, TurnEnded):
+                self._on_event(event, self.loaded_plan)
             return
         if isinstance(event, ModelLoaded):
             self.loaded = event
@@ -159,6 +164,7 @@ class EngineService:
         elif self.state in (EngineState.STOPPED, EngineState.STARTING, EngineState.CRASHED):
             self.loaded = None
         self._emit(event)
+        self._on_event(event, self.loaded_plan)
 
     def _measure(self) -> None:
         """Remember what the load took, beside what was planned; only drivers with NVML tell the rest."""

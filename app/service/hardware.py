@@ -23,6 +23,8 @@ class HardwareService:
     Attributes:
         report: What was found last; None before anybody looked.
         measured: What loads took on these devices.
+        lost: What counts as free but was refused to a model, by device id or `host`, until a person
+            looks at the machine again.
         wants_meters: Live values follow each look at the machine.
     """
 
@@ -43,6 +45,7 @@ class HardwareService:
         """
         self.report: HardwareReport | None = None
         self.measured = MeasuredStore(folders.data / "measured.json")
+        self.lost: dict[str, int] = {}
         self.wants_meters = False
         self._model_folder = folders.models
         self._emit = emit
@@ -76,6 +79,7 @@ class HardwareService:
             settings,
             learned=self.measured.reserves(),
             loaded=self._loaded_at_report,
+            lost=self.lost,
         )
 
     def close(self) -> None:

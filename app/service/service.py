@@ -10,7 +10,7 @@ from app.chat.message import Message
 from app.download.manager import Hours
 from app.download.model import Download
 from app.engine.model import TurnEnded, TurnProgressed
-from app.events import NoticeRaised, SettingsChanged
+from app.events import NoticeRaised, SettingsChanged, WayOut
 from app.plan.model import KvCacheType
 from app.service.conversation import Conversation
 from app.service.downloads import DownloadService
@@ -21,6 +21,8 @@ from app.service.jobs import Emit, Listeners, Worker
 from app.service.models import ModelService
 from app.service.planning import Planning
 from app.service.subjects import Offer, Subject
+from app.service.ways import local_file
+from app.service.ways_out import WaysOutService
 from app.settings.model import Settings
 from app.settings.store import SettingsStore
 
@@ -48,6 +50,15 @@ class AppService:
         self.planning = Planning(
             self.folders.models, self.hardware, self._jobs, self._emit, lambda: self.settings
         )
+        self.ways = WaysOutService(
+            self.hardware,
+            self.planning,
+            self._jobs,
+            self._emit,
+            lambda: self.settings,
+            self._detect,
+            lambda kind: local_file(self.models.look(), self.planning.layout, kind),
+        )
         self.engine = EngineService(
             self.folders.data,
             self.hardware,
@@ -56,6 +67,7 @@ class AppService:
             self._emit,
             lambda: self.settings,
             self._turn,
+            self.ways.heard,
         )
         self.models = ModelService(
             self.folders,
@@ -116,9 +128,10 @@ class AppService:
         self._jobs.submit(job)
 
     def refresh_hardware(self) -> None:
-        """Look at the machine again, and plan again."""
+        """Look at the machine again, and plan again; what failed before may work now."""
 
         def job() -> None:
+            self.hardware.lost = {}
             self._detect()
             self.planning.replan()
 
@@ -138,14 +151,32 @@ class AppService:
 
         self._jobs.submit(job)
 
-    def update_settings(self, settings: Settings, *, reload: bool = False) -> None:
-        """Store settings, plan again, and load again where `reload`."""
+    def take(self, way: WayOut, *, keep: bool = True) -> None:
+        """Go a way out of a fault: apply its settings, plan, load; `keep` stores them."""
+        if way.settings is None:
+            return
+        self.ways.taken(way)
+        if way.looks_again:
+            self._jobs.submit(self._detect)
+        path = way.settings.model_path
+        if path is not None and path != self.settings.model_path:
+            self.settings = way.settings
+            self.choose_model(Path(path), load=True)
+        else:
+            self.update_settings(way.settings, reload=True, keep=keep)
+
+    def update_settings(
+        self, settings: Settings, *, reload: bool = False, keep: bool = True
+    ) -> None:
+        """Store settings if `keep`, plan again, and load again where `reload`."""
+        self.ways.clear()
         servers_changed = settings.rpc_servers != self.settings.rpc_servers
         self.settings = self._wanted = settings
 
         def job() -> None:
             try:
-                self._store.save(settings)
+                if keep:
+                    self._store.save(settings)
             finally:
                 self._conversation.set_system_prompt(settings.system_prompt)
                 self._emit(SettingsChanged(settings=settings))
@@ -241,6 +272,7 @@ class AppService:
 
     def close(self) -> None:
         """End all threads and processes."""
+        self.ways.close()
         self.downloads.close()
         self.engine.close()
         self._jobs.close()

@@ -114,6 +114,8 @@ def _missing(plan: LoadPlan) -> Iterator[str]:
 
 def _action(remedy: Remedy) -> str:
     """What the link says that applies a remedy; empty if no setting does."""
+    if remedy.layers:
+        return "Move them"
     match dict(remedy.changes):
         case {"kv_type_k": kind}:
             return f"Use {kind}"
