@@ -104,20 +104,37 @@ def _automatic(
 
 
 def _smaller_work(problem: Problem, plan: LoadPlan, wanted: Verdict) -> Iterator[Remedy]:
-    """The most precise smaller KV cache, and the largest smaller micro-batch, that are enough alone."""
-    for kind in (KvCacheType.Q8_0, KvCacheType.Q4_0):
-        kinds = {"kv_type_k": kind, "kv_type_v": kind}
-        if _fits(problem, plan, wanted, **kinds):
-            yield Remedy(sentence=f"With a KV cache of {kind} it fits.", changes=kinds)
-            break
-    for batch in SMALLER_BATCHES:
-        smaller_batch = batch < problem.request.micro_batch
-        if smaller_batch and _fits(problem, plan, wanted, micro_batch=batch):
-            yield Remedy(
-                sentence=f"With a micro-batch of {batch} tokens it fits; long prompts take longer.",
-                changes={"micro_batch": batch},
-            )
-            break
+    """The most precise smaller KV cache, and the largest smaller micro-batch, that are enough alone.
+
+    Both together where neither is.
+    """
+    kinds: list[dict[str, object]] = [
+        {"kv_type_k": kind, "kv_type_v": kind} for kind in (KvCacheType.Q8_0, KvCacheType.Q4_0)
+    ]
+    batches: list[dict[str, object]] = [
+        {"micro_batch": batch} for batch in SMALLER_BATCHES if batch < problem.request.micro_batch
+    ]
+    alone = False
+    for choices in (kinds, batches):
+        changes = next((c for c in choices if _fits(problem, plan, wanted, **c)), None)
+        if changes is not None:
+            alone = True
+            yield _smaller_remedy(changes)
+    if not alone:
+        both = ({**kind, **batch} for kind in kinds for batch in batches)
+        changes = next((c for c in both if _fits(problem, plan, wanted, **c)), None)
+        if changes is not None:
+            yield _smaller_remedy(changes)
+
+
+def _smaller_remedy(changes: dict[str, object]) -> Remedy:
+    words = []
+    if "kv_type_k" in changes:
+        words.append(f"a KV cache of {changes['kv_type_k']}")
+    if "micro_batch" in changes:
+        words.append(f"a micro-batch of {changes['micro_batch']} tokens")
+    cost = "; long prompts take longer" if "micro_batch" in changes else ""
+    return Remedy(sentence=f"With {' and '.join(words)} it fits{cost}.", changes=changes)
 
 
 def _fits(problem: Problem, plan: LoadPlan, wanted: Verdict, **changes: object) -> bool:

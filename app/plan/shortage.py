@@ -11,8 +11,8 @@ from app.units import MIB
 HOST = "host"
 SCRATCH = 256 * MIB
 """By so much less is planned where what failed is in no plan, and its size is not known."""
-MARGIN = 8
-"""Where nobody says what was free, the room is taken to be this part of what was refused less."""
+ROUNDING = 8
+"""A part counts as refused whole if so little of it was there."""
 TAKEN = 64 * MIB
 """What others take and give back all the time is worth no word."""
 
@@ -38,6 +38,7 @@ class Shortage:
         missing_bytes: So much more is needed there.
         lost_bytes: Counts as free, yet a model cannot have it.
         taken_bytes: What others took since the plan was made; 0 if hardly anything.
+        sure: False if the device said that more was free than it had: the room is a guess then.
     """
 
     place: str
@@ -45,6 +46,7 @@ class Shortage:
     missing_bytes: int
     lost_bytes: int
     taken_bytes: int
+    sure: bool
 
 
 def find_place(plan: LoadPlan, engine_name: str, id: str | None) -> str:
@@ -77,7 +79,7 @@ def shortage(
         before, free = share.device.free_bytes, now.free_bytes
         label, reserve = share.device.label, share.reserve_bytes
         parts = _parts(share)
-    needed, room = _room(parts, refused)
+    needed, room, sure = _room(parts, refused)
     taken = before - free
     return Shortage(
         place=place,
@@ -85,6 +87,7 @@ def shortage(
         missing_bytes=needed - min(room, free - reserve),
         lost_bytes=max(0, free - reserve - room),
         taken_bytes=taken if taken >= TAKEN else 0,
+        sure=sure or free - reserve <= room,
     )
 
 
@@ -92,11 +95,11 @@ def _parts(share: DevicePlan) -> tuple[int, int, int]:
     return share.weights_bytes, share.kv_cache_bytes, share.compute_bytes
 
 
-def _room(parts: tuple[int, int, int], refused: Refused) -> tuple[int, int]:
-    """What the model needs of a place, and what it can have there, reserve aside."""
+def _room(parts: tuple[int, int, int], refused: Refused) -> tuple[int, int, bool]:
+    """What the model needs of a place, what it can have there (reserve aside), and if that is sure."""
     if refused.part == "scratch":
         extra = refused.size_bytes or SCRATCH
-        return sum(parts), max(0, sum(parts) - extra)
+        return sum(parts), max(0, sum(parts) - extra), False
     index = ("weights", "kv_cache", "compute").index(refused.part)
     size = refused.size_bytes or parts[index]
     there = sum(parts[:index])
@@ -104,6 +107,7 @@ def _room(parts: tuple[int, int, int], refused: Refused) -> tuple[int, int]:
     whole = max(parts[index], size)
     needed = there + whole + sum(parts[index + 1 :])
     free = refused.free_bytes
-    if free is not None and free < size and size >= whole - whole // MARGIN:
-        return needed, there + free
-    return needed, there + whole - max(1, size // MARGIN)
+    if free is not None and free < size and whole - size <= whole // ROUNDING:
+        return needed, there + free, True
+    # More than what was there and less than what was asked for: the middle.
+    return needed, there + whole - (size + 1) // 2, False

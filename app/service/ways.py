@@ -77,6 +77,8 @@ def title(remedy: Remedy) -> str:
     if remedy.layers:
         return remedy.sentence.removeprefix("With ").partition(" it fits")[0].capitalize()
     match dict(remedy.changes):
+        case {"kv_type_k": kind, "micro_batch": int(size)}:
+            return f"Use a KV cache of {kind} and a micro-batch of {size}"
         case {"kv_type_k": kind}:
             return f"Use a KV cache of {kind}"
         case {"micro_batch": int(size)}:
@@ -165,8 +167,13 @@ def _new_split(plan: LoadPlan, failed: LoadPlan) -> str:
             return f"Leave {more} in main memory"
         return "Leave some tensors in main memory"
     before = {share.device.id: share.layer_count for share in failed.devices}
-    moves = [(before.get(s.device.id, 0) - s.layer_count, s.device.label) for s in plan.devices]
-    count, label = max(moves, default=(0, ""))
+    gone = [(before.get(s.device.id, 0) - s.layer_count, s.layer_count) for s in plan.devices]
+    (count, left), label = max(
+        zip(gone, (share.device.label for share in plan.devices), strict=True),
+        default=((0, 0), ""),
+    )
+    if count > 0 and not left:
+        return f"Leave {label} out"
     if count > 0:
         return f"Move {'one layer' if count == 1 else f'{count} layers'} off {label}"
     return "Split anew"

@@ -144,8 +144,9 @@ class WaysOutService:
         found = ways(
             self._settings(), plan, layout, self._preview, self._planning.preview, self._find
         )
+        missing = units.format_memory(short.missing_bytes)
         return WaysOutFound(
-            sentence=f"{short.label} is {units.format_memory(short.missing_bytes)} short.",
+            sentence=f"{short.label} is {'' if short.sure else 'about '}{missing} short.",
             detail=" ".join(_seen(refusal, short, report)),
             ways=(*found, *_free_it(short, report, self._settings())),
         )

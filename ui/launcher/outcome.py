@@ -117,6 +117,8 @@ def _action(remedy: Remedy) -> str:
     if remedy.layers:
         return "Move them"
     match dict(remedy.changes):
+        case {"kv_type_k": kind, "micro_batch": int(size)}:
+            return f"Use {kind} and {size}"
         case {"kv_type_k": kind}:
             return f"Use {kind}"
         case {"micro_batch": int(size)}:
