@@ -23,11 +23,6 @@ def format_file_size(size_bytes: int) -> str:
     return f"{size_bytes / 1_000_000_000:,.1f} GB"
 
 
-def format_count(count: int) -> str:
-    """A count with commas in thousands: `32,768`."""
-    return f"{count:,}"
-
-
 def format_tokens_short(tokens: int) -> str:
     """A number of tokens for a meter: `312`, `8.4k`, `131.1k`."""
     return f"{tokens}" if tokens < 1000 else f"{tokens / 1000:.1f}k"

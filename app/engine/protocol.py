@@ -174,6 +174,11 @@ class DeviceMemory(_Line):
     first_layer: int | None = None
     last_layer: int | None = None
 
+    @property
+    def model_bytes(self) -> int:
+        """Weights, KV cache and compute buffer."""
+        return self.weights_bytes + self.kv_cache_bytes + self.compute_bytes
+
 
 class Loaded(_Line):
     """The model is ready."""

@@ -104,17 +104,17 @@ class EngineService:
 
     # --- what it is asked for ---------------------------------------------------
 
-    def load(self, *, force: bool = False) -> None:
-        """Load the chosen model as planned; `force` also where it does not fit."""
-        self._jobs.submit(lambda: self.load_now(force=force))
+    def load(self) -> None:
+        """Load the chosen model as planned."""
+        self._jobs.submit(self.load_now)
 
-    def load_now(self, *, force: bool = False) -> None:
+    def load_now(self) -> None:
         """The same from within a job, before those that wait.
 
         Raises:
             AppError: No model is chosen, or it does not fit.
         """
-        layout, plan = checked(self._planning.layout, self._planning.plan, force=force)
+        layout, plan = checked(self._planning.layout, self._planning.plan)
         self.loaded_plan = plan
         self._supervisor.load(self._command(plan, layout))
 

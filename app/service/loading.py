@@ -10,10 +10,8 @@ from app.gguf.model import ModelLayout
 from app.plan.model import LoadPlan
 
 
-def checked(
-    layout: ModelLayout | None, plan: LoadPlan | None, *, force: bool
-) -> tuple[ModelLayout, LoadPlan]:
-    """Both, if they can be loaded; `force` also where the plan does not fit.
+def checked(layout: ModelLayout | None, plan: LoadPlan | None) -> tuple[ModelLayout, LoadPlan]:
+    """Both, if they can be loaded.
 
     Raises:
         AppError: No model is chosen, or it does not fit.
@@ -25,7 +23,7 @@ def checked(
             action=Action.CHOOSE_MODEL,
             kind=ErrorKind.USAGE,
         )
-    if not plan.runs and not force:
+    if not plan.runs:
         raise AppError(
             f"{layout.name} does not fit: {plan.sentence}",
             hint=plan.hint,
@@ -37,9 +35,7 @@ def checked(
 
 def held(loaded: ModelLoaded) -> dict[str, int]:
     """What the model took, in bytes by the device's engine name."""
-    return {
-        m.device: m.weights_bytes + m.kv_cache_bytes + m.compute_bytes for m in loaded.loaded.memory
-    }
+    return {m.device: m.model_bytes for m in loaded.loaded.memory}
 
 
 def is_loaded(
