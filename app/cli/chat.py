@@ -14,6 +14,7 @@ from types import FrameType
 from app import units
 from app.chat.session import AnswerExtended, PromptRead, TurnFinished
 from app.cli import plan as plan_command
+from app.cli.ways import Ways
 from app.engine.model import EngineState, EngineStateChanged, ModelLoaded, SafetyApplied
 from app.engine.protocol import PartKind
 from app.errors import AppError
@@ -24,6 +25,7 @@ from app.events import (
     NoticeRaised,
     OperationFailed,
     PlanChanged,
+    WaysOutFound,
 )
 from app.plan.text import VERDICT_WORDS
 from app.service import AppService
@@ -52,6 +54,7 @@ class _Terminal:
         self._json: bool = options.json
         self._events: queue.Queue[AppEvent] = queue.Queue()
         self._answering = False
+        self._ways = Ways(service, self._say, self._emit)
         signal.signal(signal.SIGINT, self._interrupted)
         service.subscribe(self._events.put)
 
@@ -105,11 +108,16 @@ class _Terminal:
                     self._emit("loaded", **loaded.model_dump(exclude={"type"}))
                     return
                 case EngineStateChanged(error=AppError() as error):
-                    raise error
+                    if not (self._followed(error) and self._ways.ask()):
+                        raise error
                 case EngineStateChanged(state=EngineState.LOADING, stage=stage, fraction=fraction):
                     self._emit("loading", stage=stage, fraction=fraction)
                 case _:
                     pass
+
+    def _followed(self, error: AppError) -> bool:
+        """Tell what can be done about a fault; False if nothing can by a setting."""
+        return self._ways.follow(error, self._events, self._notice)
 
     def _notice(self, event: AppEvent) -> None:
         match event:
@@ -119,6 +127,8 @@ class _Terminal:
                 for notice in report.notices:
                     self._say(f"{notice.title} {notice.hint}".strip())
                     self._emit("notice", sentence=f"{notice.title} {notice.hint}".strip())
+            case WaysOutFound():
+                self._ways.tell(event)
             case NoticeRaised(sentence=sentence) | SafetyApplied(sentence=sentence):
                 self._say(sentence)
                 self._emit("notice", sentence=sentence)
@@ -142,6 +152,9 @@ class _Terminal:
             if text == "/new":
                 self._service.new_chat()
                 self._say("New chat.")
+            elif text.startswith("/") and self._ways.take(text):
+                self._drop_events()
+                self._await_ready()
             elif text == "/reload" or (not text and self._crashed()):
                 self._reload()
             elif text:
@@ -166,7 +179,9 @@ class _Terminal:
 
     def _drop_events(self) -> None:
         while not self._events.empty():
-            self._events.get()
+            event = self._events.get()
+            if isinstance(event, WaysOutFound):
+                self._notice(event)
 
     def _answer(self, text: str) -> int:
         self._drop_events()
@@ -219,7 +234,8 @@ class _Terminal:
                 )
             )
         if event.error is not None:
-            self._say(f"{event.error} Press Enter to load it again.")
+            if not self._followed(event.error):
+                self._say(f"{event.error} Press Enter to load it again.")
             return event.error.exit_code
         return 0
 

@@ -85,11 +85,15 @@ class WaysOutService:
             if plan is not None and error is not None and error is not before:
                 self._failed(error, plan)
 
+    def knows(self, error: AppError) -> bool:
+        """True if ways out of it are looked for, so that an event follows, an empty one if there are none."""
+        return isinstance(error, ShortOfMemoryError | ServerLostError)
+
     def _failed(self, error: AppError, plan: LoadPlan) -> None:
         if isinstance(error, ShortOfMemoryError):
-            self._study(lambda: self._short(error.refusal, plan))
+            self._study(lambda: self._short(error.refusal, plan) or WaysOutFound())
         elif isinstance(error, ServerLostError):
-            self._study(lambda: self._server_lost(error.endpoint, plan))
+            self._study(lambda: self._server_lost(error.endpoint, plan) or WaysOutFound())
 
     def _study(self, find: Callable[[], WaysOutFound | None]) -> None:
         """Tell what `find` finds, unless something else was tried meanwhile."""

@@ -9,12 +9,14 @@ from app import units
 from app.chat.message import Message, Role
 from app.chat.session import AnswerExtended, PromptRead, TurnFinished
 from app.engine.protocol import Loaded, PartKind
+from app.events import WaysOutFound
 from app.hardware.model import HardwareReport, HardwareSampled
 from app.plan.model import LoadPlan
 from ui.chat.bubble import Bubble
 from ui.chat.composer import Composer
 from ui.chat.device_strip import DeviceStrip
 from ui.widgets.labels import button, frame, label, set_state
+from ui.widgets.ways_panel import WaysPanel
 
 RENDER_MS = 60
 COLUMN_PX = 720
@@ -29,6 +31,7 @@ class ChatView(QWidget):
     stop_clicked = Signal()
     new_chat_clicked = Signal()
     reload_clicked = Signal()
+    way_chosen = Signal(object)
     system_prompt_changed = Signal(str)
 
     def __init__(self, parent: QWidget | None = None) -> None:
@@ -37,6 +40,7 @@ class ChatView(QWidget):
         self._pieces: list[str] = []
         self._thoughts: list[str] = []
         self._context = 0
+        self._error, self._ways = "", WaysOutFound()
         self._running = self._ready = False
         self._render = QTimer(self)
         self._render.setSingleShot(True)
@@ -116,20 +120,13 @@ class ChatView(QWidget):
         holder.setMaximumWidth(COLUMN_PX)
         inner = QVBoxLayout(holder)
         inner.setContentsMargins(0, 0, 0, 0)
-        banner = QHBoxLayout()
-        self._banner = label("", "", wrap=True)
-        self._reload = button("Reload")
-        self._reload.clicked.connect(self.reload_clicked)
-        banner.addWidget(self._banner, 1)
-        banner.addWidget(self._reload)
+        self.trouble = WaysPanel()
+        self.trouble.chosen.connect(self._way_chosen)
         self._jump = button("Jump to the end", "link")
         self._jump.clicked.connect(self._to_end)
         self._jump.hide()
         inner.addWidget(self._jump, 0, Qt.AlignmentFlag.AlignHCenter)
-        self._banner_row = QWidget()
-        self._banner_row.setLayout(banner)
-        self._banner_row.hide()
-        inner.addWidget(self._banner_row)
+        inner.addWidget(self.trouble)
         row = QHBoxLayout()
         self.composer = Composer()
         self.composer.submitted.connect(self._submit)
@@ -197,10 +194,31 @@ class ChatView(QWidget):
         self._ready = ready
         self._state.setText(words)
         set_state(self._state, "error" if error else "ok" if ready else "")
-        if error:
-            self._banner.setText(error)
-        self._banner_row.setVisible(bool(error))
+        self._error = error
+        self._show_trouble()
         self._update_send()
+
+    def set_ways(self, found: WaysOutFound) -> None:
+        """What is wrong and what can be done, in place of the error alone; an empty one ends it."""
+        self._ways = found
+        self._show_trouble()
+
+    def _show_trouble(self) -> None:
+        found = self._ways
+        if found.sentence:
+            ways = [(way.title, way.effect) for way in found.ways]
+            state = "ok" if found.good else "error"
+            self.trouble.show_ways(found.sentence, found.detail, ways, state=state)
+        elif self._error:
+            self.trouble.show_ways(self._error, "", [("Reload", "")])
+        else:
+            self.trouble.dismiss()
+
+    def _way_chosen(self, number: int) -> None:
+        if self._ways.sentence:
+            self.way_chosen.emit(self._ways.ways[number])
+        else:
+            self.reload_clicked.emit()
 
     def set_loaded(self, loaded: Loaded | None, plan: LoadPlan | None) -> None:
         """The context's size, and the model's memory on each device."""
@@ -267,8 +285,8 @@ class ChatView(QWidget):
         self._answer = None
         self._running = False
         if event.error is not None:
-            self._banner.setText(str(event.error))
-            self._banner_row.show()
+            self._error = str(event.error)
+            self._show_trouble()
         self._update_send()
 
     def clear(self) -> None:

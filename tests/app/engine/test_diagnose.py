@@ -72,7 +72,9 @@ def test_a_worker_that_gets_no_memory_says_so_and_lives(starter_model: Path) -> 
         assert error.kind is ErrorKind.MEMORY
         assert error.refusal.device == "CPU"
         assert error.refusal.part is Part.KV_CACHE
-        assert error.refusal.size_bytes == 30 * 2 * 3 * 64 * 2 * 1_048_576, "as planned, to the byte"
+        assert error.refusal.size_bytes == 30 * 2 * 3 * 64 * 2 * 1_048_576, (
+            "as planned, to the byte"
+        )
         assert error.refusal.free_bytes
         child.stdin.close()
         assert child.wait(30) == 0

@@ -40,9 +40,7 @@ VULKAN_LATER = (
     "terminate called after throwing an instance of 'vk::OutOfDeviceMemoryError'\n"
     "  what():  vk::Device::allocateMemory: ErrorOutOfDeviceMemory\n"
 )
-RETRY = (
-    "sched_reserve: compute buffer allocation failed, retrying without pipeline parallelism\n"
-)
+RETRY = "sched_reserve: compute buffer allocation failed, retrying without pipeline parallelism\n"
 
 
 def refused(device: str, size: int | None, part: Part, free: int | None = None) -> Refusal:

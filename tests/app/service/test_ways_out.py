@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import queue
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TypeVar
 
+import psutil
 import pytest
 
 from app.chat.session import AnswerExtended, TurnFinished
@@ -95,7 +95,9 @@ def test_a_kv_cache_that_a_device_refuses(client: Client) -> None:
         assert first.device.label in found.ways[0].title
         assert all("fits on" in way.effect for way in found.ways if way.settings)
         loaded = None
-        for _ in range(4):  # the server says more is free than it gives, so one is not always enough
+        for _ in range(
+            4
+        ):  # the server says more is free than it gives, so one is not always enough
             client.service.take(found.ways[0])
             event = client.until(
                 EngineStateChanged, lambda e: e.state is EngineState.READY or e.error is not None
@@ -125,7 +127,9 @@ def test_one_device_that_is_too_small_leaves_smaller_work_or_main_memory(client:
         assert smaller.settings.context == 8192
         loaded = client.take(smaller)
         assert loaded.loaded.context == 8192
-        assert client.service.settings.kv_type_k is smaller.settings.kv_type_k is not KvCacheType.F16
+        assert (
+            client.service.settings.kv_type_k is smaller.settings.kv_type_k is not KvCacheType.F16
+        )
         stored, _ = SettingsStore(client.service.folders.config / "settings.json").load()
         assert stored.kv_type_k is smaller.settings.kv_type_k
         assert client.ask()
@@ -203,7 +207,7 @@ def test_a_server_that_dies_while_it_is_loaded_is_no_fault_of_this_processor(
 ) -> None:
     with rpc_servers(1) as endpoints:
         client.planned(rpc_servers=endpoints, context=1024)
-        killed = []
+        killed: list[psutil.Process] = []
 
         def kill(event: AppEvent) -> None:
             if isinstance(event, EngineStateChanged) and event.stage == "allocating" and not killed:
