@@ -79,15 +79,15 @@ def shortage(
         before, free = share.device.free_bytes, now.free_bytes
         label, reserve = share.device.label, share.reserve_bytes
         parts = _parts(share)
-    needed, room, sure = _room(parts, refused)
+    needed, room, sure = _room(parts, refused, free - reserve)
     taken = before - free
     return Shortage(
         place=place,
         label=label,
-        missing_bytes=needed - min(room, free - reserve),
+        missing_bytes=needed - room,
         lost_bytes=max(0, free - reserve - room),
         taken_bytes=taken if taken >= TAKEN else 0,
-        sure=sure or free - reserve <= room,
+        sure=sure,
     )
 
 
@@ -95,17 +95,22 @@ def _parts(share: DevicePlan) -> tuple[int, int, int]:
     return share.weights_bytes, share.kv_cache_bytes, share.compute_bytes
 
 
-def _room(parts: tuple[int, int, int], refused: Refused) -> tuple[int, int, bool]:
-    """What the model needs of a place, what it can have there (reserve aside), and if that is sure."""
+def _room(parts: tuple[int, int, int], refused: Refused, now: int) -> tuple[int, int, bool]:
+    """What the model needs of a place, what it can have there, and if that is sure.
+
+    `now` is what is free there by now, reserve aside.
+    """
     if refused.part == "scratch":
         extra = refused.size_bytes or SCRATCH
-        return sum(parts), max(0, sum(parts) - extra), False
+        return sum(parts), min(now, max(0, sum(parts) - extra)), False
     index = ("weights", "kv_cache", "compute").index(refused.part)
     size = refused.size_bytes or parts[index]
     there = sum(parts[:index])
     # A part may be allocated in pieces, of which some may have been there.
     whole = max(parts[index], size)
     needed = there + whole + sum(parts[index + 1 :])
+    if now < there + whole:
+        return needed, now, True
     free = refused.free_bytes
     if free is not None and free < size and whole - size <= whole // ROUNDING:
         return needed, there + free, True

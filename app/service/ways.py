@@ -26,6 +26,7 @@ def ways(
     preview: Preview,
     exact: Preview,
     find: Find,
+    place: str = "",
 ) -> tuple[WayOut, ...]:
     """What to do after `failed` did not load with `settings`, what costs least first.
 
@@ -36,6 +37,7 @@ def ways(
         preview: Plans with other settings, quickly.
         exact: The same with remedies, which takes longer.
         find: Files that are here.
+        place: Id of the device that lacked memory, if that was it.
     """
     kept = settings
     if settings.context is None:
@@ -46,7 +48,9 @@ def ways(
     found: list[WayOut] = []
     host: list[WayOut] = []
     if plan.runs and not _same(plan, failed):
-        way = WayOut(title=_new_split(plan, failed), effect=effect(plan, layout), settings=kept)
+        way = WayOut(
+            title=_new_split(plan, failed, place), effect=effect(plan, layout), settings=kept
+        )
         (found if plan.fits else host).append(way)
     rest: list[WayOut] = []
     for remedy in plan.remedies:
@@ -75,7 +79,8 @@ def effect(plan: LoadPlan, layout: ModelLayout) -> str:
 def title(remedy: Remedy) -> str:
     """What a button says that applies a remedy."""
     if remedy.layers:
-        return remedy.sentence.removeprefix("With ").partition(" it fits")[0].capitalize()
+        layers, _, label = remedy.sentence.removeprefix("With ").partition(" moved off ")
+        return f"Move {layers} off {label.partition(' it fits')[0]}"
     match dict(remedy.changes):
         case {"kv_type_k": kind, "micro_batch": int(size)}:
             return f"Use a KV cache of {kind} and a micro-batch of {size}"
@@ -158,25 +163,25 @@ def _shape(plan: LoadPlan) -> object:
     )
 
 
-def _new_split(plan: LoadPlan, failed: LoadPlan) -> str:
+def _new_split(plan: LoadPlan, failed: LoadPlan, place: str) -> str:
     """What is different, in a few words."""
+    layers = plan.block_count + 1 - plan.gpu_layers
+    if not plan.fits and layers:
+        return f"Leave {_layers(layers)} in main memory"
     if not plan.fits:
-        layers = plan.block_count + 1 - plan.gpu_layers
-        if layers:
-            more = "one layer" if layers == 1 else f"{layers} layers"
-            return f"Leave {more} in main memory"
         return "Leave some tensors in main memory"
-    before = {share.device.id: share.layer_count for share in failed.devices}
-    gone = [(before.get(s.device.id, 0) - s.layer_count, s.layer_count) for s in plan.devices]
-    (count, left), label = max(
-        zip(gone, (share.device.label for share in plan.devices), strict=True),
-        default=((0, 0), ""),
+    now, before = (
+        {share.device.id: share.layer_count for share in each.devices} for each in (plan, failed)
     )
-    if count > 0 and not left:
+    fewer = before.get(place, 0) - now.get(place, 0)
+    label = next((s.device.label for s in failed.devices if s.device.id == place), "")
+    if fewer > 0 and not now.get(place):
         return f"Leave {label} out"
-    if count > 0:
-        return f"Move {'one layer' if count == 1 else f'{count} layers'} off {label}"
-    return "Split anew"
+    return f"Move {_layers(fewer)} off {label}" if fewer > 0 else "Use another split"
+
+
+def _layers(count: int) -> str:
+    return "one layer" if count == 1 else f"{count} layers"
 
 
 def local_file(library: Library, layout: ModelLayout | None, quantization: str) -> Path | None:

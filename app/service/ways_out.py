@@ -146,7 +146,7 @@ class WaysOutService:
         self._hardware.lost = {**lost, place: lost.get(place, 0) + short.lost_bytes}
         self._planning.replan()
         found = ways(
-            self._settings(), plan, layout, self._preview, self._planning.preview, self._find
+            self._settings(), plan, layout, self._preview, self._planning.preview, self._find, place
         )
         missing = units.format_memory(short.missing_bytes)
         return WaysOutFound(
