@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from app import units
 from app.errors import AppError
 from app.gguf.model import ModelLayout
+from app.plan.memory import CONTEXT_STEP
 from app.plan.model import KvCacheType, LoadPlan, PlanDevice, PlanHost, Remedy, Verdict
 from app.plan.planner import MIN_CONTEXT, make_plan, max_context, quick, usable, whole
 from app.plan.problem import Problem
@@ -154,8 +155,18 @@ def _fitting_context(problem: Problem, plan: LoadPlan, wanted: Verdict) -> int:
     least = quick(problem, min(MIN_CONTEXT, plan.context))
     if least.verdict is not wanted:
         return 0
-    longest = max_context(problem, least)
-    return longest if longest < plan.context else 0
+    low, high = min(max_context(problem, least), plan.context), plan.context
+    if wanted is Verdict.FITS:
+        # Another order of the devices may hold more than the one of the least context.
+        while high - low > max(CONTEXT_STEP, low // 32):
+            middle = (low + high) // 2 // CONTEXT_STEP * CONTEXT_STEP
+            if middle <= low:
+                break
+            if whole(problem, middle) is not None:
+                low = middle
+            else:
+                high = middle
+    return low if low < plan.context else 0
 
 
 def _smaller(

@@ -145,15 +145,19 @@ class WaysOutService:
         lost = self._hardware.lost
         self._hardware.lost = {**lost, place: lost.get(place, 0) + short.lost_bytes}
         self._planning.replan()
-        found = ways(
-            self._settings(), plan, layout, self._preview, self._planning.preview, self._find, place
-        )
+        found = ways(self._settings(), plan, layout, self._preview, self._exact, self._find, place)
         missing = units.format_memory(short.missing_bytes)
         return WaysOutFound(
             sentence=f"{short.label} is {'' if short.sure else 'about '}{missing} short.",
             detail=" ".join(_seen(refusal, short, report)),
             ways=(*found, *_free_it(short, report, self._settings())),
         )
+
+    def _exact(self, settings: Settings) -> LoadPlan | None:
+        """With remedies; those of the settings in force were just worked out."""
+        if settings == self._settings():
+            return self._planning.plan
+        return self._planning.preview(settings)
 
     def _preview(self, settings: Settings) -> LoadPlan | None:
         return self._planning.preview(settings, limits=False)
@@ -212,9 +216,7 @@ class WaysOutService:
         if not plan.fits:
             yield from (
                 dataclasses.replace(way, title=f"{way.title}, without {lost.endpoint}")
-                for way in ways(
-                    apart, failed, layout, self._preview, self._planning.preview, self._find
-                )
+                for way in ways(apart, failed, layout, self._preview, self._exact, self._find)
                 if way.settings is not None and way.settings != apart
             )
 
