@@ -152,15 +152,22 @@ class _Terminal:
             if text == "/new":
                 self._service.new_chat()
                 self._say("New chat.")
-            elif text.startswith("/") and self._ways.take(text):
-                self._drop_events()
-                self._await_ready()
+            elif self._way(text):
+                continue
             elif text == "/reload" or (not text and self._crashed()):
                 self._reload()
             elif text:
                 if self._crashed():
                     self._reload()
                 code = self._answer(text)
+
+    def _way(self, text: str) -> bool:
+        """True if the line chose a way out of a fault, or one must be chosen first."""
+        if text.startswith("/") and self._ways.take(text):
+            self._drop_events()
+            self._await_ready()
+            return True
+        return self._crashed() and self._ways.block()
 
     def _read(self) -> str | None:
         if sys.stdin.isatty() and not self._json:

@@ -61,6 +61,14 @@ class Ways:
             ],
         )
 
+    def block(self) -> bool:
+        """True, and told again, if what is planned now cannot be loaded, but one of the ways can."""
+        plan = self._service.planning.plan
+        blocked = bool(self._found.ways) and plan is not None and not plan.runs
+        if blocked:
+            self.tell(self._found)
+        return blocked
+
     def ask(self) -> bool:
         """Let a person at a terminal choose one; False if none was."""
         if not sys.stdin.isatty():

@@ -131,6 +131,7 @@ class AppService:
         """Look at the machine again, and plan again; what failed before may work now."""
 
         def job() -> None:
+            self.ways.clear()
             self.hardware.lost = {}
             self._detect()
             self.planning.replan()

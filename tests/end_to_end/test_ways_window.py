@@ -12,6 +12,7 @@ from app.engine.model import EngineState
 from app.plan.model import KvCacheType
 from app.service import AppService
 from app.settings.model import Settings
+from app.settings.store import SettingsStore
 from app.units import MIB
 from tests.end_to_end.test_window import (
     TIMEOUT_MS,
@@ -45,7 +46,7 @@ def test_a_server_that_vanishes_and_comes_back_costs_one_click_each(
     qtbot: QtBot, service: AppService
 ) -> None:
     with rpc_servers(2) as endpoints:
-        service.settings = Settings(rpc_servers=endpoints, context=512)
+        service.settings = Settings(rpc_servers=endpoints, context=512, threads=1)
         window = open_window(qtbot, service)
         service.start(load=True)
         wait_ready(qtbot, window, service)
@@ -59,8 +60,10 @@ def test_a_server_that_vanishes_and_comes_back_costs_one_click_each(
         press(qtbot, window.chat.trouble, f"Reload without {endpoints[0]}")
         assert window.chat.trouble.text.text() == f"The RPC server {endpoints[0]} is gone."
         wait_ready(qtbot, window, service)
+        assert service.settings.rpc_servers == endpoints, "it stays known, only switched off"
+        assert service.settings.disabled_devices == (f"rpc:{endpoints[0]}/0",)
         assert not window.chat.trouble.isVisible()
-        assert answers(window)[-1], "what was shown stays"
+        assert answers(window)[-1] == service.messages[-1].text, "what was shown stays"
         ask(qtbot, window, "Name a colour.")
         wait_answered(qtbot, window, 4)
         with rpc_server_at(endpoints[0]):
@@ -71,13 +74,14 @@ def test_a_server_that_vanishes_and_comes_back_costs_one_click_each(
             counts = {m.device: m.layer_count for m in service.engine.loaded.loaded.memory}
             assert counts["RPC0"]
             assert counts["RPC1"]
+            assert service.settings.disabled_devices == ()
 
 
 def test_a_device_that_is_short_says_how_much_and_what_helps(
     qtbot: QtBot, service: AppService
 ) -> None:
     with rpc_servers(1) as endpoints:
-        service.settings = Settings(rpc_servers=endpoints, context=8192, micro_batch=64)
+        service.settings = Settings(rpc_servers=endpoints, context=8192, micro_batch=64, threads=1)
         window = open_window(qtbot, service)
         service.start()
         launcher = window.launcher
@@ -90,6 +94,9 @@ def test_a_device_that_is_short_says_how_much_and_what_helps(
         assert launcher.trouble.text.text().startswith("RPC 0 is about ")
         assert not launcher.outcome._helps.isVisible(), "what would help is told once"
         wait_ready(qtbot, window, service)
-        assert service.settings.kv_type_k is not KvCacheType.F16
+        kind = service.settings.kv_type_k
+        assert kind is not KvCacheType.F16
+        stored, _ = SettingsStore(service.folders.config / "settings.json").load()
+        assert (stored.kv_type_k, stored.context) == (kind, 8192)
         qtbot.waitUntil(lambda: not launcher.trouble.isVisible(), timeout=TIMEOUT_MS)
         assert launcher.outcome._helps.isVisible()

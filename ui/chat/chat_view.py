@@ -121,6 +121,7 @@ class ChatView(QWidget):
         inner = QVBoxLayout(holder)
         inner.setContentsMargins(0, 0, 0, 0)
         self.trouble = WaysPanel()
+        self.trouble.dismissed.connect(lambda: self.set_ways(WaysOutFound()))
         self.trouble.chosen.connect(self._way_chosen)
         self._jump = button("Jump to the end", "link")
         self._jump.clicked.connect(self._to_end)

@@ -118,6 +118,7 @@ class LauncherView(QWidget):
         page.addWidget(self._subtitle)
         page.addSpacing(4)
         self.trouble = WaysPanel()
+        self.trouble.dismissed.connect(lambda: self.set_ways(WaysOutFound()))
         self.trouble.chosen.connect(lambda number: self.way_chosen.emit(self._ways.ways[number]))
         page.addWidget(self.trouble)
         self.outcome = Outcome()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from PySide6.QtCore import Qt, Signal
-from PySide6.QtWidgets import QGridLayout, QPushButton, QVBoxLayout, QWidget
+from PySide6.QtWidgets import QGridLayout, QHBoxLayout, QPushButton, QVBoxLayout, QWidget
 
 from ui.widgets.labels import button, clear, label
 from ui.widgets.verdict import StateWord
@@ -15,9 +15,13 @@ Way = tuple[str, str]
 
 
 class WaysPanel(QWidget):
-    """Hidden while nothing is wrong. Signals: chosen(int), the number of the way that was pressed."""
+    """Hidden while nothing is wrong.
+
+    Signals: chosen(int), the number of the way that was pressed; dismissed, of good news.
+    """
 
     chosen = Signal(int)
+    dismissed = Signal()
 
     def __init__(self, parent: QWidget | None = None) -> None:
         super().__init__(parent)
@@ -28,7 +32,12 @@ class WaysPanel(QWidget):
         self.text = self._state.word
         self.text.setWordWrap(True)
         self.text.setTextInteractionFlags(Qt.TextInteractionFlag.TextSelectableByMouse)
-        column.addWidget(self._state)
+        head = QHBoxLayout()
+        head.addWidget(self._state, 1)
+        self._dismiss = button("Dismiss", "link")
+        self._dismiss.clicked.connect(self.dismissed)
+        head.addWidget(self._dismiss, 0, Qt.AlignmentFlag.AlignTop)
+        column.addLayout(head)
         self.detail = label("", "muted", wrap=True)
         column.addWidget(self.detail)
         self._grid = QGridLayout()
@@ -44,6 +53,7 @@ class WaysPanel(QWidget):
     ) -> None:
         """Show one fault with its ways out, the best first; `state` is `error` or `ok`."""
         self._state.set_state(sentence, state)
+        self._dismiss.setVisible(state == "ok")
         self.detail.setText(detail)
         self.detail.setVisible(bool(detail))
         clear(self._grid)

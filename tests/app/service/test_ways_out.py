@@ -10,16 +10,14 @@ from typing import TypeVar
 import psutil
 import pytest
 
-from app.chat.session import AnswerExtended, TurnFinished
+from app.chat.session import TurnFinished
 from app.engine.model import EngineState, EngineStateChanged, ModelLoaded
 from app.events import AppEvent, OperationFailed, PlanChanged, WayOut, WaysOutFound
-from app.plan.model import KvCacheType
 from app.service import AppService
 from app.settings.model import Settings
-from app.settings.store import SettingsStore
 from app.units import MIB
 from tests.helpers.faults import Faults
-from tests.helpers.rpc import leave, rpc_server_at, rpc_servers, server_at
+from tests.helpers.rpc import leave, rpc_servers, server_at
 
 TIMEOUT_S = 60
 T = TypeVar("T")
@@ -111,30 +109,6 @@ def test_a_kv_cache_that_a_device_refuses(client: Client) -> None:
         assert client.ask()
 
 
-def test_one_device_that_is_too_small_leaves_smaller_work_or_main_memory(client: Client) -> None:
-    with rpc_servers(1) as endpoints:
-        client.planned(rpc_servers=endpoints, context=8192, micro_batch=64)
-        plan = client.service.planning.plan
-        assert plan is not None
-        leave(endpoints[0], plan.devices[0].weights_bytes + 150 * MIB)
-        client.service.engine.load()
-        found = client.ways()
-        titles = [way.title for way in found.ways]
-        smaller = named(found, "KV cache")
-        assert any("context" in title for title in titles)
-        assert "main memory" in titles[-1] or "main memory" in found.ways[-1].effect
-        assert smaller.settings is not None
-        assert smaller.settings.context == 8192
-        loaded = client.take(smaller)
-        assert loaded.loaded.context == 8192
-        assert (
-            client.service.settings.kv_type_k is smaller.settings.kv_type_k is not KvCacheType.F16
-        )
-        stored, _ = SettingsStore(client.service.folders.config / "settings.json").load()
-        assert stored.kv_type_k is smaller.settings.kv_type_k
-        assert client.ask()
-
-
 def test_main_memory_that_is_refused(
     client: Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -156,37 +130,6 @@ def test_main_memory_that_is_refused(
     client.service.refresh_hardware()
     client.until(PlanChanged)
     assert not client.service.hardware.lost, "a person looked again: it may work now"
-
-
-def test_a_server_that_is_killed_in_mid_answer_and_comes_back(client: Client) -> None:
-    with rpc_servers(2) as endpoints:
-        client.planned(rpc_servers=endpoints, context=1024)
-        client.load()
-        client.service.send("Tell a very long story.")
-        client.until(AnswerExtended)
-        server_at(endpoints[1]).kill()
-        finished = client.until(TurnFinished)
-        assert finished.error is not None
-        assert finished.answer.text, "what was shown stays"
-        found = client.ways()
-        assert found.sentence == f"The RPC server {endpoints[1]} is gone."
-        assert client.service.engine.state is EngineState.CRASHED, "nothing is loaded unasked"
-        assert [way.title for way in found.ways] == [f"Reload without {endpoints[1]}"]
-        assert found.ways[0].effect == "fits on RPC 0"
-        loaded = client.take(found.ways[0])
-        assert [m.device for m in loaded.loaded.memory] == ["CPU", "RPC0"]
-        settings = client.service.settings
-        assert settings.rpc_servers == endpoints, "it stays known, only switched off"
-        assert settings.disabled_devices == (f"rpc:{endpoints[1]}/0",)
-        assert client.ask(), "the chat goes on"
-        assert len(client.service.messages) == 4
-        with rpc_server_at(endpoints[1]):
-            back = client.ways(good=True)
-            assert back.sentence == f"The RPC server {endpoints[1]} answers again."
-            loaded = client.take(named(back, "Try it again"))
-            assert {m.device for m in loaded.loaded.memory} == {"CPU", "RPC0", "RPC1"}
-            assert client.service.settings.disabled_devices == ()
-            assert client.ask()
 
 
 def test_a_server_that_is_gone_when_it_is_loaded(client: Client) -> None:
