@@ -132,7 +132,7 @@ class AppService:
 
         def job() -> None:
             self.ways.clear()
-            self.hardware.lost = {}
+            self.hardware.lost, self.hardware.absent = {}, frozenset()
             self._detect()
             self.planning.replan()
 

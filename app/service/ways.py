@@ -27,6 +27,8 @@ def ways(
     exact: Preview,
     find: Find,
     place: str = "",
+    *,
+    anew: bool = True,
 ) -> tuple[WayOut, ...]:
     """What to do after `failed` did not load with `settings`, what costs least first.
 
@@ -38,6 +40,7 @@ def ways(
         exact: The same with remedies, which takes longer.
         find: Files that are here.
         place: Id of the device that lacked memory, if that was it.
+        anew: Offer the new plan of the same settings as well.
     """
     kept = settings
     if settings.context is None:
@@ -47,7 +50,7 @@ def ways(
         return ()
     found: list[WayOut] = []
     host: list[WayOut] = []
-    if plan.runs and not _same(plan, failed):
+    if anew and plan.runs and not _same(plan, failed):
         way = WayOut(
             title=_new_split(plan, failed, place), effect=effect(plan, layout), settings=kept
         )

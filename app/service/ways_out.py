@@ -31,10 +31,15 @@ _PARTS: dict[Part, PlanPart] = {
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class _Lost:
-    """An RPC server that is gone, with the ids of its devices."""
+    """RPC servers that are gone, with the ids of their devices."""
 
-    endpoint: str
+    endpoints: tuple[str, ...]
     ids: tuple[str, ...]
+
+    @property
+    def name(self) -> str:
+        """All of them."""
+        return " and ".join(self.endpoints)
 
 
 class WaysOutService:
@@ -71,19 +76,25 @@ class WaysOutService:
         self._settings, self._detect, self._find = settings, detect, find
         self._lost: _Lost | None = None
         self._error: AppError | None = None
+        self._silent = False
         self._number = 0
         self._watch = ServerWatch(self._answered)
 
     def heard(self, event: EngineEvent, plan: LoadPlan | None) -> None:
         """What the engine said; where it failed with `plan`, ways out follow as an event."""
-        before = self._error
-        if isinstance(event, EngineStateChanged) and event.state is EngineState.STARTING:
-            self.clear()
-        elif isinstance(event, EngineStateChanged | TurnEnded):
-            # A crash ends the turn and the engine, with one error.
-            error, self._error = event.error, event.error or self._error
-            if plan is not None and error is not None and error is not before:
-                self._failed(error, plan)
+        if isinstance(event, EngineStateChanged):
+            silent = event.silent_s is not None
+            if event.state is EngineState.STARTING or (self._silent and not silent):
+                self.clear()
+            if silent and not self._silent and plan is not None:
+                self._study(lambda: self._silence(plan))
+            self._silent = silent
+        elif not isinstance(event, TurnEnded):
+            return
+        # A crash ends the turn and the engine, with one error.
+        if event.error is not None and event.error is not self._error and plan is not None:
+            self._error = event.error
+            self._failed(event.error, plan)
 
     def knows(self, error: AppError) -> bool:
         """True if ways out of it are looked for, so that an event follows, an empty one if there are none."""
@@ -164,30 +175,36 @@ class WaysOutService:
 
     # --- RPC servers ------------------------------------------------------------
 
+    def _silence(self, plan: LoadPlan) -> WaysOutFound | None:
+        """Nothing is heard of the engine: a server that was cut off without a word holds it up for ever."""
+        if all(map(answers, _servers(plan).values())):
+            return None
+        return self._server_lost("", plan)
+
     def _server_lost(self, endpoint: str, plan: LoadPlan) -> WaysOutFound | None:
+        servers = _servers(plan)
+        # A hung engine stays connected to one that is cut off, which looks like being in use.
+        self._hardware.absent = frozenset(each for each in servers.values() if not answers(each))
         self._detect()
         report = self._hardware.report
         if report is None:
             return None
-        used = {share.device.id for share in plan.devices if share.used}
         there = {device.id for device in report.devices}
-        servers = {id: _endpoint(id) for id in used if id.startswith("rpc:")}
-        gone = {servers[id] for id in servers if id not in there} or {endpoint} - {""}
-        if not gone and len(set(servers.values())) == 1:
-            gone = set(servers.values())
-        name = sorted(gone)[0] if gone else ""
-        self._lost = None
-        if name:
-            ids = tuple(sorted(id for id in servers if servers[id] in gone))
-            self._lost = _Lost(name, ids)
-            if not answers(name):
-                self._watch.watch(name)
-        self._planning.replan()
+        lost = {id for id in servers if id not in there or servers[id] == endpoint}
+        if not lost and len(set(servers.values())) == 1:
+            lost = set(servers)
+        gone = tuple(sorted({servers[id] for id in lost}))
+        self._lost = _Lost(gone, tuple(sorted(lost))) if gone else None
         words = "An RPC server ended the connection."
-        if name:
-            words = f"The RPC server {' and '.join(sorted(gone))} is gone."
-            if answers(name):
-                words = f"The RPC server {name} ended the connection, but answers again."
+        if self._lost is not None:
+            verb = "is" if len(gone) == 1 else "are"
+            words = f"The RPC server{'s' if len(gone) > 1 else ''} {self._lost.name} {verb} gone."
+            away = next((each for each in gone if not answers(each)), None)
+            if away is not None:
+                self._watch.watch(away)
+            else:
+                words = f"The RPC server {self._lost.name} ended the connection, but answers again."
+        self._planning.replan()
         return WaysOutFound(sentence=words, ways=tuple(self._around(plan)))
 
     def _around(self, failed: LoadPlan) -> Iterator[WayOut]:
@@ -195,12 +212,9 @@ class WaysOutService:
         layout, lost, settings = self._planning.layout, self._lost, self._settings()
         if layout is None:
             return
-        if lost is None or answers(lost.endpoint):
+        if lost is None or all(map(answers, lost.endpoints)):
             again = within(settings, lost.ids) if lost else settings
-            plan = self._preview(again)
-            if plan is not None and plan.runs:
-                words = effect(plan, layout)
-                yield WayOut(title="Try it again", effect=words, settings=again, looks_again=True)
+            yield from self._again(again)
         if lost is None:
             return
         apart = without(settings, lost.ids)
@@ -210,14 +224,26 @@ class WaysOutService:
         if plan.runs:
             left = len(plan.devices)
             words = effect(plan, layout)
-            if plan.fits and left > 1 and f"{left} devices" in words:
-                words = words.replace(f"{left} devices", f"the other {left} devices")
-            yield WayOut(title=f"Reload without {lost.endpoint}", effect=words, settings=apart)
+            if plan.fits and left > 1:
+                words = words.replace(f"on {left} devices", f"on the other {left} devices")
+            yield WayOut(title=f"Reload without {lost.name}", effect=words, settings=apart)
         if not plan.fits:
             yield from (
-                dataclasses.replace(way, title=f"{way.title}, without {lost.endpoint}")
-                for way in ways(apart, failed, layout, self._preview, self._exact, self._find)
-                if way.settings is not None and way.settings != apart
+                dataclasses.replace(way, title=f"{way.title}, without {lost.name}")
+                for way in ways(
+                    apart, failed, layout, self._preview, self._exact, self._find, anew=False
+                )
+                if way.settings is not None
+            )
+
+    def _again(self, settings: Settings) -> Iterator[WayOut]:
+        layout, plan = self._planning.layout, self._preview(settings)
+        if layout is not None and plan is not None and plan.runs:
+            yield WayOut(
+                title="Try it again",
+                effect=effect(plan, layout),
+                settings=settings,
+                looks_again=True,
             )
 
     def _answered(self, endpoint: str) -> None:
@@ -225,28 +251,26 @@ class WaysOutService:
 
     def _back(self, endpoint: str) -> WaysOutFound | None:
         """A server that was gone answers: it can be used again, if a person wants that."""
-        lost, layout = self._lost, self._planning.layout
-        if lost is None or lost.endpoint != endpoint or layout is None:
+        lost, settings = self._lost, self._settings()
+        if lost is None or endpoint not in lost.endpoints:
             return None
-        settings = self._settings()
         if not (self.found.ways or set(lost.ids) & set(settings.disabled_devices)):
             return None
+        self._hardware.absent -= {endpoint}
         self._detect()
-        again = within(settings, lost.ids)
-        plan = self._preview(again)
-        if plan is None or not plan.runs:
+        again = tuple(self._again(within(settings, lost.ids)))
+        if not again:
             return None
-        way = WayOut(
-            title="Try it again", effect=effect(plan, layout), settings=again, looks_again=True
-        )
-        others = (each for each in self.found.ways if each.title != way.title)
+        others = (each for each in self.found.ways if each.title != again[0].title)
         return WaysOutFound(
-            sentence=f"The RPC server {endpoint} answers again.", ways=(way, *others), good=True
+            sentence=f"The RPC server {endpoint} answers again.", ways=(*again, *others), good=True
         )
 
 
-def _endpoint(id: str) -> str:
-    return id.removeprefix("rpc:").rpartition("/")[0]
+def _servers(plan: LoadPlan) -> dict[str, str]:
+    """Endpoints of the RPC servers in use, by the ids of their devices (`rpc:host:port/0`)."""
+    used = (share.device.id for share in plan.devices if share.used)
+    return {id: id.removeprefix("rpc:").rpartition("/")[0] for id in used if id.startswith("rpc:")}
 
 
 def _seen(refusal: Refusal, short: Shortage, report: HardwareReport) -> Iterator[str]:

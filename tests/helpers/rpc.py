@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import resource
+import socket
+import threading
 from typing import TYPE_CHECKING
 
 import psutil
@@ -45,3 +47,59 @@ def rpc_server_at(endpoint: str) -> Iterator[None]:
     host, _, port = endpoint.rpartition(":")
     with shared_devices(host, int(port), ("CPU",)):
         yield
+
+
+class Cable:
+    """A wire to a server, which can be cut: then nobody answers, and nobody is told so."""
+
+    def __init__(self, endpoint: str) -> None:
+        self._host, _, port = endpoint.rpartition(":")
+        self._port = int(port)
+        self._server = socket.create_server(("127.0.0.1", 0))
+        self.endpoint = f"127.0.0.1:{self._server.getsockname()[1]}"
+        self._cut = threading.Event()
+        self._sockets: list[socket.socket] = []
+        self._threads = [threading.Thread(target=self._accept)]
+        self._threads[0].start()
+
+    def cut(self) -> None:
+        """Open connections stay open, but nothing goes through."""
+        self._cut.set()
+        for thread in list(self._threads):
+            thread.join()
+        self._server.close()
+
+    def close(self) -> None:
+        """Cut it, and end its connections."""
+        self.cut()
+        for each in self._sockets:
+            each.close()
+
+    def _accept(self) -> None:
+        self._server.settimeout(0.05)
+        while not self._cut.is_set():
+            with contextlib.suppress(TimeoutError):
+                near, _ = self._server.accept()
+                far = socket.create_connection((self._host, self._port))
+                self._sockets += [near, far]
+                for source, target in ((near, far), (far, near)):
+                    thread = threading.Thread(target=self._pass, args=(source, target))
+                    thread.start()
+                    self._threads.append(thread)
+
+    def _pass(self, source: socket.socket, target: socket.socket) -> None:
+        source.settimeout(0.05)
+        while not self._cut.is_set():
+            try:
+                data = source.recv(1 << 20)
+            except TimeoutError:
+                continue
+            except OSError:
+                return
+            with contextlib.suppress(OSError):
+                if not data:
+                    target.shutdown(socket.SHUT_WR)
+                    return
+                target.settimeout(None)
+                target.sendall(data)
+                target.settimeout(0.05)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from PySide6.QtCore import Qt, QTimer, Signal
+from PySide6.QtCore import Qt, Signal
 from PySide6.QtWidgets import QHBoxLayout, QPlainTextEdit, QScrollArea, QVBoxLayout, QWidget
 
 from app import units
@@ -16,6 +16,7 @@ from ui.chat.bubble import Bubble
 from ui.chat.composer import Composer
 from ui.chat.device_strip import DeviceStrip
 from ui.widgets.labels import button, frame, label, set_state
+from ui.widgets.timers import after_rest
 from ui.widgets.ways_panel import WaysPanel
 
 RENDER_MS = 60
@@ -42,10 +43,7 @@ class ChatView(QWidget):
         self._context = 0
         self._error, self._ways = "", WaysOutFound()
         self._running = self._ready = False
-        self._render = QTimer(self)
-        self._render.setSingleShot(True)
-        self._render.setInterval(RENDER_MS)
-        self._render.timeout.connect(self._show_answer)
+        self._render = after_rest(self, RENDER_MS, self._show_answer)
         column = QVBoxLayout(self)
         column.setContentsMargins(0, 0, 0, 0)
         column.setSpacing(0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import queue
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -10,14 +11,14 @@ from typing import TypeVar
 import psutil
 import pytest
 
-from app.chat.session import TurnFinished
+from app.chat.session import AnswerExtended, TurnFinished
 from app.engine.model import EngineState, EngineStateChanged, ModelLoaded
 from app.events import AppEvent, OperationFailed, PlanChanged, WayOut, WaysOutFound
 from app.service import AppService
 from app.settings.model import Settings
 from app.units import MIB
 from tests.helpers.faults import Faults
-from tests.helpers.rpc import leave, rpc_servers, server_at
+from tests.helpers.rpc import Cable, leave, rpc_servers, server_at
 
 TIMEOUT_S = 60
 T = TypeVar("T")
@@ -164,3 +165,24 @@ def test_a_server_that_dies_while_it_is_loaded_is_no_fault_of_this_processor(
         assert found.sentence == f"The RPC server {endpoints[0]} is gone."
         assert found.ways[0].effect.startswith("runs in main memory alone")
         assert not (client.service.folders.data / "safety.json").exists()
+
+
+def test_a_server_that_is_cut_off_without_a_word_is_found_out_in_the_silence(
+    client: Client,
+) -> None:
+    with rpc_servers(2) as endpoints, contextlib.closing(Cable(endpoints[1])) as cable:
+        client.planned(rpc_servers=(endpoints[0], cable.endpoint), context=1024)
+        client.load()
+        client.service.send("Tell a very long story.")
+        client.until(AnswerExtended)
+        cable.cut()
+        service = client.service
+        # Only the two minutes of silence are not real here.
+        silence = EngineStateChanged(state=EngineState.GENERATING, silent_s=120.0)
+        service.ways.heard(silence, service.engine.loaded_plan)
+        found = client.ways()
+        assert found.sentence == f"The RPC server {cable.endpoint} is gone."
+        assert service.engine.state is EngineState.GENERATING, "nothing is ended unasked"
+        client.take(named(found, "Reload without"))
+        assert service.messages[-1].text, "what was shown stays"
+        assert client.ask()
