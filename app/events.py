@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import enum
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -11,13 +12,14 @@ from app.catalog.library import Library
 from app.catalog.model import ModelEntry
 from app.catalog.repository import FileSet, Snapshot
 from app.catalog.search import FoundRepository
-from app.chat.session import ChatEvent
+from app.chat.events import ChatEvent
 from app.download.model import DownloadEvent
 from app.engine.model import EngineEvent
 from app.errors import AppError
 from app.gguf.model import ModelLayout
 from app.hardware.model import HardwareReport, HardwareSampled
 from app.plan import least
+from app.plan.larger import LargerContext
 from app.plan.model import LoadPlan
 from app.plan.overview import Fit, Overview
 from app.settings.model import Settings
@@ -86,6 +88,14 @@ class WaysOutFound:
     detail: str = ""
     ways: tuple[WayOut, ...] = ()
     good: bool = False
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class ContextOffered:
+    """Which longer context fits beside the loaded model, and what it takes, as a sentence."""
+
+    offer: LargerContext
+    sentence: str
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -206,6 +216,7 @@ class ModelVerified:
         key: The path of the first file.
         stopped: It ended because a person wished so.
         wrong: Files that are damaged or missing.
+        unchecked: How many have no published checksum, so that only their size could be compared.
         against: The repository whose files of today these were compared with; empty if it is
             known what they were when they were downloaded.
         can_mend: What is wrong can be fetched again in its place.
@@ -218,6 +229,7 @@ class ModelVerified:
     stopped: bool = False
     files: int = 0
     wrong: tuple[Path, ...] = ()
+    unchecked: int = 0
     against: str = ""
     can_mend: bool = False
     error: AppError | None = None
@@ -246,6 +258,49 @@ ModelEvent = (
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class SnapshotMeasured:
+    """How large the chat's KV cache is, in bytes and tokens, and what room there is for it.
+
+    Attributes:
+        kept_bytes: What all saved ones take, of `limit_bytes`.
+        free_bytes: On their disk.
+    """
+
+    size_bytes: int
+    tokens: int
+    kept_bytes: int
+    limit_bytes: int
+    free_bytes: int
+
+
+class SnapshotState(enum.StrEnum):
+    """What happens to a saved KV cache."""
+
+    SAVING = "saving"
+    SAVED = "saved"
+    RESTORED = "restored"
+    DROPPED = "dropped"
+    FAILED = "failed"
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class SnapshotChanged:
+    """The chat's KV cache is being saved, was saved, restored or thrown away, or why that failed."""
+
+    state: SnapshotState
+    sentence: str
+    size_bytes: int = 0
+    tokens: int = 0
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class AlarmRaised:
+    """What is loaded works, but badly: not to be overlooked until it is gone or dismissed."""
+
+    error: AppError
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class NoticeRaised:
     """Something to tell in one line; nothing failed."""
 
@@ -266,9 +321,13 @@ AppEvent = (
     | PlanChanged
     | PlanPreviewed
     | WaysOutFound
+    | ContextOffered
     | SettingsChanged
     | NoticeRaised
+    | AlarmRaised
     | OperationFailed
+    | SnapshotMeasured
+    | SnapshotChanged
     | EngineEvent
     | ChatEvent
     | ModelEvent

@@ -8,11 +8,14 @@ from typing import assert_never
 from PySide6.QtGui import QCloseEvent
 from PySide6.QtWidgets import QFileDialog, QHBoxLayout, QMainWindow, QStackedWidget, QWidget
 
-from app.chat.session import (
+from app.chat.events import (
     AnswerExtended,
+    AnswerResumed,
     ConversationCleared,
     PromptRead,
+    QuestionReturned,
     TurnFinished,
+    TurnsSummarised,
     TurnStarted,
 )
 from app.download.model import (
@@ -22,6 +25,7 @@ from app.download.model import (
     FileVerified,
     UpdateFound,
 )
+from app.engine import words
 from app.engine.model import (
     EngineState,
     EngineStateChanged,
@@ -32,9 +36,11 @@ from app.engine.model import (
     TurnProgressed,
 )
 from app.events import (
+    AlarmRaised,
     AppEvent,
     CatalogListed,
     ChoicePlanned,
+    ContextOffered,
     FoldersMeasured,
     HardwareDetected,
     HardwareFound,
@@ -51,6 +57,8 @@ from app.events import (
     PlanPreviewed,
     RepositoriesRead,
     SettingsChanged,
+    SnapshotChanged,
+    SnapshotMeasured,
     WayOut,
     WaysOutFound,
 )
@@ -72,8 +80,6 @@ from ui.widgets.rail import Rail
 _READY = (EngineState.READY, EngineState.PREFILL, EngineState.GENERATING)
 _WORDS = {
     EngineState.STOPPED: "not loaded",
-    EngineState.STARTING: "starting",
-    EngineState.LOADING: "loading",
     EngineState.STOPPING: "stopping",
     EngineState.CRASHED: "stopped",
 }
@@ -111,6 +117,7 @@ class MainWindow(QMainWindow):
         self._connect()
         self.show_page("Machine")
         self.chat.set_system_prompt(service.settings.system_prompt)
+        self.chat.set_settings(service.settings)
         self._bridge = Bridge(self)
         self._bridge.received.connect(self.receive)
         self._unsubscribe = service.subscribe(self._bridge.post)
@@ -118,6 +125,7 @@ class MainWindow(QMainWindow):
     def _connect(self) -> None:
         self.rail.chosen.connect(self._rail_chosen)
         self.launcher.primary_clicked.connect(self._primary)
+        self.launcher.stop_clicked.connect(self._service.engine.unload)
         self.launcher.choose_clicked.connect(self._choose_file)
         self.launcher.file_dropped.connect(self._choose)
         self.launcher.split_clicked.connect(self.open_split)
@@ -140,9 +148,21 @@ class MainWindow(QMainWindow):
         self.downloads.busy_changed.connect(lambda busy: self.rail.set_busy("Downloads", busy))
         self.downloads.view.models_clicked.connect(lambda: self.show_page("Models"))
         self.chat.submitted.connect(self._service.send)
+        self.chat.continue_clicked.connect(lambda: self._service.resume())
+        self.chat.overflow_chosen.connect(self._service.set_overflow)
+        self.chat.enlarge_clicked.connect(self._service.enlarge_context)
         self.chat.stop_clicked.connect(self._service.engine.cancel)
         self.chat.new_chat_clicked.connect(self._service.new_chat)
         self.chat.reload_clicked.connect(self._reload)
+        self.chat.model.load_clicked.connect(self._reload)
+        self.chat.model.unload_clicked.connect(lambda: self._service.sleep(keep=False))
+        self.chat.model.menu_opened.connect(self._service.snapshots.measure)
+        self.chat.model.save_clicked.connect(self._service.snapshots.save)
+        self.chat.model.save_unload_clicked.connect(lambda: self._service.sleep(keep=True))
+        self.chat.model.plan_clicked.connect(lambda: self.show_page("Machine"))
+        self.launcher.unload_clicked.connect(lambda: self._service.sleep(keep=False))
+        self.chat.end_clicked.connect(self._service.engine.unload)
+        self.chat.split_clicked.connect(self.open_split)
         self.chat.system_prompt_changed.connect(self._system_prompt)
 
     # --- what the person does -------------------------------------------------
@@ -273,6 +293,9 @@ class MainWindow(QMainWindow):
                 self.chat.set_loaded(loaded, self._service.engine.loaded_plan)
             case NoticeRaised(sentence=sentence) | SafetyApplied(sentence=sentence):
                 self.launcher.show_notice(sentence)
+            case AlarmRaised(error=error):
+                self.launcher.show_alarm(error)
+                self.chat.alarm.show_error(str(error))
             case OperationFailed(error=error):
                 self.launcher.show_error(error)
                 self.downloads.view.show_error(error)
@@ -280,16 +303,19 @@ class MainWindow(QMainWindow):
                 self.chat.set_engine(
                     "not loaded", ready=self._service.engine.state in _READY, error=str(error)
                 )
-            case TurnStarted(user=user):
-                self.chat.start_turn(user)
-            case PromptRead():
-                self.chat.read_prompt(event)
-            case AnswerExtended():
-                self.chat.extend(event)
-            case TurnFinished():
-                self.chat.finish_turn(event)
-            case ConversationCleared():
-                self.chat.clear()
+            case (
+                TurnStarted()
+                | AnswerResumed()
+                | PromptRead()
+                | TurnsSummarised()
+                | AnswerExtended()
+                | TurnFinished()
+                | QuestionReturned()
+                | ConversationCleared()
+            ):
+                self.chat.receive(event)
+            case ContextOffered():
+                self.chat.set_offer(event)
             case HardwareSampled():
                 self.launcher.set_sample(event)
                 self.chat.set_sample(event)
@@ -315,7 +341,12 @@ class MainWindow(QMainWindow):
             ):
                 self.downloads.receive(event)
             case SettingsChanged(settings=settings):
+                self.chat.set_settings(settings)
                 self.downloads.view.set_rules(settings.download_limit, settings.download_hours)
+            case SnapshotMeasured():
+                self.chat.model.set_measured(event)
+            case SnapshotChanged(sentence=sentence):
+                self.chat.show_note(sentence)
             case TokensCounted() | TurnProgressed() | TurnEnded():
                 pass
             case _:
@@ -335,12 +366,15 @@ class MainWindow(QMainWindow):
         if event.state in (EngineState.STARTING, EngineState.STOPPED, EngineState.CRASHED):
             self.launcher.set_loaded(None)
             self.chat.set_loaded(None, None)
+            self.chat.alarm.clear()
+        self.chat.question.ask(words.silence(event))
         self.models.show_offer()
-        words = _WORDS.get(event.state, "loaded")
-        if event.state is EngineState.LOADING and event.fraction is not None:
-            words = f"loading {100 * event.fraction:.0f} %"
+        asleep = event.state is EngineState.STOPPED and self._service.engine.asleep
+        told = "asleep until you ask" if asleep else _WORDS.get(event.state, "loaded")
+        if event.state in words.LOADING:
+            told = words.stage(event)
         error = str(event.error) if event.error is not None else ""
-        self.chat.set_engine(words, ready=event.state in _READY, error=error)
+        self.chat.set_engine(told, ready=event.state in _READY, error=error, asleep=asleep)
 
     def closeEvent(self, event: QCloseEvent) -> None:
         """No event reaches a window that is gone."""

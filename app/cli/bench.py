@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 
 from app import units
-from app.chat.session import AnswerExtended, PromptRead, TurnFinished
+from app.chat.events import AnswerExtended, PromptRead, TurnFinished
 from app.engine.model import EngineStateChanged, ModelLoaded
 from app.errors import AppError, ErrorKind
 from app.events import AppEvent, OperationFailed, PlanChanged

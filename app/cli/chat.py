@@ -12,26 +12,46 @@ from pathlib import Path
 from types import FrameType
 
 from app import units
-from app.chat.session import AnswerExtended, PromptRead, TurnFinished
+from app.chat.events import (
+    AnswerExtended,
+    PromptRead,
+    QuestionReturned,
+    TurnFinished,
+    TurnsSummarised,
+)
+from app.chat.message import ContextLevel, Outcome, TurnStats
+from app.chat.meters import Meters
 from app.cli import plan as plan_command
+from app.cli.load_line import LoadLine
 from app.cli.ways import Ways
+from app.engine import words
 from app.engine.model import EngineState, EngineStateChanged, ModelLoaded, SafetyApplied
 from app.engine.protocol import PartKind
 from app.errors import AppError
 from app.events import (
+    AlarmRaised,
     AppEvent,
+    ContextOffered,
     HardwareDetected,
     ModelChosen,
     NoticeRaised,
     OperationFailed,
     PlanChanged,
+    SnapshotChanged,
+    SnapshotMeasured,
     WaysOutFound,
 )
 from app.plan.text import VERDICT_WORDS
 from app.service import AppService
-from app.settings.model import Settings
+from app.service.context import warning
+from app.settings.model import OVERFLOW_WORDS, Overflow, Settings
 
-HELP = "Ctrl+C stops an answer, /new begins a new chat, /reload loads the model again, Ctrl+D ends."
+HELP = (
+    "Ctrl+C stops an answer, /continue goes on with it, /new begins a new chat, /reload loads the model "
+    "again, /unload frees its memory until the next question (/unload save keeps the KV cache on disk), "
+    "/overflow says what happens when the context is full, Ctrl+D ends."
+)
+_CHOICES = {"drop": Overflow.DROP_OLDEST} | {overflow.value: overflow for overflow in Overflow}
 
 
 def chat(options: argparse.Namespace, settings: Settings, model: Path) -> int:
@@ -53,16 +73,25 @@ class _Terminal:
         self._service, self._options = service, options
         self._json: bool = options.json
         self._events: queue.Queue[AppEvent] = queue.Queue()
-        self._answering = False
+        self._answering = self._silent = False
+        self._line = LoadLine()
         self._ways = Ways(service, self._say, self._emit)
+        self._kept = ""
+        self._left_out = 0
         signal.signal(signal.SIGINT, self._interrupted)
         service.subscribe(self._events.put)
 
     def _interrupted(self, _number: int, _frame: FrameType | None) -> None:
-        """Ctrl+C: stops the answer where one runs; never lands in the middle of anything else."""
+        """Ctrl+C: stops the answer where one runs; never lands in the middle of anything else.
+
+        What hangs does not hear of that, so there it ends the engine.
+        """
         if not self._answering:
             raise KeyboardInterrupt
-        self._service.engine.cancel()
+        if self._silent:
+            self._service.engine.unload()
+        else:
+            self._service.engine.cancel()
 
     def _say(self, text: str) -> None:
         if not self._json:
@@ -104,14 +133,16 @@ class _Terminal:
             self._notice(event)
             match event:
                 case ModelLoaded(loaded=loaded):
+                    self._line.clear()
                     self._say(f"Loaded in {units.format_duration(loaded.duration_s)}. {HELP}")
                     self._emit("loaded", **loaded.model_dump(exclude={"type"}))
                     return
                 case EngineStateChanged(error=AppError() as error):
+                    self._line.clear()
                     if not (self._followed(error) and self._ways.ask()):
                         raise error
-                case EngineStateChanged(state=EngineState.LOADING, stage=stage, fraction=fraction):
-                    self._emit("loading", stage=stage, fraction=fraction)
+                case EngineStateChanged(state=EngineState.LOADING):
+                    self._loading(event)
                 case _:
                     pass
 
@@ -119,8 +150,30 @@ class _Terminal:
         """Tell what can be done about a fault; False if nothing can by a setting."""
         return self._ways.follow(error, self._events, self._notice)
 
+    def _loading(self, event: EngineStateChanged) -> None:
+        if event.silent_s is not None:
+            return
+        if not self._json:
+            self._line.show(event)
+        progress = event.progress.model_dump(exclude={"type"}) if event.progress else {}
+        times = {"elapsed_s": event.elapsed_s, "expected_s": event.expected_s}
+        self._emit("loading", **({"stage": event.stage, "fraction": None} | progress | times))
+
+    def _listen_for_silence(self, event: EngineStateChanged) -> None:
+        """A silence is told each time it has lasted for so long again; Ctrl+C is the answer."""
+        self._silent = event.silent_s is not None
+        if self._silent:
+            self._line.clear()
+            self._say(f"\n{words.silence(event)} Ctrl+C stops it.")
+            self._emit("silent", seconds=event.silent_s, computing=event.computing)
+
     def _notice(self, event: AppEvent) -> None:
         match event:
+            case EngineStateChanged():
+                self._listen_for_silence(event)
+            case AlarmRaised(error=error):
+                self._say(f"Warning: {error}")
+                self._emit("alarm", sentence=str(error))
             case OperationFailed(error=error):
                 raise error
             case HardwareDetected(report=report):
@@ -132,6 +185,9 @@ class _Terminal:
             case NoticeRaised(sentence=sentence) | SafetyApplied(sentence=sentence):
                 self._say(sentence)
                 self._emit("notice", sentence=sentence)
+            case SnapshotChanged(state=state, sentence=sentence):
+                self._say(sentence)
+                self._emit("snapshot", state=state, tokens=event.tokens, bytes=event.size_bytes)
             case _:
                 pass
 
@@ -148,13 +204,12 @@ class _Terminal:
                 continue
             if line is None or line.strip() == "/quit":
                 return code
-            text = line.strip()
-            if text == "/new":
-                self._service.new_chat()
-                self._say("New chat.")
-            elif self._way(text):
+            text = line.strip() or self._kept
+            if self._way(text):
                 continue
-            elif text == "/reload" or (not text and self._crashed()):
+            if text.startswith("/"):
+                code = self._obey(*text.split(maxsplit=1))
+            elif not text and self._crashed():
                 self._reload()
             elif text:
                 if self._crashed():
@@ -167,7 +222,86 @@ class _Terminal:
             self._drop_events()
             self._await_ready()
             return True
-        return self._crashed() and self._ways.block()
+        command = text.startswith("/") and text != "/reload"
+        return not command and self._crashed() and self._ways.block()
+
+    def _unload(self, *, keep: bool) -> None:
+        """Free the engine's memory; the next question loads the model again."""
+        if self._crashed():
+            self._say("Nothing is loaded.")
+            return
+        self._drop_events()
+        if keep:
+            self._service.snapshots.measure()
+            while not isinstance(event := self._events.get(), SnapshotMeasured | SnapshotChanged):
+                self._notice(event)
+            keep = isinstance(event, SnapshotMeasured) and self._agreed(event)
+        self._service.sleep(keep=keep)
+        while not self._crashed() or not self._events.empty():
+            self._notice(self._events.get())
+        self._say("Unloaded. The next question loads it again.")
+
+    def _agreed(self, size: SnapshotMeasured) -> bool:
+        """A KV cache can be as large as a film: its size is said first."""
+        self._say(
+            f"The KV cache takes {units.format_file_size(size.size_bytes)} for {size.tokens:,} tokens; "
+            f"the disk has {units.format_file_size(size.free_bytes)}."
+        )
+        if not sys.stdin.isatty() or self._json:
+            return True
+        print("Save it? [Y/n] ", end="", file=sys.stderr, flush=True)
+        return sys.stdin.readline().strip().lower() in ("", "y", "yes")
+
+    def _obey(self, command: str, value: str = "") -> int:
+        """A line that begins with a slash."""
+        match command:
+            case "/new":
+                self._service.new_chat()
+                self._kept = ""
+                self._say("New chat.")
+            case "/unload":
+                self._unload(keep=value == "save")
+            case "/reload":
+                self._reload()
+            case "/continue":
+                return self._go_on()
+            case "/enlarge":
+                return self._enlarge()
+            case "/overflow":
+                self._choose_overflow(value)
+            case _:
+                self._say(f"There is no {command}. {HELP}")
+        return 0
+
+    def _choose_overflow(self, value: str) -> None:
+        if value in _CHOICES:
+            self._service.set_overflow(_CHOICES[value])
+        elif value:
+            self._say(f"“{value}” is none of stop, drop, summarise and enlarge.")
+        self._say(
+            f"When the context is full, {OVERFLOW_WORDS[self._service.settings.overflow]}."
+            " Change it with /overflow stop, drop, summarise or enlarge."
+        )
+
+    def _enlarge(self) -> int:
+        """Load again with the longer context that fits; a question that was kept is sent then."""
+        before = self._service.context.offer
+        self._drop_events()
+        if self._crashed():
+            self._say("No model is loaded.")
+            return 0
+        self._service.enlarge_context(self._kept)
+        while not isinstance(event := self._events.get(), ContextOffered):
+            self._notice(event)
+        self._offered(event)
+        offer = event.offer
+        if not offer.larger:
+            return 0
+        if offer.kv_type is not None and offer != before:
+            self._say("/enlarge once more does that.")
+            return 0
+        self._await_ready()
+        return self._print_answer() if self._kept else 0
 
     def _read(self) -> str | None:
         if sys.stdin.isatty() and not self._json:
@@ -185,32 +319,106 @@ class _Terminal:
         self._await_ready()
 
     def _drop_events(self) -> None:
+        """What was told before the question; alarms are heard all the same."""
         while not self._events.empty():
             event = self._events.get()
-            if isinstance(event, WaysOutFound):
+            if isinstance(event, AlarmRaised | WaysOutFound):
                 self._notice(event)
+            elif isinstance(event, ContextOffered):
+                self._offered(event)
 
     def _answer(self, text: str) -> int:
         self._drop_events()
+        self._service.send(text, max_tokens=self._options.max_tokens)
+        return self._print_answer()
+
+    def _go_on(self) -> int:
+        """With the answer that was cut off."""
+        self._drop_events()
+        before = self._service.turn
+        self._service.resume(max_tokens=self._options.max_tokens)
+        if self._service.turn == before:
+            self._say("There is no answer to continue.")
+            return 0
+        return self._print_answer()
+
+    def _print_answer(self) -> int:
         self._answering = True
         try:
-            self._service.send(text, max_tokens=self._options.max_tokens)
-            return self._print_answer()
+            return self._print_until_end()
         finally:
             self._answering = False
 
-    def _print_answer(self) -> int:
+    def _print_until_end(self) -> int:
+        """Where the context is enlarged by itself, the answer goes on after that."""
+        enlarges = self._service.settings.overflow is Overflow.ENLARGE
+        code, waits = 0, False
         while True:
             event = self._events.get()
             match event:
-                case PromptRead(done=done, total=total, reused=reused):
-                    self._emit("prompt_read", done=done, total=total, reused=reused)
+                case PromptRead():
+                    self._read_prompt(event)
+                case TurnsSummarised():
+                    self._summarised(event)
                 case AnswerExtended():
                     self._extend(event)
-                case TurnFinished():
-                    return self._finished(event)
+                case TurnFinished(answer=answer):
+                    code = self._finished(event)
+                    waits = enlarges and answer.outcome is Outcome.FULL
+                case QuestionReturned():
+                    code, waits = self._returned(event), enlarges
+                case ContextOffered(offer=offer):
+                    self._offered(event)
+                    waits = waits and bool(offer.larger) and offer.kv_type is None
+                case EngineStateChanged(error=AppError() as error) if waits:
+                    raise error
                 case _:
                     self._notice(event)
+                    continue
+            ended = isinstance(event, TurnFinished | QuestionReturned | ContextOffered)
+            if ended and not waits and not self._service.running:
+                return code
+
+    def _read_prompt(self, event: PromptRead) -> None:
+        self._emit(
+            "prompt_read",
+            done=event.done,
+            total=event.total,
+            reused=event.reused,
+            evaluated=event.evaluated,
+            left_out=len(event.left_out),
+        )
+        if len(event.left_out) > self._left_out:
+            self._say(f"[Left out of the prompt: {len(event.left_out)} older messages.]")
+        self._left_out = len(event.left_out)
+
+    def _summarised(self, event: TurnsSummarised) -> None:
+        summary = event.summary
+        if summary is None:
+            self._emit("summarising", turns=event.turns, done=event.done, total=event.total,
+                       tokens=event.tokens)  # fmt: skip
+            if event.done == event.total and not event.tokens:
+                self._say(f"[Summarising the oldest turns: {event.turns}.]")
+            return
+        self._emit("summary", **dataclasses.asdict(summary))
+        self._say(
+            f"[Summary of {summary.messages} older messages, {summary.tokens} tokens instead of"
+            f" {summary.replaced_tokens}: {summary.text}]"
+        )
+
+    def _offered(self, event: ContextOffered) -> None:
+        self._emit("context_offered", sentence=event.sentence, **event.offer.changes)
+        self._say(event.sentence)
+
+    def _returned(self, event: QuestionReturned) -> int:
+        """The question does not fit, and is kept."""
+        self._kept = event.text
+        self._emit("question_returned", text=event.text, error=str(event.error))
+        self._say(
+            f"{event.error} Your question is kept: /overflow drop, /overflow summarise or /enlarge,"
+            " then Enter sends it again."
+        )
+        return event.error.exit_code
 
     def _extend(self, event: AnswerExtended) -> None:
         """The answer goes to stdout; what the model thinks on the way, beside it."""
@@ -226,33 +434,31 @@ class _Terminal:
     def _finished(self, event: TurnFinished) -> int:
         if not self._json:
             print(flush=True)
+        self._kept = ""
         stats = event.answer.stats
         self._emit(
             "finished",
             outcome=event.answer.outcome,
             text=event.answer.text,
-            stats=dataclasses.asdict(stats) if stats else None,
+            stats=dataclasses.asdict(stats) | {"evaluated_tokens": stats.evaluated_tokens}
+            if stats
+            else None,
             error=str(event.error) if event.error else None,
         )
         if stats:
-            self._say(
-                meters(
-                    stats.tokens_per_second, stats.first_token_s, stats.context_used, stats.context
-                )
-            )
+            self._say(str(Meters.of(stats)))
+            self._warn(stats)
         if event.error is not None:
             if not self._followed(event.error):
-                self._say(f"{event.error} Press Enter to load it again.")
+                again = "" if event.context_full else " Press Enter to load it again."
+                self._say(f"{event.error}{again}")
             return event.error.exit_code
         return 0
 
-
-def meters(rate: float | None, first_s: float | None, used: int, context: int) -> str:
-    """One quiet line: rate, time to first token, context."""
-    parts = [f"{rate:.1f} tok/s"] if rate is not None else []
-    parts += [f"first token {units.format_duration(first_s)}"] if first_s is not None else []
-    short = units.format_tokens_short
-    parts.append(
-        f"context {short(used)} / {short(context)} ({units.format_percent(used / context)})"
-    )
-    return " · ".join(parts)
+    def _warn(self, stats: TurnStats) -> None:
+        """Before the context is full, say what will happen then."""
+        if stats.context_level is ContextLevel.FREE:
+            return
+        sentence = warning(stats.context_use, self._service.settings.overflow)
+        self._emit("context_warning", level=int(stats.context_level), sentence=sentence)
+        self._say(f"{sentence} See /overflow and /enlarge.")

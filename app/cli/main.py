@@ -14,8 +14,9 @@ import pydantic
 import app
 from app import logs, paths
 from app.cli import bench as bench_command
-from app.cli import machine
+from app.cli import machine, signals
 from app.cli import models as models_command
+from app.cli import on_disk as on_disk_command
 from app.cli import plan as plan_command
 from app.cli import pull as pull_command
 from app.cli import recommend as recommend_command
@@ -26,7 +27,7 @@ from app.errors import AppError, ErrorKind
 from app.hardware import text as hardware_text
 from app.hardware.detect import detect
 from app.plan.model import KvCacheType
-from app.settings.model import Settings
+from app.settings.model import Overflow, Settings
 from app.settings.store import SettingsStore
 
 READER_GONE = 141
@@ -95,7 +96,15 @@ def parser() -> argparse.ArgumentParser:
             "show nemotron-ultra-253b",
         )
     )
-    pull_command.add_commands(add)
+    pull_command.add_options(
+        add("pull", "download a model; Ctrl+C pauses, again resumes", "pull hf:owner/repo:Q4_K_M")
+    )
+    on_disk_command.add_verify_options(
+        add("verify", "hash a model's files again", "verify hf:owner/repo:Q4_K_M")
+    )
+    on_disk_command.add_rm_options(
+        add("rm", "delete a model's files", "rm hf:owner/repo:Q4_K_M --yes")
+    )
     bench_command.add_options(
         add("bench", "measure how fast a model answers", "bench --model starter --json")
     )
@@ -123,6 +132,11 @@ def parser() -> argparse.ArgumentParser:
     talk.add_argument("--model", default="starter", help="a GGUF file, or `starter` (the default)")
     talk.add_argument("--prompt", help="ask this, print the answer and end")
     talk.add_argument("--system", help="system prompt")
+    talk.add_argument(
+        "--overflow",
+        choices=[str(overflow) for overflow in Overflow],
+        help="what to do when the context is full",
+    )
     talk.add_argument("--max-tokens", type=_positive, help="longest answer in tokens")
     kinds = [str(kind) for kind in KvCacheType]
     for command in (plan, talk, least):
@@ -163,8 +177,8 @@ def main(arguments: Sequence[str]) -> int:
         else:
             print(f"Error: {error}", file=sys.stderr)
         return error.exit_code
-    except KeyboardInterrupt:
-        return 130
+    except KeyboardInterrupt as stop:
+        return signals.exit_code(stop)
     except BrokenPipeError:
         sys.stderr.close()
         return READER_GONE
@@ -181,7 +195,7 @@ def _settings(options: argparse.Namespace) -> Settings:
         print(notice, file=sys.stderr)
     changes = {
         name: getattr(options, name)
-        for name in ("context", "kv_type_k", "kv_type_v")
+        for name in ("context", "kv_type_k", "kv_type_v", "overflow")
         if getattr(options, name, None) is not None
     }
     if options.rpc:
@@ -234,5 +248,7 @@ _COMMANDS: dict[str, Callable[[argparse.Namespace, Settings], int]] = {
     "recommend": recommend_command.recommend,
     "share-gpus": lambda options, _settings: share_command.share(options),
     "show": models_command.show,
-    **dict.fromkeys(("pull", "verify", "rm"), lambda options, _settings: pull_command.run(options)),
+    "pull": pull_command.pull,
+    "rm": on_disk_command.remove,
+    "verify": on_disk_command.verify_model,
 }

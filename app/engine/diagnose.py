@@ -122,8 +122,8 @@ def turn_failed(failed: protocol.Failed) -> AppError:
     """Why an answer failed that the worker survived."""
     if failed.reason == "context":
         return AppError(
-            f"The conversation no longer fits into the context ({failed.detail} tokens).",
-            hint="Start a new chat, or choose a longer context.",
+            f"The conversation no longer fits into the context ({failed.detail}).",
+            hint="Leave out or summarise the oldest turns, enlarge the context, or start a new chat.",
             action=Action.OPEN_SPLIT,
             kind=ErrorKind.USAGE,
         )
@@ -170,6 +170,16 @@ def crashed(returncode: int | None, stderr: str) -> AppError:
         "The engine stopped unexpectedly.",
         detail=detail,
         hint=hint,
+        action=Action.RELOAD,
+        kind=ErrorKind.ENGINE,
+    )
+
+
+def given_up() -> AppError:
+    """A person ended an engine of which nothing was heard."""
+    return AppError(
+        "The engine was stopped, since nothing was heard of it.",
+        hint="Reload to go on; nothing of the chat is lost.",
         action=Action.RELOAD,
         kind=ErrorKind.ENGINE,
     )

@@ -40,6 +40,8 @@ class ChatMessage(_Line):
     content: str
     reasoning_content: str = ""
     tool_calls: tuple[ToolCall, ...] = ()
+    summary: bool = False
+    """True for the turn that stands for older ones."""
 
 
 # --- commands ---------------------------------------------------------------
@@ -71,6 +73,10 @@ class Load(_Line):
     self_test: bool = True
     dry_run: bool = False
     """Allocate nothing: only find out what each device would hold."""
+    environment: dict[str, str] = {}
+    """What the worker is started with, so that devices which are not of the load are hidden from it."""
+    bus_ids: dict[str, str] = {}
+    """PCI bus ids by device, of those whose names change where others are hidden."""
 
 
 class Generate(_Line):
@@ -83,8 +89,9 @@ class Generate(_Line):
     max_tokens: int | None = None
     tools: tuple[dict[str, pydantic.JsonValue], ...] = ()
     """What the template is told of tools, each as a JSON schema of a function."""
-    overflow: Literal["stop", "drop_oldest"] = "stop"
-    """Where prompt and reserve do not fit: fail, or leave out the oldest whole turns after the first."""
+    overflow: Literal["stop", "drop_oldest", "summarise"] = "stop"
+    """Where prompt and reserve do not fit, or the answer reaches the end of the context: fail or end,
+    leave out the oldest whole turns after the first, or put a summary in their place."""
     reserve: int = pydantic.Field(default=0, ge=0)
     """Tokens to keep free for the answer."""
     continue_last: bool = False
@@ -145,19 +152,31 @@ class Hello(_Line):
     backends: tuple[str, ...]
 
 
-class LoadProgressed(_Line):
-    """A stage of loading: `reading`, `allocating` (KV cache and compute buffers), `warming_up`.
+LoadStage = Literal["reading", "copying", "allocating", "warming_up"]
 
-    `fraction` is 0 to 1, or None if unknown; `done_bytes` of `total_bytes` of the weights are where
-    they belong, at `bytes_per_s` on average, once that is known.
+
+class LoadProgressed(_Line):
+    """A stage of loading, and where in it: what is not known is None.
+
+    `reading` the files, to memory or at once to the devices; `copying` from mapped files to the
+    devices; `allocating` KV cache and compute buffers; `warming_up`.
+
+    `done_bytes` of `total_bytes` were read, lately at `bytes_per_s`; `fraction` of the stage is done.
+    `shard` of `shards` is read now. `device` is filled now, or was allocated: its number of `devices`
+    in the load's order, 0 for main memory.
     """
 
     type: Literal["load_progressed"] = "load_progressed"
-    stage: Literal["reading", "allocating", "warming_up"]
+    stage: LoadStage
     fraction: float | None = None
     done_bytes: int = 0
     total_bytes: int = 0
     bytes_per_s: float | None = None
+    shard: int | None = None
+    shards: int = 1
+    part: Literal["kv_cache", "compute"] | None = None
+    device: int | None = None
+    devices: int = 0
 
 
 class DeviceMemory(_Line):
@@ -195,7 +214,9 @@ class Loaded(_Line):
 class PrefillProgressed(_Line):
     """Prompt processing: `done` of `total` tokens are in the KV cache, `reused` of them from before.
 
-    `dropped` are indexes into the turn's messages that were left out for lack of room.
+    `dropped` are indexes into the turn's messages that were left out for lack of room, `cut` are
+    tokens left out at the beginning of the answer that is continued. It comes in the middle of an
+    answer, too, where that reached the end of the context and goes on.
     """
 
     type: Literal["prefill_progressed"] = "prefill_progressed"
@@ -204,6 +225,26 @@ class PrefillProgressed(_Line):
     total: int
     reused: int = 0
     dropped: tuple[int, ...] = ()
+    cut: int = 0
+
+
+class SummaryProgressed(_Line):
+    """The model summarises the oldest turns: `done` of `total` tokens are read, `tokens` written.
+
+    Once there is a `text`, it stands in the prompt in the place of `replaced`, indexes into the turn's
+    messages; `tokens` are then those of its turn, in the place of `replaced_tokens`. If none comes,
+    it did not work and turns are dropped instead. `turns` counts an earlier summary as one.
+    """
+
+    type: Literal["summary_progressed"] = "summary_progressed"
+    turn: int
+    turns: int
+    replaced: tuple[int, ...]
+    replaced_tokens: int
+    done: int = 0
+    total: int = 0
+    tokens: int = 0
+    text: str = ""
 
 
 class TokensGenerated(_Line):
@@ -248,6 +289,8 @@ class TurnFinished(_Line):
     reasoning_s: float = 0.0
     reasoning_closed: bool = True
     """False if the answer ended in the middle of its reasoning."""
+    kept_for_reply: int = 0
+    """Tokens of the context that no prompt may take."""
 
     @property
     def tokens_per_second(self) -> float | None:
@@ -300,6 +343,7 @@ Message = Annotated[
     | LoadProgressed
     | Loaded
     | PrefillProgressed
+    | SummaryProgressed
     | TokensGenerated
     | TurnFinished
     | TokensCounted

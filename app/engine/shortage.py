@@ -78,7 +78,10 @@ _MESSAGES = (
     (_UNABLE, "", Part.WEIGHTS),
 )
 """Each with the device and the part that it implies; where several are found, the first says most."""
-_FREE = re.compile(r"free memory of (?P<device>\S+): (?P<bytes>\d+) bytes")
+_CURRENT = re.compile(r"current device: (\d+), in function")
+_PLACE = re.compile(
+    r"(?P<device>\S+) is planned as (?P<name>[^\s,]+)(?:, (?P<free>\d+) bytes free)?"
+)
 _KIND = re.compile(r"_(?:Private|Mapped|Split)$")
 """Kinds of buffers of one device: Metal's, and CUDA's for rows."""
 _OTHER = re.compile(
@@ -96,9 +99,18 @@ def failed_buffer(line: str) -> str | None:
     return found["device"] if found else None
 
 
-def free_line(buffer: str, free_bytes: int) -> str:
-    """What the worker adds to the log when a buffer was refused."""
-    return f"free memory of {buffer}: {free_bytes} bytes\n"
+def named(line: str) -> tuple[str, ...]:
+    """What a line about a failure may name: a buffer, or a card of one of three backends."""
+    if current := _CURRENT.search(line):
+        return tuple(f"{backend}{current[1]}" for backend in ("CUDA", "ROCm", "MUSA"))
+    buffer = failed_buffer(line)
+    return (buffer,) if buffer else ()
+
+
+def place_line(buffer: str, name: str, free_bytes: int | None) -> str:
+    """What the worker adds to the log, where devices may have other names than the app gives them."""
+    free = "" if free_bytes is None else f", {free_bytes} bytes free"
+    return f"{buffer} is planned as {name}{free}\n"
 
 
 def refusal(text: str) -> Refusal | None:
@@ -126,12 +138,14 @@ def _read(found: dict[str, str | None], device: str, part: Part, text: str) -> R
     buffer = found.get("device") or device
     if found.get("index"):
         buffer = f"{buffer}{found['index']}" if found["index"] != "-1" else ""
-    free = [match for match in _FREE.finditer(text) if match["device"] == buffer]
+    places = [match for match in _PLACE.finditer(text) if match["device"] == buffer]
+    free = places[-1]["free"] if places else None
+    name = places[-1]["name"] if places else _KIND.sub("", buffer)
     return Refusal(
-        device=HOST if is_host(buffer) else _KIND.sub("", buffer),
+        device=HOST if is_host(buffer) else name,
         size_bytes=size,
         part=part or _part(text),
-        free_bytes=int(free[-1]["bytes"]) if free else None,
+        free_bytes=int(free) if free else None,
     )
 
 

@@ -48,10 +48,15 @@ class EngineSupervisor:
         times: LoadTimes | None = None,
         stall_s: float = STALL_S,
         idle_s: float | None = None,
+        on_idle: Callable[[], None] | None = None,
         environment: Mapping[str, str] | None = None,
     ) -> None:
-        """Start the thread; no process before the first load."""
+        """Start the thread; no process before the first load.
+
+        `on_idle` is called once nothing was asked for `idle_s` seconds; without it the process is ended.
+        """
         self._listener = listener
+        self._on_idle = on_idle or self._unload
         self._store, self._times = store, times
         self._stall_s, self._idle_s = stall_s, None if idle_s is None else float(idle_s)
         self._heard_at = self._started_at = time.monotonic()
@@ -67,12 +72,12 @@ class EngineSupervisor:
         self._command: protocol.Load | None = None
         self._step: str | None = None
         self._turn: int | None = None
-        self._stage = ""
+        self._progress: protocol.LoadProgressed | None = None
         self._thread = threading.Thread(target=self._run, name="engine supervisor", daemon=True)
         self._thread.start()
 
     def unload_when_idle(self, after_s: float | None) -> None:
-        """End the process once nothing was asked of it for so long; None keeps it."""
+        """Call that idle where nothing was asked for so long; None is never."""
         self._inbox.put(inbox.IdleLimit(after_s))
 
     @property
@@ -125,7 +130,8 @@ class EngineSupervisor:
                 if self._runs:
                     self._listen_for_silence()
                 else:
-                    self._unload()
+                    self._heard_at = time.monotonic()
+                    self._on_idle()
                 continue
             if isinstance(item, inbox.Close):
                 self._end_child()
@@ -152,16 +158,19 @@ class EngineSupervisor:
             self._obey(item)
 
     def _unload(self) -> None:
+        error = diagnose.given_up() if self._silent else None
         self._set(EngineState.STOPPING)
         self._end_child()
-        self._finish_turn(None)
-        self._set(EngineState.STOPPED)
+        # Whoever hears of the turn's end may load again at once.
+        self._set(EngineState.STOPPED, error=error)
+        self._finish_turn(error)
 
     def _patience_s(self) -> float | None:
         """How long to wait for something to happen before doing something about it."""
         if self._runs:
             return self._stall_s / 2
-        if self._state is EngineState.READY and self._idle_s is not None:
+        idle = self._state is EngineState.READY and not self._snapshots
+        if idle and self._idle_s is not None:
             return max(0.0, self._heard_at + self._idle_s - time.monotonic())
         return None
 
@@ -179,7 +188,6 @@ class EngineSupervisor:
         self._silent = True
         self._set(
             self._state,
-            stage=self._stage,
             silent_s=silent,
             computing=computed - before > BUSY_SHARE * self._stall_s / 2,
         )
@@ -226,7 +234,7 @@ class EngineSupervisor:
         assert self._command is not None  # noqa: S101 - set by every caller
         self._end_child()
         self._finish_turn(None)
-        self._stage = ""
+        self._progress, self._silent = None, False
         self._started_at = self._heard_at = time.monotonic()
         self._expected_s = self._times.expected_s(self._command) if self._times else None
         self._files = files.fingerprint(Path(self._command.model_path))
@@ -235,7 +243,7 @@ class EngineSupervisor:
             self._child = WorkerProcess(
                 lambda child, line: self._inbox.put(inbox.Said(child, line)),
                 lambda child: self._inbox.put(inbox.Ended(child)),
-                self._environment,
+                {**(self._environment or {}), **self._command.environment},
             )
         except OSError as error:
             self._set(EngineState.CRASHED, error=diagnose.crashed(None, str(error)))
@@ -259,13 +267,13 @@ class EngineSupervisor:
         self._heard(message)
         match message:
             case protocol.Hello():
-                self._set(EngineState.LOADING, stage="reading")
+                self._set(EngineState.LOADING)
             case protocol.LoadProgressed():
-                self._stage = message.stage
-                self._set(EngineState.LOADING, stage=message.stage, progress=message)
+                self._progress = message
+                self._set(EngineState.LOADING)
             case protocol.Loaded():
                 self._loaded(message)
-            case protocol.PrefillProgressed():
+            case protocol.PrefillProgressed() | protocol.SummaryProgressed():
                 self._listener(TurnProgressed(message=message))
             case protocol.TokensGenerated():
                 if self._state is EngineState.PREFILL:
@@ -295,7 +303,7 @@ class EngineSupervisor:
         self._heard_at = time.monotonic()
         if self._silent and not isinstance(message, protocol.Alive):
             self._silent = False
-            self._set(self._state, stage=self._stage)
+            self._set(self._state)
 
     def _loaded(self, message: protocol.Loaded) -> None:
         assert self._command is not None  # noqa: S101 - a load was sent
@@ -308,14 +316,20 @@ class EngineSupervisor:
         self._listener(ModelLoaded(model_path=self._command.model_path, loaded=message))
 
     def _failed(self, failed: protocol.Failed) -> None:
-        if failed.stage == "load":
+        command = self._command
+        if failed.stage == "load" and failed.reason == "device" and command and command.environment:
+            # The driver knows its devices by other UUIDs than it told: then nothing is hidden.
+            self._command = command.model_copy(update={"environment": {}, "bus_ids": {}})
+            self._start()
+        elif failed.stage == "load":
             path = self._command.model_path if self._command else ""
             self._end_child()
             self._set(EngineState.STOPPED, error=diagnose.load_failed(failed, path))
         elif failed.stage == "generate" and failed.turn is not None:
             self._turn = None
             self._set(EngineState.READY)
-            self._listener(TurnEnded(turn=failed.turn, error=diagnose.turn_failed(failed)))
+            error, full = diagnose.turn_failed(failed), failed.reason == "context"
+            self._listener(TurnEnded(turn=failed.turn, error=error, context_full=full))
         elif failed.stage == "snapshot" and failed.request in self._snapshots:
             self._snapshots.pop(failed.request)(diagnose.snapshot_failed(failed.detail))
 
@@ -328,7 +342,8 @@ class EngineSupervisor:
     def _crashed(self) -> None:
         child = self._child
         assert child is not None  # noqa: S101 - the caller compared it
-        loading = self._state is EngineState.LOADING and self._stage in ("allocating", "warming_up")
+        stage = self._progress.stage if self._progress else ""
+        loading = self._state is EngineState.LOADING and stage in ("allocating", "warming_up")
         returncode = child.wait()
         self._end_child()
         error = diagnose.crashed(returncode, child.stderr)
@@ -360,18 +375,18 @@ class EngineSupervisor:
         self,
         state: EngineState,
         *,
-        stage: str = "",
-        progress: protocol.LoadProgressed | None = None,
         silent_s: float | None = None,
         computing: bool = False,
         error: AppError | None = None,
     ) -> None:
         self._state = state
         loading = state in _LOADING
+        progress = self._progress if state is EngineState.LOADING else None
+        begun = "reading" if state is EngineState.LOADING else ""
         self._listener(
             EngineStateChanged(
                 state=state,
-                stage=stage,
+                stage=progress.stage if progress else begun,
                 fraction=progress.fraction if progress else None,
                 progress=progress,
                 elapsed_s=time.monotonic() - self._started_at if loading else 0.0,

@@ -13,6 +13,7 @@ import sys
 import threading
 from pathlib import Path
 
+from app import processes
 from app.engine import protocol
 
 log = logging.getLogger("app.engine.worker")
@@ -146,6 +147,7 @@ class Worker:
 
     def _generate(self, command: protocol.Generate) -> None:
         from app.engine import llama, turn
+        from app.engine.room import ContextFullError
         from app.engine.sampler import SamplingError
         from app.engine.sequence import DecodeError
 
@@ -161,7 +163,7 @@ class Worker:
             return
         try:
             turn.run(command, model, self.send, self.stop)
-        except turn.ContextFullError as error:
+        except ContextFullError as error:
             failed("context", str(error))
         except llama.TemplateError as error:
             failed("template", str(error))
@@ -177,6 +179,7 @@ class Worker:
 
 def main() -> None:
     """Take over the descriptors, then work."""
+    processes.die_with_parent()
     private = os.dup(1)
     os.dup2(2, 1)
     Worker(private).run()

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import threading
 import time
+import uuid
 
-from app.chat.message import Message
-from app.chat.session import ChatEvent, ChatSession
+from app.chat.events import ChatEvent
+from app.chat.message import Message, Summary
+from app.chat.session import ChatSession
 from app.engine import protocol
 from app.engine.model import TurnEnded, TurnProgressed
 from app.gguf.model import ModelLayout
@@ -15,11 +17,16 @@ from app.settings.requests import generate_command
 
 
 class Conversation:
-    """A `ChatSession` for several threads."""
+    """A `ChatSession` for several threads.
+
+    Attributes:
+        id: Names the chat; another one with each new chat.
+    """
 
     def __init__(self, system_prompt: str) -> None:
         """Empty."""
         self._lock = threading.RLock()
+        self.id = uuid.uuid4().hex
         self._session = ChatSession(system_prompt=system_prompt)
 
     @property
@@ -27,6 +34,24 @@ class Conversation:
         """All of them."""
         with self._lock:
             return self._session.messages
+
+    @property
+    def summaries(self) -> tuple[Summary, ...]:
+        """Those that stand for messages."""
+        with self._lock:
+            return self._session.summaries
+
+    @property
+    def running(self) -> bool:
+        """True while an answer is awaited."""
+        with self._lock:
+            return self._session.running
+
+    @property
+    def turn(self) -> int:
+        """Number of the last turn begun; 0 if none was."""
+        with self._lock:
+            return self._session.turn
 
     def set_system_prompt(self, text: str) -> None:
         """Use another one from the next message on."""
@@ -46,6 +71,24 @@ class Conversation:
             )
         return started, command
 
+    def resume(
+        self, settings: Settings, layout: ModelLayout | None, max_tokens: int | None
+    ) -> tuple[ChatEvent, protocol.Generate] | None:
+        """The last answer goes on; None if it cannot."""
+        with self._lock:
+            resumed = self._session.resume(now_s=time.monotonic())
+            if resumed is None:
+                return None
+            command = generate_command(
+                settings,
+                layout,
+                resumed.turn,
+                self._session.prompt(),
+                max_tokens,
+                continue_last=True,
+            )
+        return resumed, command
+
     def receive(self, event: TurnProgressed | TurnEnded) -> ChatEvent | None:
         """What a piece of the answer means for the chat."""
         with self._lock:
@@ -55,4 +98,5 @@ class Conversation:
         """Forget everything; True if an answer was running."""
         with self._lock:
             running = self._session.running
+            self.id = uuid.uuid4().hex
             return self._session.clear(), running

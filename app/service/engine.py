@@ -6,13 +6,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 from app.engine import protocol
-from app.engine.check import deviations
+from app.engine.check import alarm, deviations
+from app.engine.inbox import SnapshotListener
 from app.engine.load_times import LoadTimes
 from app.engine.model import EngineEvent, EngineState, ModelLoaded, TurnEnded, TurnProgressed
 from app.engine.once import dry_run
 from app.engine.safety import SafetyStore, engine_version
 from app.engine.supervisor import EngineSupervisor
-from app.events import NoticeRaised
+from app.events import AlarmRaised, NoticeRaised
 from app.gguf.model import ModelLayout
 from app.plan.measured import measured
 from app.plan.model import LoadPlan
@@ -24,6 +25,8 @@ from app.service.planning import Planning
 from app.settings.model import Settings
 from app.settings.requests import load_command
 
+MINUTE_S = 60.0
+
 
 class EngineService:
     """Methods return at once unless they say otherwise; what comes of them arrives as events.
@@ -31,6 +34,8 @@ class EngineService:
     Attributes:
         loaded: What the engine holds, by its own account; None while it holds no model.
         loaded_plan: The plan that was loaded last.
+        command: How that was done.
+        asleep: True while what was loaded was put away, and comes back with the next question.
     """
 
     def __init__(
@@ -43,6 +48,7 @@ class EngineService:
         settings: Callable[[], Settings],
         on_turn: Callable[[TurnProgressed | TurnEnded], None],
         on_event: Callable[[EngineEvent, LoadPlan | None], None],
+        on_idle: Callable[[], None],
     ) -> None:
         """No process yet.
 
@@ -55,9 +61,12 @@ class EngineService:
             settings: Those in force.
             on_turn: Told of each piece of an answer.
             on_event: Told of all else and of ends of answers, each with the plan that was loaded last.
+            on_idle: Called once nothing was asked for as long as the settings say.
         """
         self.loaded: ModelLoaded | None = None
         self.loaded_plan: LoadPlan | None = None
+        self.command: protocol.Load | None = None
+        self.asleep = False
         self._data = data
         self._hardware = hardware
         self._planning = planning
@@ -70,7 +79,9 @@ class EngineService:
             self._said,
             store=SafetyStore(data / "safety.json", engine_version()),
             times=LoadTimes(data / "load_times.json"),
+            on_idle=on_idle,
         )
+        self.apply_settings()
 
     # --- what it holds ----------------------------------------------------------
 
@@ -115,8 +126,9 @@ class EngineService:
             AppError: No model is chosen, or it does not fit.
         """
         layout, plan = checked(self._planning.layout, self._planning.plan)
-        self.loaded_plan = plan
-        self._supervisor.load(self._command(plan, layout))
+        self.loaded_plan, self.command = plan, self._command(plan, layout)
+        self.asleep = False
+        self._supervisor.load(self.command)
 
     def confirm(self) -> None:
         """Let llama.cpp say what the plan would take on these devices; nothing is loaded."""
@@ -131,9 +143,22 @@ class EngineService:
 
         self._jobs.submit(job)
 
-    def unload(self) -> None:
-        """End the engine's process; all its memory comes back."""
+    def unload(self, *, asleep: bool = False) -> None:
+        """End the engine's process, even one that hangs; all its memory comes back.
+
+        `asleep`: until the next question.
+        """
+        self.asleep = asleep
         self._supervisor.unload()
+
+    def apply_settings(self) -> None:
+        """Those that hold for what is loaded, too."""
+        minutes = self._settings().unload_after_min
+        self._supervisor.unload_when_idle(None if minutes is None else MINUTE_S * minutes)
+
+    def snapshot(self, command: protocol.Snapshot, done: SnapshotListener) -> None:
+        """Measure, save or restore the KV cache; `done` is told on the supervisor's thread."""
+        self._supervisor.snapshot(command, done)
 
     def generate(self, command: protocol.Generate) -> None:
         """Answer; `on_turn` is told."""
@@ -175,4 +200,7 @@ class EngineService:
         report = self._hardware.detect(self.pid, self.loaded) if telling else None
         self._hardware.measured.record(measured(plan, held(loaded), report))
         for deviation in deviations(plan, loaded.loaded):
-            self._emit(NoticeRaised(sentence=deviation.sentence))
+            if deviation.spilled:
+                self._emit(AlarmRaised(error=alarm(deviation)))
+            else:
+                self._emit(NoticeRaised(sentence=deviation.sentence))

@@ -6,12 +6,16 @@ from collections.abc import Callable
 from pathlib import Path
 
 from app import paths
-from app.chat.message import Message
+from app.catalog import names
+from app.chat.events import ChatEvent
+from app.chat.message import Message, Summary
 from app.download.manager import Hours
 from app.download.model import Download
-from app.engine.model import TurnEnded, TurnProgressed
-from app.events import NoticeRaised, SettingsChanged, WayOut
+from app.engine import protocol
+from app.engine.model import EngineState, EngineStateChanged, ModelLoaded, TurnEnded, TurnProgressed
+from app.events import AppEvent, NoticeRaised, OperationFailed, SettingsChanged, WayOut
 from app.plan.model import KvCacheType
+from app.service.context import ContextService
 from app.service.conversation import Conversation
 from app.service.downloads import DownloadService
 from app.service.engine import EngineService
@@ -20,10 +24,11 @@ from app.service.hardware import HardwareService
 from app.service.jobs import Emit, Listeners, Worker
 from app.service.models import ModelService
 from app.service.planning import Planning
+from app.service.snapshots import SnapshotService
 from app.service.subjects import Offer, Subject
 from app.service.ways import local_file
 from app.service.ways_out import WaysOutService
-from app.settings.model import Settings
+from app.settings.model import Overflow, Settings
 from app.settings.store import SettingsStore
 
 
@@ -42,6 +47,7 @@ class AppService:
         self._listeners = Listeners()
         self._emit = self._listeners.tell
         self._conversation = Conversation(self.settings.system_prompt)
+        self._max_tokens: int | None = None
         self._lists_models = self.load_when_done = False
         self._jobs = Worker("service", self._emit)
         self.hardware = HardwareService(
@@ -68,7 +74,31 @@ class AppService:
             lambda: self.settings,
             self._turn,
             self.ways.heard,
+            self._idle,
         )
+        self.snapshots = SnapshotService(
+            self.folders.data / "kv",
+            self.engine,
+            self._jobs,
+            self._emit,
+            lambda: self.settings,
+            lambda: self._conversation.id,
+        )
+        self._question: tuple[str, int | None] | None = None
+        self._listeners.add(self.snapshots.receive)
+        self._listeners.add(self._woken)
+        self.context = ContextService(
+            self.hardware,
+            self.planning,
+            self.engine,
+            self._jobs,
+            self._emit,
+            lambda: self.settings,
+            change=lambda settings: self.update_settings(settings, reload=True),
+            send=lambda text: self.send(text, max_tokens=self._max_tokens),
+            resume=lambda: self.resume(max_tokens=self._max_tokens),
+        )
+        self._listeners.add(self.context.notice)
         self.models = ModelService(
             self.folders,
             self._emit,
@@ -114,6 +144,7 @@ class AppService:
         """
         self.hardware.wants_meters = meters
         self._lists_models = downloads
+        self.snapshots.start()
         if downloads:
             self.downloads.start(self.settings.download_limit, self.settings.download_hours)
 
@@ -180,6 +211,7 @@ class AppService:
                     self._store.save(settings)
             finally:
                 self._conversation.set_system_prompt(settings.system_prompt)
+                self.engine.apply_settings()
                 self._emit(SettingsChanged(settings=settings))
                 if servers_changed:
                     self._detect()
@@ -233,9 +265,9 @@ class AppService:
     def _downloaded(self, download: Download) -> None:
         """A set is whole and right."""
         self.models.scan()
-        if self.load_when_done:
+        request = download.request
+        if self.load_when_done and not names.is_projector(request.files[0].path):
             self.load_when_done = False
-            request = download.request
             self.choose_model(request.target(request.files[0]), load=True)
 
     # --- the chat -----------------------------------------------------------
@@ -245,12 +277,49 @@ class AppService:
         """The conversation."""
         return self._conversation.messages
 
+    @property
+    def running(self) -> bool:
+        """True while an answer is awaited."""
+        return self._conversation.running
+
+    @property
+    def turn(self) -> int:
+        """Number of the last turn begun."""
+        return self._conversation.turn
+
+    @property
+    def summaries(self) -> tuple[Summary, ...]:
+        """What the model wrote of the oldest messages."""
+        return self._conversation.summaries
+
     def send(self, text: str, *, max_tokens: int | None = None) -> None:
-        """Send a message; the answer streams in as events."""
-        begun = self._conversation.begin(text, self.settings, self.planning.layout, max_tokens)
+        """Send a message; the answer streams in as events. A model that sleeps is loaded for it first."""
+        if self.engine.asleep:
+            self._question = (text, max_tokens)
+            self.engine.load()
+            return
+        self._max_tokens = max_tokens
+        self._ask(self._conversation.begin(text, self.settings, self.planning.layout, max_tokens))
+
+    def resume(self, *, max_tokens: int | None = None) -> None:
+        """Let the last answer go on where it was cut off."""
+        self._max_tokens = max_tokens
+        self._ask(self._conversation.resume(self.settings, self.planning.layout, max_tokens))
+
+    def _ask(self, begun: tuple[ChatEvent, protocol.Generate] | None) -> None:
         if begun is not None:
             self._emit(begun[0])
             self.engine.generate(begun[1])
+
+    def enlarge_context(self, question: str = "") -> None:
+        """Load again with the longer context that was offered, then send `question` if there is one."""
+        if not self._conversation.running:
+            self.context.enlarge(question)
+
+    def set_overflow(self, overflow: Overflow) -> None:
+        """What to do from now on where the context is full; stored."""
+        self._keep(overflow=overflow)
+        self._emit(SettingsChanged(settings=self.settings))
 
     def set_system_prompt(self, text: str) -> None:
         """Use another system prompt from the next message on, and store it."""
@@ -263,6 +332,28 @@ class AppService:
         if running:
             self.engine.cancel()
         self._emit(event)
+
+    def sleep(self, *, keep: bool) -> None:
+        """Unload the model until the next question; `keep` saves the chat's KV cache first."""
+        if keep and self.messages and self.engine.state is EngineState.READY:
+            self.snapshots.save(then=lambda: self.engine.unload(asleep=True))
+        else:
+            self.engine.unload(asleep=True)
+
+    def _idle(self) -> None:
+        self.sleep(keep=self.settings.snapshot_when_idle)
+
+    def _woken(self, event: AppEvent) -> None:
+        """Ask what was asked of a model that slept; what does not wake it leaves the question to the person."""
+        if isinstance(event, ModelLoaded) and self._question is not None:
+            (text, max_tokens), self._question = self._question, None
+            self.send(text, max_tokens=max_tokens)
+        elif isinstance(event, OperationFailed) or (
+            isinstance(event, EngineStateChanged)
+            and event.state in (EngineState.STOPPED, EngineState.CRASHED)
+            and not self.engine.asleep
+        ):
+            self._question = None
 
     def _turn(self, event: TurnProgressed | TurnEnded) -> None:
         chat_event = self._conversation.receive(event)
@@ -277,6 +368,7 @@ class AppService:
         self.downloads.close()
         self.engine.close()
         self._jobs.close()
+        self.snapshots.close()
         self.hardware.close()
         self.files.close()  # last, as requests of these two may hang for a while
         self.models.close()

@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
+import os
+from typing import Literal
+
 from app.engine import protocol
 from app.engine.defaults import sampling_for
+from app.engine.visible import visible
 from app.gguf.model import ModelLayout
 from app.hardware.model import HardwareReport
 from app.plan import placement
 from app.plan.model import LoadPlan, PlanDevice, PlanRequest, Remedy
 from app.plan.text import DEFAULT_BATCH
-from app.settings.model import Settings, SplitMode
+from app.settings.model import Overflow, Settings, SplitMode
+
+_OVERFLOW: dict[Overflow, Literal["stop", "drop_oldest", "summarise"]] = {
+    Overflow.STOP: "stop",
+    Overflow.DROP_OLDEST: "drop_oldest",
+    Overflow.SUMMARISE: "summarise",
+    Overflow.ENLARGE: "stop",  # then the model is loaded again
+}
 
 
 def with_remedy(settings: Settings, remedy: Remedy) -> Settings:
@@ -62,9 +73,11 @@ def load_command(
     servers = settings.rpc_servers if any(s.device.backend == "rpc" for s in used) else ()
     answering = {device.endpoint for device in report.devices} if report else set()
     on_devices = not plan.host.layer_count and not plan.tensor_overrides
+    names = tuple(share.device.engine_name for share in used)
+    seen = visible(report, names, os.environ)
     return protocol.Load(
         model_path=str(layout.files[0]),
-        devices=tuple(share.device.engine_name for share in used),
+        devices=names,
         rpc_servers=tuple(server for server in servers if server in answering),
         gpu_layers=plan.gpu_layers,
         tensor_split=tuple(share.layer_count for share in used),
@@ -78,6 +91,8 @@ def load_command(
         op_offload=on_devices,
         load_mode="read" if settings.load_mode.reads(on_devices) else "mapped",
         threads=settings.threads,
+        environment=dict(seen.environment),
+        bus_ids=dict(seen.bus_ids),
     )
 
 
@@ -87,6 +102,8 @@ def generate_command(
     turn: int,
     messages: tuple[protocol.ChatMessage, ...],
     max_tokens: int | None = None,
+    *,
+    continue_last: bool = False,
 ) -> protocol.Generate:
     """What to ask of the worker; sampling that nobody set is as the model's makers advise."""
     sampling = settings.sampling
@@ -97,6 +114,7 @@ def generate_command(
         messages=messages,
         sampling=sampling,
         max_tokens=max_tokens,
-        overflow=settings.overflow.value,
+        overflow=_OVERFLOW[settings.overflow],
         reserve=settings.reply_reserve,
+        continue_last=continue_last,
     )

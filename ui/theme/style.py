@@ -34,6 +34,7 @@ QLabel[state="ok"] { color: $ok; }
 QLabel[state="accent"] { color: $accent; }
 QLabel[state="warn"] { color: $warn; }
 QLabel[state="error"] { color: $error; }
+QTextEdit[state="muted"] { color: $muted; }
 QFrame[kind="card"] { background: $surface; border: 1px solid $line; border-radius: ${card_px}px; }
 QFrame[kind="bubble"] { background: $alt; border: none; border-radius: ${card_px}px; }
 QLabel[kind="tag"] {
@@ -85,7 +86,13 @@ QPushButton[kind="link"] {
     border: 2px solid transparent; border-radius: 4px; background: transparent; color: $accent;
     padding: 0 2px; min-height: 18px; font-size: ${small_px}px;
 }
-QPushButton[kind="link"][menu="true"] { padding-right: 16px; }
+QPushButton[kind="link"][menu="true"] { padding-right: 16px; text-align: left; }
+QToolButton[kind="link"] {
+    border: 2px solid transparent; border-radius: 4px; background: transparent; color: $muted;
+    padding: 0 2px; min-height: 18px; font-size: ${small_px}px;
+}
+QToolButton[kind="link"]:hover { color: $text; }
+QToolButton[kind="link"]:focus { border-color: $accent; }
 QPushButton[kind="link"]::menu-indicator {
     image: url($chevron); width: 14px; height: 14px; subcontrol-origin: border; subcontrol-position: right center;
 }
@@ -130,6 +137,7 @@ QSlider::handle:horizontal:focus { border: 2px solid $accent; }
 QMenu { background: $surface; border: 1px solid $line_strong; padding: 4px; }
 QMenu::item { padding: 6px 20px; border-radius: 6px; }
 QMenu::item:selected { background: $alt; }
+QMenu::item:disabled { color: $muted; background: transparent; }
 QToolTip { background: $surface; color: $text; border: 1px solid $line_strong; padding: 4px; }
 QScrollBar:vertical { background: transparent; width: 10px; margin: 0; }
 QScrollBar:horizontal { background: transparent; height: 10px; margin: 0; }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from app.engine.shortage import Part, Refusal, device_id, failed_buffer, free_line, refusal
+from app.engine.shortage import Part, Refusal, device_id, named, place_line, refusal
 from app.units import GIB, MIB
 
 WEIGHTS = "llama_model_load: error loading model: unable to allocate {} buffer\n"
@@ -133,13 +133,16 @@ def test_other_failures_are_not_for_want_of_memory(text: str) -> None:
     assert refusal(text) is None
 
 
-def test_the_worker_adds_what_was_free() -> None:
-    line = TENSORS.format("CUDA2", 3 * GIB)
-    assert failed_buffer(line) == "CUDA2"
-    found = refusal(line + free_line("CUDA2", 123) + KV)
-    assert found is not None
-    assert found.free_bytes == 123
-    assert failed_buffer("failed to allocate buffer of size 12") is None
+def test_the_worker_adds_whose_it_was_and_what_was_free() -> None:
+    line = TENSORS.format("CUDA0", 3 * GIB)
+    assert named(line) == ("CUDA0",)
+    found = refusal(line + place_line("CUDA0", "CUDA2", 123) + KV)
+    assert found == refused("CUDA2", 3 * GIB, Part.KV_CACHE, 123), "others are hidden from it"
+    lines = CUDA_LATER.splitlines(keepends=True)
+    assert "CUDA3" in named(lines[1])
+    lines.insert(2, place_line("CUDA3", "CUDA5", None))
+    assert refusal("".join(lines)) == refused("CUDA5", None, Part.SCRATCH)
+    assert named("failed to allocate buffer of size 12") == ()
 
 
 def test_devices_of_rpc_servers_are_known_by_their_address() -> None:

@@ -12,7 +12,7 @@ import pytest
 from app.catalog import repository
 from app.catalog.library import LocalModel, State
 from app.catalog.places import Origin
-from app.catalog.repository import FileSet
+from app.catalog.repository import FileSet, named_sets
 from app.download.model import DownloadFile, DownloadRemoved, DownloadState, DownloadStateChanged
 from app.events import (
     FoldersMeasured,
@@ -23,7 +23,6 @@ from app.events import (
 )
 from app.service import AppService
 from app.service.files import targets
-from app.service.models import named_sets
 from tests.app.download.conftest import QUICK, Stage, stage
 from tests.app.download.test_crash import flip
 from tests.app.download.test_pull import model
@@ -43,9 +42,11 @@ class Desk:
     def found(self, kind: str = "Q4_1") -> FileSet:
         return named_sets(repository.read_snapshot("org/model"))[kind]
 
-    def get(self, kind: str = "Q4_1", **where: Path) -> LocalModel:
+    def get(
+        self, kind: str = "Q4_1", folder: Path | None = None, source: Path | None = None
+    ) -> LocalModel:
         """Download a set; returns it as it is found on disk."""
-        self.service.downloads.enqueue(self.found(kind), "main", **where)
+        self.service.downloads.enqueue(self.found(kind), "main", folder=folder, source=source)
         done = self.log.wait(
             DownloadStateChanged,
             lambda event: event.download.state in (DownloadState.DONE, DownloadState.FAILED),
@@ -139,9 +140,8 @@ def test_verify_calls_nothing_damaged_that_it_cannot_check(
 
     monkeypatch.setattr(desk.service.files._records.verified, "last", without_digest)
     told = desk.verified(local)
-    assert told.error is not None
-    assert "no checksum" in str(told.error)
-    assert told.wrong == ()
+    assert (told.files, told.unchecked, told.wrong, told.error) == (3, 3, (), None)
+    assert not told.can_mend
 
 
 def test_verify_finds_damage_and_only_a_click_mends_it(desk: Desk) -> None:

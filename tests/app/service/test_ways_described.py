@@ -29,7 +29,7 @@ CUDA = (
     "cudaMalloc failed: out of memory\n"
     "alloc_tensor_range: failed to allocate CUDA{index} buffer of size {size}\n"
 )
-FREE = "free memory of CUDA{index}: {free} bytes\n"
+FREE = "CUDA{index} is planned as CUDA{index}, {free} bytes free\n"
 KV = "llama_init_from_model: failed to initialize the context: failed to allocate buffer for kv cache\n"
 COMPUTE = (
     "ggml_gallocr_reserve_n_impl: failed to allocate CUDA{index} buffer of size {size}\n"

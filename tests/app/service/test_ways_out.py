@@ -11,7 +11,7 @@ from typing import TypeVar
 import psutil
 import pytest
 
-from app.chat.session import AnswerExtended, TurnFinished
+from app.chat.events import AnswerExtended, TurnFinished
 from app.engine.model import EngineState, EngineStateChanged, ModelLoaded
 from app.events import AppEvent, OperationFailed, PlanChanged, WayOut, WaysOutFound
 from app.service import AppService
