@@ -23,6 +23,7 @@ from app.chat.message import ContextLevel, Outcome, TurnStats
 from app.chat.meters import Meters
 from app.cli import plan as plan_command
 from app.cli.load_line import LoadLine
+from app.cli.ways import Ways
 from app.engine import words
 from app.engine.model import EngineState, EngineStateChanged, ModelLoaded, SafetyApplied
 from app.engine.protocol import PartKind
@@ -38,6 +39,7 @@ from app.events import (
     PlanChanged,
     SnapshotChanged,
     SnapshotMeasured,
+    WaysOutFound,
 )
 from app.plan.text import VERDICT_WORDS
 from app.service import AppService
@@ -73,6 +75,7 @@ class _Terminal:
         self._events: queue.Queue[AppEvent] = queue.Queue()
         self._answering = self._silent = False
         self._line = LoadLine()
+        self._ways = Ways(service, self._say, self._emit)
         self._kept = ""
         self._left_out = 0
         signal.signal(signal.SIGINT, self._interrupted)
@@ -136,11 +139,16 @@ class _Terminal:
                     return
                 case EngineStateChanged(error=AppError() as error):
                     self._line.clear()
-                    raise error
+                    if not (self._followed(error) and self._ways.ask()):
+                        raise error
                 case EngineStateChanged(state=EngineState.LOADING):
                     self._loading(event)
                 case _:
                     pass
+
+    def _followed(self, error: AppError) -> bool:
+        """Tell what can be done about a fault; False if nothing can by a setting."""
+        return self._ways.follow(error, self._events, self._notice)
 
     def _loading(self, event: EngineStateChanged) -> None:
         if event.silent_s is not None:
@@ -172,6 +180,8 @@ class _Terminal:
                 for notice in report.notices:
                     self._say(f"{notice.title} {notice.hint}".strip())
                     self._emit("notice", sentence=f"{notice.title} {notice.hint}".strip())
+            case WaysOutFound():
+                self._ways.tell(event)
             case NoticeRaised(sentence=sentence) | SafetyApplied(sentence=sentence):
                 self._say(sentence)
                 self._emit("notice", sentence=sentence)
@@ -195,6 +205,8 @@ class _Terminal:
             if line is None or line.strip() == "/quit":
                 return code
             text = line.strip() or self._kept
+            if self._way(text):
+                continue
             if text.startswith("/"):
                 code = self._obey(*text.split(maxsplit=1))
             elif not text and self._crashed():
@@ -203,6 +215,15 @@ class _Terminal:
                 if self._crashed():
                     self._reload()
                 code = self._answer(text)
+
+    def _way(self, text: str) -> bool:
+        """True if the line chose a way out of a fault, or one must be chosen first."""
+        if text.startswith("/") and self._ways.take(text):
+            self._drop_events()
+            self._await_ready()
+            return True
+        command = text.startswith("/") and text != "/reload"
+        return not command and self._crashed() and self._ways.block()
 
     def _unload(self, *, keep: bool) -> None:
         """Free the engine's memory; the next question loads the model again."""
@@ -301,7 +322,7 @@ class _Terminal:
         """What was told before the question; alarms are heard all the same."""
         while not self._events.empty():
             event = self._events.get()
-            if isinstance(event, AlarmRaised):
+            if isinstance(event, AlarmRaised | WaysOutFound):
                 self._notice(event)
             elif isinstance(event, ContextOffered):
                 self._offered(event)
@@ -428,8 +449,9 @@ class _Terminal:
             self._say(str(Meters.of(stats)))
             self._warn(stats)
         if event.error is not None:
-            again = "" if event.context_full else " Press Enter to load it again."
-            self._say(f"{event.error}{again}")
+            if not self._followed(event.error):
+                again = "" if event.context_full else " Press Enter to load it again."
+                self._say(f"{event.error}{again}")
             return event.error.exit_code
         return 0
 
