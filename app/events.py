@@ -56,6 +56,41 @@ class PlanPreviewed:
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class WayOut:
+    """One thing to do about a fault, worked out already.
+
+    Attributes:
+        title: What a button says.
+        effect: What comes of it, a phrase.
+        settings: With which the model is planned and loaded again; None if no setting helps.
+        quantization: To be downloaded, where that is the way.
+        looks_again: The machine is looked at first, as what changes is outside the app.
+    """
+
+    title: str
+    effect: str
+    settings: Settings | None = None
+    quantization: str = ""
+    looks_again: bool = False
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class WaysOutFound:
+    """What is wrong with the model's load, in one sentence, and what can be done, best first.
+
+    Attributes:
+        sentence: Empty once nothing is wrong any more.
+        detail: What was seen, in sentences; may be empty.
+        good: It is good news: a device is back.
+    """
+
+    sentence: str = ""
+    detail: str = ""
+    ways: tuple[WayOut, ...] = ()
+    good: bool = False
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class ContextOffered:
     """Which longer context fits beside the loaded model, and what it takes, as a sentence."""
 
@@ -294,6 +329,7 @@ AppEvent = (
     | ModelChosen
     | PlanChanged
     | PlanPreviewed
+    | WaysOutFound
     | ContextOffered
     | SettingsChanged
     | SettingRefused

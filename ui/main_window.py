@@ -60,6 +60,8 @@ from app.events import (
     SettingsChanged,
     SnapshotChanged,
     SnapshotMeasured,
+    WayOut,
+    WaysOutFound,
 )
 from app.hardware.model import HardwareSampled
 from app.hardware.text import diagnostics
@@ -142,6 +144,8 @@ class MainWindow(QMainWindow):
             lambda kind: self._change(kv_type_k=kind, kv_type_v=kind)
         )
         self.launcher.remedy_chosen.connect(self._remedy)
+        self.launcher.way_chosen.connect(self._take)
+        self.chat.way_chosen.connect(self._take)
         self.models.loading.connect(lambda: self.show_page("Machine"))
         self.models.download_shown.connect(self._show_download)
         self.models.chat_wanted.connect(lambda: self.show_page("Chat"))
@@ -222,6 +226,13 @@ class MainWindow(QMainWindow):
     def _remedy(self, remedy: Remedy) -> None:
         self._plan_with(with_remedy(self._service.settings, remedy))
 
+    def _take(self, way: WayOut) -> None:
+        """A way out of a fault; what must be downloaded first is on the page of models."""
+        if way.settings is None:
+            self.show_page("Models")
+        else:
+            self._service.take(way)
+
     def _plan_with(self, settings: Settings) -> None:
         self.launcher.set_pending()
         self._service.update_settings(settings)
@@ -276,6 +287,9 @@ class MainWindow(QMainWindow):
             case PlanPreviewed():
                 if self.dialog is not None:
                     self.dialog.show_exact(event.settings, event.plan, event.error)
+            case WaysOutFound():
+                self.launcher.set_ways(event)
+                self.chat.set_ways(event)
             case EngineStateChanged():
                 self._engine(event)
             case ModelLoaded(loaded=loaded):

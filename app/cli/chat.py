@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import json
 import queue
 import signal
@@ -20,13 +19,13 @@ from app.chat.events import (
     TurnsSummarised,
 )
 from app.chat.message import Outcome
-from app.chat.meters import Meters
 from app.cli import plan as plan_command
+from app.cli.answer import AnswerWords
 from app.cli.context import ContextWords
 from app.cli.load_line import LoadLine
+from app.cli.ways import Ways
 from app.engine import words
 from app.engine.model import EngineState, EngineStateChanged, ModelLoaded, SafetyApplied
-from app.engine.protocol import PartKind
 from app.errors import AppError
 from app.events import (
     AlarmRaised,
@@ -39,6 +38,7 @@ from app.events import (
     PlanChanged,
     SnapshotChanged,
     SnapshotMeasured,
+    WaysOutFound,
 )
 from app.plan.text import VERDICT_WORDS
 from app.service import AppService
@@ -72,7 +72,9 @@ class _Terminal:
         self._events: queue.Queue[AppEvent] = queue.Queue()
         self._answering = self._silent = False
         self._line = LoadLine()
+        self._words = AnswerWords(self._say, self._emit, as_json=self._json)
         self._context = ContextWords(service, self._say, self._emit)
+        self._ways = Ways(service, self._say, self._emit)
         self._kept = ""
         signal.signal(signal.SIGINT, self._interrupted)
         service.subscribe(self._events.put)
@@ -135,11 +137,16 @@ class _Terminal:
                     return
                 case EngineStateChanged(error=AppError() as error):
                     self._line.clear()
-                    raise error
+                    if not (self._followed(error) and self._ways.ask()):
+                        raise error
                 case EngineStateChanged(state=EngineState.LOADING):
                     self._loading(event)
                 case _:
                     pass
+
+    def _followed(self, error: AppError) -> bool:
+        """Tell what can be done about a fault; False if nothing can by a setting."""
+        return self._ways.follow(error, self._events, self._notice)
 
     def _loading(self, event: EngineStateChanged) -> None:
         if event.silent_s is not None:
@@ -171,6 +178,8 @@ class _Terminal:
                 for notice in report.notices:
                     self._say(f"{notice.title} {notice.hint}".strip())
                     self._emit("notice", sentence=f"{notice.title} {notice.hint}".strip())
+            case WaysOutFound():
+                self._ways.tell(event)
             case NoticeRaised(sentence=sentence) | SafetyApplied(sentence=sentence):
                 self._say(sentence)
                 self._emit("notice", sentence=sentence)
@@ -194,6 +203,8 @@ class _Terminal:
             if line is None or line.strip() == "/quit":
                 return code
             text = line.strip() or self._kept
+            if self._way(text):
+                continue
             if text.startswith("/"):
                 code = self._obey(*text.split(maxsplit=1))
             elif not text and self._crashed():
@@ -202,6 +213,15 @@ class _Terminal:
                 if self._crashed():
                     self._reload()
                 code = self._answer(text)
+
+    def _way(self, text: str) -> bool:
+        """True if the line chose a way out of a fault, or one must be chosen first."""
+        if text.startswith("/") and self._ways.take(text):
+            self._drop_events()
+            self._await_ready()
+            return True
+        command = text.startswith("/") and text != "/reload"
+        return not command and self._crashed() and self._ways.block()
 
     def _unload(self, *, keep: bool) -> None:
         """Free the engine's memory; the next question loads the model again."""
@@ -290,7 +310,7 @@ class _Terminal:
         """What was told before the question; alarms are heard all the same."""
         while not self._events.empty():
             event = self._events.get()
-            if isinstance(event, AlarmRaised):
+            if isinstance(event, AlarmRaised | WaysOutFound):
                 self._notice(event)
             elif isinstance(event, ContextOffered):
                 self._context.offered(event)
@@ -329,7 +349,7 @@ class _Terminal:
                 case TurnsSummarised():
                     self._context.summarised(event)
                 case AnswerExtended():
-                    self._extend(event)
+                    self._words.extend(event)
                 case TurnFinished(answer=answer):
                     code = self._finished(event)
                     waits = enlarges and answer.outcome is Outcome.FULL
@@ -348,36 +368,14 @@ class _Terminal:
             if ended and not waits and not self._service.running:
                 return code
 
-    def _extend(self, event: AnswerExtended) -> None:
-        """The answer goes to stdout; what the model thinks on the way, beside it."""
-        if self._json:
-            call = event.call.model_dump() if event.call else None
-            self._emit(event.part, text=event.text, tokens=event.tokens, call=call)
-        elif event.part is PartKind.TEXT:
-            print(event.text, end="", flush=True)
-        else:
-            words = event.call.model_dump_json() if event.call else event.text
-            print(words, end="", file=sys.stderr, flush=True)
-
     def _finished(self, event: TurnFinished) -> int:
-        if not self._json:
-            print(flush=True)
         self._kept = ""
-        stats = event.answer.stats
-        self._emit(
-            "finished",
-            outcome=event.answer.outcome,
-            text=event.answer.text,
-            stats=dataclasses.asdict(stats) | {"evaluated_tokens": stats.evaluated_tokens}
-            if stats
-            else None,
-            error=str(event.error) if event.error else None,
-        )
-        if stats:
-            self._say(str(Meters.of(stats)))
-            self._context.warn(stats)
+        self._words.finished(event)
+        if event.answer.stats:
+            self._context.warn(event.answer.stats)
         if event.error is not None:
-            again = "" if event.context_full else " Press Enter to load it again."
-            self._say(f"{event.error}{again}")
+            if not self._followed(event.error):
+                again = "" if event.context_full else " Press Enter to load it again."
+                self._say(f"{event.error}{again}")
             return event.error.exit_code
         return 0

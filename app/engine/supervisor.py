@@ -22,7 +22,7 @@ from app.engine.model import (
     TurnProgressed,
 )
 from app.engine.process import WorkerProcess
-from app.errors import AppError
+from app.errors import AppError, ErrorKind
 
 Listener = Callable[[EngineEvent], None]
 STALL_S = 120.0
@@ -350,7 +350,8 @@ class EngineSupervisor:
         if self._command is not None and files.changed(self._files):
             error = diagnose.file_changed(self._command.model_path, error.detail)
         step = safety.next_step(self._step)
-        if loading and returncode < 0 and step is not None and self._store is not None:
+        unexplained = loading and error.kind is ErrorKind.ENGINE
+        if unexplained and returncode < 0 and step is not None and self._store is not None:
             self._step = step
             self._start()
             return

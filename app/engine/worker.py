@@ -149,6 +149,7 @@ class Worker:
         from app.engine import llama, turn
         from app.engine.room import ContextFullError
         from app.engine.sampler import SamplingError
+        from app.engine.sequence import DecodeError
 
         def failed(reason: str, detail: str) -> None:
             message = protocol.Failed(
@@ -168,6 +169,8 @@ class Worker:
             failed("template", str(error))
         except SamplingError as error:
             failed("sampling", str(error))
+        except DecodeError as error:
+            failed(*model.why(error))
         except Exception as error:
             # A bug here must not cost a model that took minutes to load.
             log.exception("a turn failed")

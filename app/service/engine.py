@@ -48,6 +48,7 @@ class EngineService:
         emit: Emit,
         settings: Callable[[], Settings],
         on_turn: Callable[[TurnProgressed | TurnEnded], None],
+        on_event: Callable[[EngineEvent, LoadPlan | None], None],
         on_idle: Callable[[], None],
     ) -> None:
         """No process yet.
@@ -60,6 +61,7 @@ class EngineService:
             emit: Told of everything but answers.
             settings: Those in force.
             on_turn: Told of each piece of an answer.
+            on_event: Told of all else and of ends of answers, each with the plan that was loaded last.
             on_idle: Called once nothing was asked for as long as the settings say.
         """
         self.loaded: ModelLoaded | None = None
@@ -74,6 +76,7 @@ class EngineService:
         self._emit = emit
         self._settings = settings
         self._on_turn = on_turn
+        self._on_event = on_event
         self._supervisor = EngineSupervisor(
             self._said,
             store=SafetyStore(data / "safety.json", engine_version()),
@@ -180,6 +183,8 @@ class EngineService:
     def _said(self, event: EngineEvent) -> None:
         if isinstance(event, TurnProgressed | TurnEnded):
             self._on_turn(event)
+            if isinstance(event, TurnEnded):
+                self._on_event(event, self.loaded_plan)
             return
         if isinstance(event, ModelLoaded):
             self.loaded = event
@@ -187,6 +192,7 @@ class EngineService:
         elif self.state in (EngineState.STOPPED, EngineState.STARTING, EngineState.CRASHED):
             self.loaded = None
         self._emit(event)
+        self._on_event(event, self.loaded_plan)
 
     def _measure(self) -> None:
         """Remember what the load took, beside what was planned; only drivers with NVML tell the rest."""

@@ -15,7 +15,14 @@ from app.download.model import Download
 from app.engine import protocol
 from app.engine.model import EngineState, EngineStateChanged, ModelLoaded, TurnEnded, TurnProgressed
 from app.errors import AppError
-from app.events import AppEvent, NoticeRaised, OperationFailed, SettingRefused, SettingsChanged
+from app.events import (
+    AppEvent,
+    NoticeRaised,
+    OperationFailed,
+    SettingRefused,
+    SettingsChanged,
+    WayOut,
+)
 from app.plan.model import KvCacheType
 from app.service.context import ContextService
 from app.service.conversation import Conversation
@@ -29,6 +36,8 @@ from app.service.planning import Planning
 from app.service.setting_check import is_checked, problem_with
 from app.service.snapshots import SnapshotService
 from app.service.subjects import Offer, Subject
+from app.service.ways import local_file
+from app.service.ways_out import WaysOutService
 from app.settings.entries import Entry, Json, replans
 from app.settings.model import Overflow, Settings
 from app.settings.store import SettingsStore
@@ -47,7 +56,8 @@ class AppService:
         self.settings, self._notices = self._store.load()
         self._wanted = self.settings
         self._plan_is_old = False
-        self._unsaved: Settings | None = None
+        self._stored = self.settings
+        self._unsaved = False
         self._listeners = Listeners()
         self._emit = self._listeners.tell
         self._conversation = Conversation(self.settings.system_prompt)
@@ -60,6 +70,15 @@ class AppService:
         self.planning = Planning(
             self.folders.models, self.hardware, self._jobs, self._emit, lambda: self.settings
         )
+        self.ways = WaysOutService(
+            self.hardware,
+            self.planning,
+            self._jobs,
+            self._emit,
+            lambda: self.settings,
+            self._detect,
+            lambda kind: local_file(self.models.look(), self.planning.layout, kind),
+        )
         self.engine = EngineService(
             self.folders.data,
             self.hardware,
@@ -68,6 +87,7 @@ class AppService:
             self._emit,
             lambda: self.settings,
             self._turn,
+            self.ways.heard,
             self._idle,
         )
         self.snapshots = SnapshotService(
@@ -154,40 +174,64 @@ class AppService:
         self._jobs.submit(job)
 
     def refresh_hardware(self) -> None:
-        """Look at the machine again, and plan again."""
+        """Look at the machine again, and plan again; what failed before may work now."""
 
         def job() -> None:
+            self.ways.clear()
+            self.hardware.lost, self.hardware.absent = {}, frozenset()
             self._detect()
             self.planning.replan()
 
         self._jobs.submit(job)
 
-    def choose_model(self, model: Path | None, *, load: bool = False) -> None:
-        """Read another model's header (None is the starter model) and plan it."""
+    def choose_model(self, model: Path | None, *, load: bool = False, keep: bool = True) -> None:
+        """Read another model's header (None is the starter model) and plan it; `keep` stores the choice."""
 
         def job() -> None:
             self.planning.choose(model)
             self.engine.unload()
             self.update_settings(
-                self.settings.model_copy(update={"model_path": str(model) if model else None})
+                self.settings.model_copy(update={"model_path": str(model) if model else None}),
+                keep=keep,
             )
             if load:
                 self.engine.load_now()
 
         self._jobs.submit(job)
 
-    def update_settings(self, settings: Settings, *, reload: bool = False) -> None:
-        """Store settings, plan again, and load again where `reload`."""
+    def take(self, way: WayOut, *, keep: bool = True) -> None:
+        """Go a way out of a fault: apply its settings, plan, load; `keep` stores them."""
+        if way.settings is None:
+            return
+        self.ways.taken(way)
+        if way.looks_again:
+            self._jobs.submit(self._detect)
+        path = way.settings.model_path
+        if path is not None and path != self.settings.model_path:
+            before, self.settings = self.settings, way.settings
+            if keep:
+                self._remember(before)
+            self.choose_model(Path(path), load=True, keep=keep)
+        else:
+            self.update_settings(way.settings, reload=True, keep=keep)
+
+    def update_settings(
+        self, settings: Settings, *, reload: bool = False, keep: bool = True
+    ) -> None:
+        """Store what changes if `keep`, plan again, and load again where `reload`."""
+        self.ways.clear()
         before, self.settings = self.settings, settings
-        self._wanted = self._unsaved = settings
+        self._wanted = settings
         # Who asks for the same again waits for its plan, too.
         self._plan_is_old |= settings == before or replans(before, settings)
         servers_changed = settings.rpc_servers != before.rpc_servers
+        if keep:
+            self._remember(before)
         self._follow(before, settings)
 
         def job() -> None:
             try:
-                self._save(settings)
+                self._save()
             finally:
                 self._conversation.set_system_prompt(settings.system_prompt)
                 self.engine.apply_settings()
@@ -273,15 +317,20 @@ class AppService:
 
     def _keep(self, **changes: object) -> None:
         """Change settings that no plan depends on, and store them."""
-        self.settings = settings = self.settings.model_copy(update=changes)
-        self._unsaved = settings
-        self._jobs.submit(lambda: self._save(settings))
+        before, self.settings = self.settings, self.settings.model_copy(update=changes)
+        self._remember(before)
+        self._jobs.submit(self._save)
 
-    def _save(self, settings: Settings) -> None:
-        """Store them; those that are newer wait for their own turn."""
-        if self._unsaved is settings:
-            self._unsaved = None
-        self._store.save(settings)
+    def _remember(self, before: Settings) -> None:
+        """What differs from `before` is to be stored; what holds for this run alone is not."""
+        changes = {name: value for name, value in self.settings if value != getattr(before, name)}
+        self._stored = self._stored.model_copy(update=changes)
+        self._unsaved = True
+
+    def _save(self) -> None:
+        if self._unsaved:
+            self._unsaved = False
+            self._store.save(self._stored)
 
     def _downloaded(self, download: Download) -> None:
         """A set is whole and right."""
@@ -391,12 +440,12 @@ class AppService:
 
     def close(self) -> None:
         """End all threads and processes."""
+        self.ways.close()
         self.downloads.close()
         self.engine.close()
         self._jobs.close()
-        if self._unsaved is not None:  # its job was dropped
-            with contextlib.suppress(AppError):
-                self._save(self._unsaved)
+        with contextlib.suppress(AppError):
+            self._save()  # its job was dropped
         self.snapshots.close()
         self.hardware.close()
         self.files.close()  # last, as requests of these two may hang for a while

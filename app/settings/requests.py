@@ -27,7 +27,10 @@ def with_remedy(settings: Settings, remedy: Remedy) -> Settings:
     """The settings with what the remedy changes."""
     changes = dict(remedy.changes)
     if changes.keys() & {"layer_counts", "gpu_layers"}:
-        changes = {"split_mode": SplitMode.AUTOMATIC, "layers": {}}
+        del changes["layer_counts"], changes["gpu_layers"]
+        changes |= {"split_mode": SplitMode.AUTOMATIC, "layers": {}}
+    if remedy.layers:
+        changes |= {"split_mode": SplitMode.MANUAL, "layers": dict(remedy.layers)}
     return Settings.model_validate(settings.model_dump() | changes)
 
 

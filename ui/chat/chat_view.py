@@ -21,7 +21,7 @@ from app.chat.events import (
 from app.chat.message import ContextUse, Message, Outcome
 from app.chat.meters import Meters
 from app.engine.protocol import Loaded
-from app.events import ContextOffered
+from app.events import ContextOffered, WaysOutFound
 from app.hardware.model import HardwareReport, HardwareSampled
 from app.plan.model import LoadPlan
 from app.settings.model import Overflow, Settings
@@ -34,6 +34,7 @@ from ui.chat.transcript import COLUMN_PX, Transcript
 from ui.widgets.error_line import ErrorLine
 from ui.widgets.labels import button, frame, label
 from ui.widgets.question_line import QuestionLine
+from ui.widgets.ways_panel import WaysPanel
 
 _CUT_OFF = (Outcome.STOPPED, Outcome.TRUNCATED, Outcome.FULL, Outcome.INTERRUPTED)
 
@@ -46,6 +47,7 @@ class ChatView(QWidget):
     stop_clicked = Signal()
     new_chat_clicked = Signal()
     reload_clicked = Signal()
+    way_chosen = Signal(object)
     end_clicked = Signal()
     split_clicked = Signal()
     system_prompt_changed = Signal(str)
@@ -55,6 +57,7 @@ class ChatView(QWidget):
     def __init__(self, parent: QWidget | None = None) -> None:
         super().__init__(parent)
         self._context = self._reserve = 0
+        self._error, self._ways = "", WaysOutFound()
         self._meters: Meters | None = None
         self._returned = ""
         self._running = self._ready = False
@@ -112,16 +115,10 @@ class ChatView(QWidget):
         self._note = label("", "muted", wrap=True)
         self._note.hide()
         column.addWidget(self._note)
-        banner = QHBoxLayout()
-        self._banner = label("", "", wrap=True)
-        self._reload = button("Reload")
-        self._reload.clicked.connect(self.reload_clicked)
-        banner.addWidget(self._banner, 1)
-        banner.addWidget(self._reload)
-        self._banner_row = QWidget()
-        self._banner_row.setLayout(banner)
-        self._banner_row.hide()
-        column.addWidget(self._banner_row)
+        self.trouble = WaysPanel()
+        self.trouble.dismissed.connect(lambda: self.set_ways(WaysOutFound()))
+        self.trouble.chosen.connect(self._way_chosen)
+        column.addWidget(self.trouble)
         self.alarm = ErrorLine(action="Adjust split")
         self.alarm.acted.connect(self.split_clicked)
         column.addWidget(self.alarm)
@@ -186,10 +183,31 @@ class ChatView(QWidget):
         """
         self._ready = ready or asleep
         self.model.set_state(words, ready=ready, busy=self._running, error=bool(error))
-        if error:
-            self._banner.setText(error)
-        self._banner_row.setVisible(bool(error))
+        self._error = error
+        self._show_trouble()
         self._update_send()
+
+    def set_ways(self, found: WaysOutFound) -> None:
+        """What is wrong and what can be done, in place of the error alone; an empty one ends it."""
+        self._ways = found
+        self._show_trouble()
+
+    def _show_trouble(self) -> None:
+        found = self._ways
+        if found.sentence:
+            ways = [(way.title, way.effect) for way in found.ways]
+            state = "ok" if found.good else "error"
+            self.trouble.show_ways(found.sentence, found.detail, ways, state=state)
+        elif self._error:
+            self.trouble.show_ways(self._error, "", [("Reload", "")])
+        else:
+            self.trouble.dismiss()
+
+    def _way_chosen(self, number: int) -> None:
+        if self._ways.sentence:
+            self.way_chosen.emit(self._ways.ways[number])
+        else:
+            self.reload_clicked.emit()
 
     def set_loaded(self, loaded: Loaded | None, plan: LoadPlan | None) -> None:
         """The context's size, and the model's memory on each device."""
@@ -278,8 +296,8 @@ class ChatView(QWidget):
         if event.error is not None and event.context_full:
             self.context_line.set_problem(event.error.title)
         elif event.error is not None:
-            self._banner.setText(str(event.error))
-            self._banner_row.show()
+            self._error = str(event.error)
+            self._show_trouble()
         self._end()
         self.context_line.set_cut_off(answer.outcome is Outcome.FULL)
 
