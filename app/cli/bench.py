@@ -12,13 +12,13 @@ import time
 from pathlib import Path
 
 from app import units
-from app.chat.events import AnswerExtended, PromptRead, TurnFinished
+from app.chat.events import AnswerExtended, PromptRead, QuestionReturned, TurnFinished
 from app.engine.model import EngineStateChanged, ModelLoaded
 from app.errors import AppError, ErrorKind
 from app.events import AppEvent, OperationFailed, PlanChanged
 from app.plan.model import KvCacheType
 from app.service import AppService
-from app.settings.model import Settings
+from app.settings.model import Overflow, Settings
 
 WORDS = ("the", "of", "and", "to", "in", "for", "with", "that", "on", "by", "this", "from", "at")
 """Each one token with its space, in all usual vocabularies."""
@@ -73,6 +73,8 @@ def bench(options: argparse.Namespace, settings: Settings, model: Path) -> int:
         "context": max(settings.context or 0, -(-room // 256) * 256),
         "sampling": settings.sampling | {"ignore_end": True},
         "system_prompt": "",
+        "overflow": Overflow.STOP,
+        "reply_reserve": 0,
     }
     if options.threads:
         changes["threads"] = options.threads
@@ -129,7 +131,7 @@ class _Measurement:
         match event:
             case OperationFailed(error=error) | EngineStateChanged(error=AppError() as error):
                 raise error
-            case TurnFinished(error=AppError() as error):
+            case TurnFinished(error=AppError() as error) | QuestionReturned(error=error):
                 raise error
             case _:
                 return when, event
