@@ -30,7 +30,7 @@ FACT = (
     " Its keeper is called Anna, she has {0} cats, and a boat that is as blue as the sea in summer."
 )
 GREEDY = Sampling(temperature=0)
-ENDLESS = Sampling(temperature=0, ignore_end=True)
+ENDLESS = {"temperature": 0, "ignore_end": True}
 
 
 class Chat:
