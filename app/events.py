@@ -14,6 +14,7 @@ from app.catalog.search import FoundRepository
 from app.chat.session import ChatEvent
 from app.download.model import DownloadEvent
 from app.engine.model import EngineEvent
+from app.engine.tuner import TuningEvent
 from app.errors import AppError
 from app.gguf.model import ModelLayout
 from app.hardware.model import HardwareReport, HardwareSampled
@@ -234,6 +235,7 @@ AppEvent = (
     | NoticeRaised
     | OperationFailed
     | EngineEvent
+    | TuningEvent
     | ChatEvent
     | ModelEvent
     | FileEvent

@@ -50,6 +50,14 @@ def load_failed(failed: protocol.Failed, model_path: str) -> AppError:
                 action=Action.CHOOSE_MODEL,
                 kind=ErrorKind.MODEL_FILE,
             )
+        case "split":
+            return AppError(
+                f"llama.cpp cannot split the tensors of {name}.",
+                detail=failed.detail,
+                hint="Choose a split by layers in the GPU split.",
+                action=Action.OPEN_SPLIT,
+                kind=ErrorKind.USAGE,
+            )
         case "device":
             return AppError(
                 f"A device of the plan is gone: {failed.detail}.",
@@ -85,6 +93,19 @@ def file_changed(model_path: str, detail: str = "") -> AppError:
         hint="Check the file, then reload; nothing of the chat is lost.",
         action=Action.RELOAD,
         kind=ErrorKind.MODEL_FILE,
+    )
+
+
+def tensors_crashed(error: AppError) -> AppError:
+    """A worker ended that held a model with its tensors split: the way back is a split by layers."""
+    if error.kind is not ErrorKind.ENGINE:
+        return error
+    return AppError(
+        "The engine stopped while tensors were split over devices, which is experimental.",
+        detail=error.detail,
+        hint="Choose a split by layers in the GPU split, then reload; nothing of the chat is lost.",
+        action=Action.OPEN_SPLIT,
+        kind=ErrorKind.ENGINE,
     )
 
 

@@ -335,6 +335,8 @@ class EngineSupervisor:
         if self._command is not None and files.changed(self._files):
             error = diagnose.file_changed(self._command.model_path, error.detail)
         step = safety.next_step(self._step)
+        if self._command is not None and self._command.split_mode == "tensor":
+            error, step = diagnose.tensors_crashed(error), None
         if loading and returncode < 0 and step is not None and self._store is not None:
             self._step = step
             self._start()

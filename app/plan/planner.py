@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from app.errors import AppError, ErrorKind
 from app.gguf.model import ModelLayout
-from app.plan import memory, rescue
+from app.plan import memory, rescue, tensor_parallel
 from app.plan.model import LoadPlan, Objective, PlanDevice, PlanHost, PlanRequest, Verdict
 from app.plan.problem import Problem
 from app.plan.search import Search, Split
@@ -52,7 +52,10 @@ def make_plan(
     problem = Problem(layout, request, usable(devices), host, shapes)
     problem.check()
     context = request.context
-    if context is None:
+    if context is None and request.tensor_parallel:
+        first = min(layout.context_length, AUTOMATIC_CONTEXT)
+        context = tensor_parallel.automatic_context(problem, first, 2 * MIN_CONTEXT)
+    elif context is None:
         context = automatic_context(problem)
     if not 1 <= context <= MOST_CONTEXT:
         raise AppError(
@@ -60,6 +63,9 @@ def make_plan(
             hint=f"Choose between {MIN_CONTEXT} and {layout.context_length:,}.",
             kind=ErrorKind.USAGE,
         )
+    if request.tensor_parallel:
+        most = tensor_parallel.max_context(problem) if limits else 0
+        return dataclasses.replace(tensor_parallel.place(problem, context), max_context=most)
     if not limits:
         return quick(problem, context)
     plan = place(problem, context)

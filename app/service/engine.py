@@ -12,6 +12,7 @@ from app.engine.model import EngineEvent, EngineState, ModelLoaded, TurnEnded, T
 from app.engine.once import dry_run
 from app.engine.safety import SafetyStore, engine_version
 from app.engine.supervisor import EngineSupervisor
+from app.errors import AppError
 from app.events import NoticeRaised
 from app.gguf.model import ModelLayout
 from app.plan.measured import measured
@@ -31,6 +32,7 @@ class EngineService:
     Attributes:
         loaded: What the engine holds, by its own account; None while it holds no model.
         loaded_plan: The plan that was loaded last.
+        held_by: What else needs the devices now, so that nothing can be loaded; None as a rule.
     """
 
     def __init__(
@@ -56,6 +58,7 @@ class EngineService:
         """
         self.loaded: ModelLoaded | None = None
         self.loaded_plan: LoadPlan | None = None
+        self.held_by: AppError | None = None
         self._data = data
         self._hardware = hardware
         self._planning = planning
@@ -109,8 +112,10 @@ class EngineService:
         """The same from within a job, before those that wait.
 
         Raises:
-            AppError: No model is chosen, or it does not fit.
+            AppError: No model is chosen, it does not fit, or the devices are needed.
         """
+        if self.held_by is not None:
+            raise self.held_by
         layout, plan = checked(self._planning.layout, self._planning.plan, force=force)
         self.loaded_plan = plan
         self._supervisor.load(self._command(plan, layout))
@@ -167,6 +172,7 @@ class EngineService:
             return
         telling = any(share.used and share.device.backend == "cuda" for share in plan.devices)
         report = self._hardware.detect(self.pid, self.loaded) if telling else None
-        self._hardware.measured.record(measured(plan, held(loaded), report))
+        if not plan.request.tensor_parallel:  # of which only the largest share is known
+            self._hardware.measured.record(measured(plan, held(loaded), report))
         for deviation in deviations(plan, loaded.loaded):
             self._emit(NoticeRaised(sentence=deviation.sentence))

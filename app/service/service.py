@@ -10,8 +10,10 @@ from app.chat.message import Message
 from app.download.manager import Hours
 from app.download.model import Download
 from app.engine.model import TurnEnded, TurnProgressed
+from app.engine.safety import engine_version
 from app.events import NoticeRaised, SettingsChanged
 from app.plan.model import KvCacheType
+from app.plan.tuned import TunedStore
 from app.service.conversation import Conversation
 from app.service.downloads import DownloadService
 from app.service.engine import EngineService
@@ -21,6 +23,7 @@ from app.service.jobs import Emit, Listeners, Worker
 from app.service.models import ModelService
 from app.service.planning import Planning
 from app.service.subjects import Offer, Subject
+from app.service.tuning import TuningService
 from app.settings.model import Settings
 from app.settings.store import SettingsStore
 
@@ -45,8 +48,14 @@ class AppService:
         self.hardware = HardwareService(
             self.folders, self._emit, lambda: self.settings, self._detected
         )
+        tuned = TunedStore(self.folders.data / "tuned.json", engine_version())
         self.planning = Planning(
-            self.folders.models, self.hardware, self._jobs, self._emit, lambda: self.settings
+            self.folders.models,
+            self.hardware,
+            self._jobs,
+            self._emit,
+            lambda: self.settings,
+            tuned,
         )
         self.engine = EngineService(
             self.folders.data,
@@ -56,6 +65,9 @@ class AppService:
             self._emit,
             lambda: self.settings,
             self._turn,
+        )
+        self.tuning = TuningService(
+            self.folders.data, self.hardware, self.planning, self.engine, tuned, self._listeners
         )
         self.models = ModelService(
             self.folders,
@@ -242,6 +254,7 @@ class AppService:
     def close(self) -> None:
         """End all threads and processes."""
         self.downloads.close()
+        self.tuning.close()
         self.engine.close()
         self._jobs.close()
         self.hardware.close()

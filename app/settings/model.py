@@ -30,6 +30,8 @@ class SplitMode(enum.StrEnum):
     EVEN = "even"
     BY_MEMORY = "by_memory"
     MANUAL = "manual"
+    TENSOR = "tensor"
+    """Not layers but the tensors of each layer are divided; experimental."""
 
 
 class LoadMode(enum.StrEnum):
