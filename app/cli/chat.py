@@ -13,7 +13,7 @@ from types import FrameType
 
 from app import units
 from app.chat.session import AnswerExtended, PromptRead, TurnFinished
-from app.cli import plan as plan_command
+from app.cli.split import take_split
 from app.engine.model import EngineState, EngineStateChanged, ModelLoaded, SafetyApplied
 from app.engine.protocol import PartKind
 from app.errors import AppError
@@ -80,15 +80,11 @@ class _Terminal:
                 self._say(event.layout.name)
             self._notice(event)
         plan = self._service.planning.plan
-        if plan is not None and self._options.layers:
-            ids = [share.device.id for share in plan.devices]
-            service = self._service
-            service.settings = plan_command.split_by_hand(
-                self._options.layers, service.settings, ids, plan.block_count + 1
-            )
-            service.planning.plan = plan = service.planning.preview(service.settings) or plan
         if plan is not None:
-            self._say(f"{VERDICT_WORDS[plan.verdict]} {plan.sentence}")
+            take_split(self._options, self._service, plan)
+            plan = self._service.planning.plan
+        if plan is not None:
+            self._say(f"{VERDICT_WORDS[plan.verdict]} {plan.sentence} {plan.note}".rstrip())
             self._emit(
                 "plan", sentence=plan.sentence, fits=plan.fits, tensor_split=plan.tensor_split
             )

@@ -31,7 +31,8 @@ HOPELESS = 1.5
 """A first measurement that takes so many times the best one's time is not repeated."""
 READ_BYTES_PER_S = 1e9
 MEASURED_BYTES_PER_S = 50e9
-"""What is expected of a disk, and of memory, of which nothing is known."""
+START_S, LEAST_S = 2.0, 4.0
+"""What is expected of a disk, of memory, of a process, and of a measurement, where nothing is known."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -155,8 +156,8 @@ def trials(
             Trial(
                 candidate=candidate,
                 command=command,
-                load_s=seconds + 1,
-                measure_s=one * (REPEATS + 1),
+                load_s=seconds + START_S,
+                measure_s=max(LEAST_S, one * (REPEATS + 1)),
             )
         )
     return tuple(made)
@@ -330,6 +331,14 @@ class Tuner:
         if event is None or self._cancelled.is_set():
             raise Cancelled
         return event
+
+
+def turn_words() -> str:
+    """What plans are compared by, a sentence."""
+    return (
+        f"Turn: reading {TURN_PROMPT:,} tokens and writing {TURN_TOKENS}, from medians; another plan is "
+        "kept only where it is faster by more than the measurements differ."
+    )
 
 
 def turn_s(prompt_tokens_per_s: float, tokens_per_s: float) -> float:

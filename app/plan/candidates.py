@@ -72,8 +72,13 @@ def _variants(
 ) -> Iterator[tuple[str, PlanRequest, Sequence[PlanDevice]]]:
     """Other requests and orders of devices, those first that are the most likely to be faster."""
     default = PlanRequest()
-    automatic = dataclasses.replace(
-        request, layer_counts=None, gpu_layers=None, any_order=True, objective=Objective.BALANCED
+    automatic = _with(
+        request,
+        layer_counts=None,
+        gpu_layers=None,
+        any_order=True,
+        tensor_parallel=False,
+        objective=Objective.BALANCED,
     )
     several = len(devices) > 1
     if several:
@@ -82,16 +87,18 @@ def _variants(
         yield "balanced", automatic, devices
     # What a split fixes must hold while the rest is varied.
     order = [share.device for share in first.devices]
-    counts = first.tensor_split if first.gpu_layers and not first.tensor_overrides else None
-    fixed = _with(request, any_order=False, layer_counts=counts if several else None)
+    apart = bool(first.tensor_overrides) or request.tensor_parallel
+    counts = first.tensor_split if several and first.gpu_layers and not apart else None
+    fixed = _with(request, any_order=False, layer_counts=counts)
     if request.micro_batch == default.micro_batch:
-        for size in MICRO_BATCHES[:1]:
-            changed = _with(fixed, micro_batch=size, batch=max(request.batch, size))
-            yield f"micro-batch {size:,}", changed, order
+        size = MICRO_BATCHES[0]
+        changed = _with(fixed, micro_batch=size, batch=max(request.batch, size))
+        yield f"micro-batch {size:,}", changed, order
     if several and _unlike(devices):
         backwards = _with(automatic, any_order=False)
         yield "devices in reverse", backwards, order[::-1]
-    if request.flash_attention is FlashAttention.AUTO and not request.kv_type_v.quantized:
+    chosen = request.flash_attention is not FlashAttention.AUTO or request.tensor_parallel
+    if not chosen and not request.kv_type_v.quantized:
         other = FlashAttention.OFF
         if first.request.flash_attention is FlashAttention.OFF:
             other = FlashAttention.ON
@@ -116,4 +123,5 @@ def _identity(plan: LoadPlan) -> tuple[object, ...]:
     placed = tuple((s.device.id, s.layer_count) for s in plan.devices if s.used)
     request = plan.request
     flash_attention = request.flash_attention is not FlashAttention.OFF
-    return placed, request.micro_batch, flash_attention, plan.tensor_overrides
+    kind = (request.micro_batch, flash_attention, request.tensor_parallel)
+    return placed, kind, plan.tensor_overrides

@@ -124,7 +124,7 @@ class PlanRequest:
         layer_counts: Layers for each device in device order, fixed by hand; the sum is `gpu_layers`.
         reserves: Bytes to keep free, by device id; others get the default.
         objective: Which of the splits that fit.
-        tensor_parallel: Each layer's tensors are split over all devices, instead of layers (`app.plan.tensor_parallel`).
+        tensor_parallel: Not layers but each layer's tensors are divided (`app.plan.tensor_parallel`).
         any_order: Devices may be put into another order where that leaves more room.
         force: What was fixed by hand is wanted, fit or not; nothing else is proposed.
     """

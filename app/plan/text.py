@@ -40,6 +40,29 @@ def layer_range(plan: LoadPlan, share: DevicePlan) -> str:
     return f"{shown} + output" if share.holds_output else shown
 
 
+def split_words(plan: LoadPlan) -> str:
+    """Where the layers are, in one line: `GPU 0: 20, GPU 1: 11`."""
+    parts = split_of(plan)
+    used = [share for share in plan.devices if share.used]
+    if plan.request.tensor_parallel:
+        shares = [units.format_percent(part / sum(parts)) for part in parts]
+        return ", ".join(f"{s.device.label}: {p}" for s, p in zip(used, shares, strict=True))
+    places = [f"{share.device.label}: {share.layer_count}" for share in used]
+    if plan.host.layer_count:
+        places.append(f"CPU: {plan.host.layer_count}")
+    return ", ".join(places)
+
+
+def fullest(plan: LoadPlan) -> str:
+    """What the fullest device takes, with its share: `GPU 2 20.1 GiB (84 %)`."""
+    used = [share for share in plan.devices if share.used and share.device.total_bytes]
+    if not used:
+        return f"CPU {units.format_memory(plan.host.model_bytes)}"
+    most = max(used, key=lambda share: share.model_bytes / share.device.total_bytes)
+    part = units.format_percent(most.model_bytes / most.device.total_bytes)
+    return f"{most.device.label} {units.format_memory(most.model_bytes)} ({part})"
+
+
 def columns(rows: Sequence[Sequence[str]]) -> list[str]:
     """Lines of a table: the first column to the left, the others to the right."""
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
