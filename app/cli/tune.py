@@ -18,7 +18,9 @@ from app.engine.tuner import (
     Result,
     TuningEnded,
     TuningProgressed,
+    TuningProposed,
     TuningStarted,
+    proposal,
     turn_words,
 )
 from app.events import AppEvent, OperationFailed, PlanChanged
@@ -51,11 +53,7 @@ def tune(options: argparse.Namespace, settings: Settings, model: Path) -> int:
         _plan(service, events, options, model)
         trials = service.tuning.prepare(settings)
         if options.dry_run:
-            started = TuningStarted(
-                candidates=tuple(trial.candidate for trial in trials),
-                estimate_s=sum(trial.load_s + trial.measure_s for trial in trials),
-            )
-            _tell_start(started, json_lines=options.json)
+            _tell_start(proposal(trials), json_lines=options.json)
             return 0
 
         def interrupted(_number: int, _frame: FrameType | None) -> None:
@@ -128,14 +126,14 @@ def _follow(events: queue.Queue[AppEvent], *, json_lines: bool) -> TuningEnded:
                 pass
 
 
-def _tell_start(event: TuningStarted, *, json_lines: bool) -> None:
+def _tell_start(event: TuningProposed, *, json_lines: bool) -> None:
     if json_lines:
         plans = [
             {"plan": c.words, "split": split_words(c.plan), "fullest": fullest(c.plan)}
             for c in event.candidates
         ]
         seconds = round(event.estimate_s, 1)
-        line = {"type": "started", "estimate_s": seconds, "loads": len(plans), "candidates": plans}
+        line = {"type": "proposed", "estimate_s": seconds, "loads": len(plans), "candidates": plans}
         print(json.dumps(line), flush=True)
         return
     print(f"{event.sentence} Ctrl+C ends it and keeps the best so far.", file=sys.stderr)

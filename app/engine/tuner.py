@@ -67,8 +67,8 @@ class Result:
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class TuningStarted:
-    """Event: these candidates will be measured, which takes about `estimate_s` seconds."""
+class TuningProposed:
+    """Event: these candidates would be measured, which takes about `estimate_s` seconds."""
 
     candidates: tuple[Candidate, ...]
     estimate_s: float
@@ -78,6 +78,11 @@ class TuningStarted:
         """In words: `About 6 minutes, 3 loads.`."""
         count = len(self.candidates)
         return f"{about(self.estimate_s)}, {count} load{'s' if count > 1 else ''}."
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class TuningStarted(TuningProposed):
+    """Event: and now they are."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -122,7 +127,7 @@ class TuningEnded:
     error: AppError | None = None
 
 
-TuningEvent = TuningStarted | TuningProgressed | CandidateMeasured | TuningEnded
+TuningEvent = TuningProposed | TuningStarted | TuningProgressed | CandidateMeasured | TuningEnded
 
 
 def about(seconds: float) -> str:
@@ -161,6 +166,14 @@ def trials(
             )
         )
     return tuple(made)
+
+
+def proposal(trials: Sequence[Trial]) -> TuningProposed:
+    """What measuring all of them means."""
+    return TuningProposed(
+        candidates=tuple(trial.candidate for trial in trials),
+        estimate_s=sum(trial.load_s + trial.measure_s for trial in trials),
+    )
 
 
 def kept(results: Sequence[Result]) -> int | None:
@@ -203,8 +216,8 @@ class Tuner:
     def run(self, trials: Sequence[Trial]) -> TuningEnded:
         """Measure all, the one in force first; returns when all processes have ended."""
         self._left_s = [trial.load_s + trial.measure_s for trial in trials]
-        candidates = tuple(trial.candidate for trial in trials)
-        self._listener(TuningStarted(candidates=candidates, estimate_s=sum(self._left_s)))
+        plan = proposal(trials)
+        self._listener(TuningStarted(candidates=plan.candidates, estimate_s=plan.estimate_s))
         results: list[Result] = []
         supervisor = EngineSupervisor(
             self._inbox.put,

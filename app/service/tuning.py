@@ -8,7 +8,7 @@ from pathlib import Path
 
 from app.engine.load_times import LoadTimes
 from app.engine.model import EngineState, EngineStateChanged
-from app.engine.tuner import Result, Trial, Tuner, TuningEnded, trials
+from app.engine.tuner import Result, Trial, Tuner, TuningEnded, proposal, trials
 from app.errors import AppError, ErrorKind
 from app.events import AppEvent
 from app.gguf.model import ModelLayout
@@ -89,6 +89,12 @@ class TuningService:
         found = candidates(layout, request, here.devices, here.host)
         checked(layout, found[0].plan, force=False)
         return layout, found
+
+    def propose(self, settings: Settings) -> None:
+        """Find out what would be measured and how long it takes; `TuningProposed` tells it."""
+        self._worker.submit(
+            lambda: self._listeners.tell(proposal(self.prepare(settings))), self._failed
+        )
 
     def start(self, settings: Settings) -> None:
         """Measure the plan that `settings` give and some others; a loaded model is unloaded for it."""

@@ -37,10 +37,11 @@ class Preview(Protocol):
 
 
 class SplitDialog(QDialog):
-    """Signals: applied(Settings); studied(Settings), to be answered by `show_exact`."""
+    """Signals: applied(Settings); studied(Settings), to be answered by `show_exact`; fastest_wanted(Settings)."""
 
     applied = Signal(object)
     studied = Signal(object)
+    fastest_wanted = Signal(object)
 
     def __init__(
         self,
@@ -92,7 +93,7 @@ class SplitDialog(QDialog):
         self._facts = label("", "body-muted")
         head.addWidget(self._facts)
         column.addLayout(head)
-        self._tiles = ModeTiles()
+        self._tiles = ModeTiles(several=len(self._rows) > 1)
         column.addWidget(self._tiles)
         row = QHBoxLayout()
         row.addWidget(label("Layers in order, drawn by size", "strong"))
@@ -111,6 +112,10 @@ class SplitDialog(QDialog):
         reset = button("Reset to automatic", "plain")
         reset.clicked.connect(self._reset)
         foot.addWidget(reset)
+        self.fastest_button = button("Find the fastest")
+        self.fastest_button.setToolTip("Measure some plans on these devices")
+        self.fastest_button.clicked.connect(self._find_fastest)
+        foot.addWidget(self.fastest_button)
         self._problem = label("", "small", wrap=True)
         set_state(self._problem, "error")
         foot.addWidget(self._problem, 1)
@@ -247,6 +252,11 @@ class SplitDialog(QDialog):
         self.applied.emit(chosen)
         self.accept()
 
+    def _find_fastest(self) -> None:
+        chosen = self._chosen_or_none()
+        if chosen is not None:
+            self.fastest_wanted.emit(chosen)
+
     # --- what would come of it --------------------------------------------------------
 
     def _show(self, settings: Settings) -> None:
@@ -330,9 +340,12 @@ class SplitDialog(QDialog):
             row.show_share(plan, share, self._in_use.get(name), scale)
             if share is not None and self.mode is not SplitMode.MANUAL:
                 row.set_layers(share.layer_count)
+            if plan.request.tensor_parallel:
+                row.fix_layers()
         self._updating = False
         self._tiles.set_outcome(SplitMode.MANUAL, None)
         self._tiles.set_outcome(self.mode, plan)
+        self.layers.setVisible(not plan.request.tensor_parallel)
         self.layers.set_values(
             LayerBarValues(
                 sizes=plan.layer_sizes,
@@ -343,12 +356,18 @@ class SplitDialog(QDialog):
         )
         empty = sum(1 for size in plan.layer_sizes if not size)
         more = f" Grey slivers are the {empty} empty layers." if empty else ""
-        self._how.setText(f"Drag a cut, or use the arrow keys.{more}")
-        self._verdict.setText(f"{VERDICT_WORDS[plan.verdict]} {plan.sentence} {plan.hint}".strip())
+        how = f"Drag a cut, or use the arrow keys.{more}"
+        if plan.request.tensor_parallel:
+            how = "There are no cuts: each device holds a part of each tensor."
+        self._how.setText(how)
+        warning = plan.warnings[-1] if plan.request.tensor_parallel else ""
+        words = (f"{VERDICT_WORDS[plan.verdict]} {plan.sentence}", plan.note, warning, plan.hint)
+        self._verdict.setText(" ".join(part for part in words if part))
         set_state(self._verdict, "" if plan.runs else "error")
         self._facts.setText(self._facts_of(plan, exact=exact))
         self._table.show_sums(plan)
-        self.apply_button.setEnabled(plan.runs)
+        for each in (self.apply_button, self.fastest_button):
+            each.setEnabled(plan.runs)
         self.apply_button.setToolTip("" if plan.runs else plan.sentence)
 
     def _facts_of(self, plan: LoadPlan, *, exact: bool) -> str:
