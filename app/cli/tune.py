@@ -15,6 +15,7 @@ from app import units
 from app.cli.split import check_split
 from app.engine.tuner import (
     CandidateMeasured,
+    Effort,
     Result,
     TuningEnded,
     TuningProgressed,
@@ -24,7 +25,7 @@ from app.engine.tuner import (
     turn_words,
 )
 from app.events import AppEvent, OperationFailed, PlanChanged
-from app.plan.candidates import Candidate
+from app.plan.candidates import MOST, Candidate
 from app.plan.text import columns, fullest, split_words
 from app.service import AppService
 from app.settings.model import Settings
@@ -35,6 +36,17 @@ HEADS = ("  Plan", "Devices and layers", "tok/s", "Prompt tok/s", "Turn", "Load"
 def add_options(command: argparse.ArgumentParser) -> None:
     """The command's own options."""
     command.add_argument("--model", default="starter", help="a GGUF file, or `starter`")
+    command.add_argument(
+        "--plans", type=int, choices=range(2, MOST + 1), default=MOST, help="most plans to measure"
+    )
+    command.add_argument(
+        "--runs",
+        type=int,
+        choices=range(1, 21),
+        default=3,
+        metavar="N",
+        help="measurements of each, of which the median counts",
+    )
     command.add_argument(
         "--dry-run",
         action="store_true",
@@ -50,6 +62,7 @@ def tune(options: argparse.Namespace, settings: Settings, model: Path) -> int:
     service.subscribe(events.put)
     before = signal.getsignal(signal.SIGINT)
     try:
+        service.tuning.effort = Effort(plans=options.plans, repeats=options.runs)
         _plan(service, events, options, model)
         trials = service.tuning.prepare(settings)
         if options.dry_run:

@@ -17,12 +17,9 @@ from app.engine.safety import SafetyStore, engine_version
 from app.engine.supervisor import EngineSupervisor
 from app.engine.words import words
 from app.errors import AppError, Cancelled, ErrorKind
-from app.plan.candidates import Candidate
+from app.plan.candidates import MOST, Candidate
 
-PROMPT_TOKENS, TOKENS = 256, 24
-"""Of one measured answer."""
 WARM_TOKENS = 32
-REPEATS = 3
 TURN_PROMPT, TURN_TOKENS = 1000, 300
 """Tokens of the turn that plans are compared by: read, and written."""
 NOISE = 0.03
@@ -33,6 +30,16 @@ READ_BYTES_PER_S = 1e9
 MEASURED_BYTES_PER_S = 50e9
 START_S, LEAST_S = 2.0, 4.0
 """What is expected of a disk, of memory, of a process, and of a measurement, where nothing is known."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Effort:
+    """How thoroughly to measure: plans, and of each so many answers of so many tokens."""
+
+    plans: int = MOST
+    repeats: int = 3
+    prompt_tokens: int = 256
+    tokens: int = 24
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -142,6 +149,7 @@ def trials(
     candidates: Sequence[tuple[Candidate, protocol.Load, float | None]],
     times: LoadTimes,
     size_bytes: int,
+    effort: Effort,
 ) -> tuple[Trial, ...]:
     """Candidates with what they are expected to take.
 
@@ -149,20 +157,21 @@ def trials(
         candidates: Each with its command and the likely rate of generation in tokens/s, if known.
         times: What earlier loads took.
         size_bytes: The model's.
+        effort: How much is measured.
     """
     known = [times.expected_s(command) for _, command, _ in candidates]
     typical = max((seconds for seconds in known if seconds), default=size_bytes / READ_BYTES_PER_S)
     made = []
     for (candidate, command, rate), load_s in zip(candidates, known, strict=True):
         token_s = 1 / rate if rate else size_bytes / MEASURED_BYTES_PER_S
-        one = token_s * (TOKENS + PROMPT_TOKENS / 10)
+        one = token_s * (effort.tokens + effort.prompt_tokens / 10)
         seconds = load_s or typical
         made.append(
             Trial(
                 candidate=candidate,
                 command=command,
                 load_s=seconds + START_S,
-                measure_s=max(LEAST_S, one * (REPEATS + 1)),
+                measure_s=max(LEAST_S, one * (effort.repeats + 1)),
             )
         )
     return tuple(made)
@@ -197,12 +206,11 @@ class Tuner:
         listener: Callable[[TuningEvent], None],
         *,
         data: Path,
-        repeats: int = REPEATS,
-        tokens: int = TOKENS,
+        effort: Effort,
     ) -> None:
         """`data` is the folder in which load times and safer settings are remembered."""
         self._listener = listener
-        self._data, self._repeats, self._tokens = data, repeats, tokens
+        self._data, self._effort = data, effort
         self._inbox: queue.Queue[EngineEvent | None] = queue.Queue()
         self._cancelled = threading.Event()
         self._turns = 0
@@ -249,17 +257,17 @@ class Tuner:
     def _measured(
         self, supervisor: EngineSupervisor, index: int, trial: Trial, best: float | None
     ) -> Result:
-        started = time.monotonic()
+        effort, started = self._effort, time.monotonic()
         loaded_at = started
         rates: list[tuple[float, float]] = []
         try:
             self._load(supervisor, index, trial)
             loaded_at = time.monotonic()
-            prompt = max(1, min(PROMPT_TOKENS, trial.command.context // 4))
+            prompt = max(1, min(effort.prompt_tokens, trial.command.context // 4))
             self._ask(supervisor, WARM_TOKENS, 2)
-            for repeat in range(self._repeats):
-                self._tell(index, "measuring", repeat / self._repeats)
-                rates.append(self._ask(supervisor, prompt, self._tokens))
+            for repeat in range(effort.repeats):
+                self._tell(index, "measuring", repeat / effort.repeats)
+                rates.append(self._ask(supervisor, prompt, effort.tokens))
                 if best is not None and turn_s(*rates[0]) > HOPELESS * best:
                     break
         except AppError as error:

@@ -44,10 +44,7 @@ PARTS = 1000
 """In so many parts an uneven split is told to llama.cpp."""
 ALIKE = 0.05
 """Devices whose room differs by less than this share of the largest get as much."""
-WARNING = (
-    "Experimental: the tensors of each layer are split over all devices. The shares are estimates, and "
-    "llama.cpp's makers ask to check the quality of answers."
-)
+WARNING = "Experimental: what each device takes is estimated, and llama.cpp's makers ask to check the answers."
 _SPLIT = re.compile(
     r"blk\.\d+\.(attn_(q|k|v|qkv)\.(weight|bias)|attn_(output|gate|sinks)\.weight"
     r"|ssm_(dt\.bias|a|alpha\.weight|beta\.weight|ba\.weight|conv1d\.weight|out\.weight)"

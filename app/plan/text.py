@@ -26,6 +26,13 @@ BASES = {
 }
 
 
+def basis(plan: LoadPlan) -> str:
+    """How far its numbers can be trusted, a sentence."""
+    if plan.request.tensor_parallel:
+        return "Each device's share is an estimate."
+    return BASES[plan.basis]
+
+
 def layer_range(plan: LoadPlan, share: DevicePlan) -> str:
     """`0–31`, `152–161 + output`, `25 % of all`, or a dash."""
     if plan.request.tensor_parallel and share.layer_count:
@@ -142,8 +149,7 @@ def describe(
         lines.append(
             f"No speed: the bandwidth of {unknown[0]} is not known; name the card to have one."
         )
-    lines += [] if plan.request.tensor_parallel else [BASES[plan.basis]]
-    lines += [""]
+    lines += [basis(plan), ""]
     server = "The same with llama.cpp's own server"
     server += ":" if plan.runs else ", which would run out of memory:"
     return "\n".join([*lines, server, f"  {command_line(plan, model_path)}"])

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from app.engine.load_times import LoadTimes
 from app.engine.model import EngineState, EngineStateChanged
-from app.engine.tuner import Result, Trial, Tuner, TuningEnded, proposal, trials
+from app.engine.tuner import Effort, Result, Trial, Tuner, TuningEnded, proposal, trials
 from app.errors import AppError, ErrorKind
 from app.events import AppEvent
 from app.gguf.model import ModelLayout
@@ -32,7 +32,11 @@ _AUTOMATIC = {"split_mode": SplitMode.AUTOMATIC, "device_order": (), "layers": {
 
 
 class TuningService:
-    """Methods return at once; what comes of them arrives as `TuningEvent`."""
+    """Methods return at once; what comes of them arrives as `TuningEvent`.
+
+    Attributes:
+        effort: How thoroughly to measure.
+    """
 
     def __init__(
         self,
@@ -53,6 +57,7 @@ class TuningService:
             store: Takes what is found.
             listeners: Told of everything.
         """
+        self.effort = Effort()
         self._data = data
         self._hardware = hardware
         self._planning = planning
@@ -78,7 +83,8 @@ class TuningService:
             rate = speed.estimate(candidate.plan, layout).generation
             command = load_command(candidate.plan, layout, settings, self._hardware.report)
             commands.append((candidate, command, rate.likely_low if rate else None))
-        return trials(commands, LoadTimes(self._data / "load_times.json"), layout.size_bytes)
+        times = LoadTimes(self._data / "load_times.json")
+        return trials(commands, times, layout.size_bytes, self.effort)
 
     def _planned(self, settings: Settings) -> tuple[ModelLayout, tuple[Candidate, ...]]:
         here = self._hardware.machine(settings)
@@ -86,7 +92,7 @@ class TuningService:
         if here is None:
             raise _BUSY
         request = make_request(settings, layout, here.devices)
-        found = candidates(layout, request, here.devices, here.host)
+        found = candidates(layout, request, here.devices, here.host, most=self.effort.plans)
         checked(layout, found[0].plan, force=False)
         return layout, found
 
@@ -107,7 +113,7 @@ class TuningService:
             try:
                 self._was_loaded = self._was_loaded or self._engine.loaded is not None
                 self._unload()
-                self._tuner = Tuner(self._listeners.tell, data=self._data)
+                self._tuner = Tuner(self._listeners.tell, data=self._data, effort=self.effort)
                 if self._cancelled:
                     self._tuner.cancel()
                 self._results = self._tuner.run(prepared).results

@@ -10,7 +10,7 @@ from PySide6.QtWidgets import QFrame, QGridLayout, QHBoxLayout, QVBoxLayout, QWi
 from app import units
 from app.engine.protocol import DeviceMemory, Loaded
 from app.plan.model import Basis, DevicePlan, HostPlan, LoadPlan
-from app.plan.text import BASES, layer_range
+from app.plan.text import basis, layer_range
 from ui.launcher.apart import TensorsApart
 from ui.widgets.labels import button, clear, frame, label, set_state
 from ui.widgets.legend import Legend
@@ -76,7 +76,8 @@ class PlanCard(QFrame):
         self._plan = plan
         self.confirm.setEnabled(True)
         self._actual = actual = {m.device: m for m in loaded.memory} if loaded else {}
-        self.confirm.setVisible(plan.basis is not Basis.CONFIRMED and not actual)
+        told = plan.basis is Basis.CONFIRMED or plan.request.tensor_parallel
+        self.confirm.setVisible(not told and not actual)
         self.apart.set_plan(plan)
         clear(self._grid)
         for column, text in enumerate(_HEADS_LOADED if actual else _HEADS):
@@ -205,7 +206,9 @@ def _compared(plan: LoadPlan, actual: dict[str, DeviceMemory]) -> str:
 
 def _footnote(plan: LoadPlan, actual: dict[str, DeviceMemory]) -> str:
     if actual:
-        return f"{BASES[plan.basis]} Loaded: {_compared(plan, actual)}"
+        return f"{basis(plan)} Loaded: {_compared(plan, actual)}"
+    if plan.request.tensor_parallel:
+        return basis(plan)
     empty = sum(1 for size in plan.layer_sizes[:-1] if size == 0)
     sizes = [size for size in plan.layer_sizes[:-1] if size]
     ratio = max(sizes) / min(sizes) if sizes else 1
@@ -213,7 +216,7 @@ def _footnote(plan: LoadPlan, actual: dict[str, DeviceMemory]) -> str:
     notes += [f"{empty} of {plan.block_count} hold no weights"] if empty else []
     sentence = f"{' and '.join(notes)}, so devices get unequal counts." if notes else ""
     sentence = sentence or "Every layer is placed by its own size."
-    return f"{BASES[plan.basis]} {sentence}"
+    return f"{basis(plan)} {sentence}"
 
 
 def _bar(share: DevicePlan | HostPlan, total: int, others: int, scale: int) -> MemoryBarValues:

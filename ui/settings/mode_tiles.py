@@ -68,7 +68,8 @@ class ModeTiles(QWidget):
         words, state = _outcome(plan)
         tip = words
         if mode is SplitMode.TENSOR and plan is not None:
-            words, tip = f"{EXPERIMENTAL}, {words[:1].lower()}{words[1:]}", WARNING
+            words = words.replace("Fullest device", f"{EXPERIMENTAL},")
+            tip = WARNING
             allowed = plan.request.tensor_parallel
             if not allowed:
                 words, tip, state = "Not possible here", plan.note, ""

@@ -96,7 +96,8 @@ class SplitDialog(QDialog):
         self._tiles = ModeTiles(several=len(self._rows) > 1)
         column.addWidget(self._tiles)
         row = QHBoxLayout()
-        row.addWidget(label("Layers in order, drawn by size", "strong"))
+        self._layers_title = label("Layers in order, drawn by size", "strong")
+        row.addWidget(self._layers_title)
         row.addStretch(1)
         self._how = label("Drag a cut, or use the arrow keys.", "muted")
         row.addWidget(self._how)
@@ -345,7 +346,8 @@ class SplitDialog(QDialog):
         self._updating = False
         self._tiles.set_outcome(SplitMode.MANUAL, None)
         self._tiles.set_outcome(self.mode, plan)
-        self.layers.setVisible(not plan.request.tensor_parallel)
+        for part in (self.layers, self._layers_title, self._how):
+            part.setVisible(not plan.request.tensor_parallel and bool(self._rows))
         self.layers.set_values(
             LayerBarValues(
                 sizes=plan.layer_sizes,
@@ -356,10 +358,7 @@ class SplitDialog(QDialog):
         )
         empty = sum(1 for size in plan.layer_sizes if not size)
         more = f" Grey slivers are the {empty} empty layers." if empty else ""
-        how = f"Drag a cut, or use the arrow keys.{more}"
-        if plan.request.tensor_parallel:
-            how = "There are no cuts: each device holds a part of each tensor."
-        self._how.setText(how)
+        self._how.setText(f"Drag a cut, or use the arrow keys.{more}")
         warning = plan.warnings[-1] if plan.request.tensor_parallel else ""
         words = (f"{VERDICT_WORDS[plan.verdict]} {plan.sentence}", plan.note, warning, plan.hint)
         self._verdict.setText(" ".join(part for part in words if part))

@@ -140,7 +140,7 @@ class TunerDialog(QDialog):
         """How far it is."""
         self.lead.setText(
             f"Plan {event.index + 1} of {len(self._rows)} is "
-            f"{'loaded' if event.stage == 'loading' else 'measured'}. {about(event.left_s)} left."
+            f"being {'loaded' if event.stage == 'loading' else 'measured'}. {about(event.left_s)} left."
         )
         part = (event.fraction or 0.0) / 2 + (0.5 if event.stage == "measuring" else 0.0)
         self.progress.setValue(round(_STEPS * (event.index + part) / max(1, len(self._rows))))
