@@ -38,8 +38,6 @@ REFUSED = frozenset({
     "kimi-linear", "bailingmoe3", "kimi-k3", "glm5-next", "qwen3tts", "qwen4exp",
 })  # fmt: skip
 """Architectures that llama.cpp refuses."""
-MOST_DEVICES = 15
-"""Of GGML_BACKEND_META_MAX_DEVICES, 16, one is left for the CPU."""
 PARTS = 1000
 """In so many parts an uneven split is told to llama.cpp."""
 ALIKE = 0.05
@@ -58,8 +56,6 @@ def withheld(layout: ModelLayout, request: PlanRequest, devices: Sequence[PlanDe
     count = len(devices)
     if count < 2:
         return "Splitting tensors takes two devices or more."
-    if count > MOST_DEVICES:
-        return f"Tensors can be split over {MOST_DEVICES} devices at most; {count} are on."
     if len({device.backend for device in devices}) > 1:
         return "Tensors can be split over devices of one backend only; these have several."
     if layout.architecture in REFUSED:

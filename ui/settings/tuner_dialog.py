@@ -262,7 +262,9 @@ class _Row:
 def _verdict(event: TuningEnded) -> str:
     assert event.kept is not None  # noqa: S101 - the caller asked
     kept, first = event.results[event.kept], event.results[0]
-    head = "Stopped: of those measured, " if event.cancelled else ""
+    if event.cancelled and len(event.results) == 1:
+        return "Stopped; only the plan that you have was measured."
+    head = "Stopped; of those measured, " if event.cancelled else ""
     if not event.kept:
         words = "no other plan is faster than the one you have, by more than measurements differ."
         return head + words if head else words.capitalize()
