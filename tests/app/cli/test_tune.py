@@ -15,7 +15,7 @@ def test_tune_measures_remembers_and_the_next_plan_says_so(
 ) -> None:
     with rpc_servers(2) as endpoints:
         rpc = [part for endpoint in endpoints for part in ("--rpc", endpoint)]
-        machine = ["--context", "512", *rpc]
+        machine = ["--context", "256", *rpc]
         assert main(["tune", *machine, "--dry-run"]) == 0
         assert "4 loads" in capsys.readouterr().err
         assert main(["plan", "starter", *machine, "--json"]) == 0

@@ -27,6 +27,7 @@ from app.engine.tuner import (
     trials,
     turn_s,
 )
+from app.gguf import bundled
 from app.gguf.reader import read_layout
 from app.plan.candidates import Candidate
 from app.plan.model import PlanRequest
@@ -34,6 +35,7 @@ from app.plan.planner import make_plan
 from tests.helpers.machines import HOST, cards
 from tests.helpers.rpc import rpc_servers
 
+SUPER = bundled.layout("nemotron-super-49b:Q4_K_M")
 QUICK = Effort(repeats=2, prompt_tokens=24, tokens=4)
 
 
@@ -69,8 +71,8 @@ def trial(model: Path, load: protocol.Load, words: str) -> Trial:
 
 
 def result(turn: float | None, *, spread: float = 0.0) -> Result:
-    plan = Candidate(plan=None, words="")  # type: ignore[arg-type] - never looked at
-    return Result(candidate=plan, turn_s=turn, spread=spread)
+    plan = make_plan(SUPER, PlanRequest(context=512), cards([48]), HOST, limits=False)
+    return Result(candidate=Candidate(plan=plan, words=""), turn_s=turn, spread=spread)
 
 
 @pytest.mark.parametrize(

@@ -92,7 +92,7 @@ def test_who_fixes_the_split_or_wants_something_else_gets_that(
         {"kv_type_k": KvCacheType.Q8_0},
         {"micro_batch": 128},
     ):
-        request = dataclasses.replace(REQUEST, **changes)  # type: ignore[arg-type]
+        request = dataclasses.replace(REQUEST, **changes)
         assert found(store, layout, request) is None, changes
     assert found(store, layout, dataclasses.replace(REQUEST, objective=Objective.FASTEST))
 

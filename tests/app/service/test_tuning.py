@@ -12,6 +12,7 @@ from app.engine.model import EngineStateChanged, ModelLoaded
 from app.engine.tuner import CandidateMeasured, Effort, TuningEnded, TuningProposed
 from app.errors import AppError
 from app.events import AppEvent, OperationFailed, PlanChanged
+from app.plan.model import DevicePlan
 from app.service import AppService
 from app.settings.model import Settings, SplitMode
 from tests.helpers.rpc import rpc_servers
@@ -90,8 +91,8 @@ def test_what_is_found_is_in_the_next_plan_and_a_cancel_gives_back_what_was_load
     assert plan.note.startswith("Measured fastest on ")
     assert f"{chosen.tokens_per_s:,.1f} tokens/s" in plan.note
 
-    def placed(shares: object) -> list[tuple[str, int]]:
-        return [(s.device.id, s.layer_count) for s in shares if s.used]  # type: ignore[attr-defined]
+    def placed(shares: tuple[DevicePlan, ...]) -> list[tuple[str, int]]:
+        return [(s.device.id, s.layer_count) for s in shares if s.used]
 
     assert placed(plan.devices) == placed(chosen.candidate.plan.devices)
 
