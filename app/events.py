@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import enum
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -212,6 +213,49 @@ ModelEvent = (
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class SnapshotMeasured:
+    """How large the chat's KV cache is, in bytes and tokens, and what room there is for it.
+
+    Attributes:
+        kept_bytes: What all saved ones take, of `limit_bytes`.
+        free_bytes: On their disk.
+    """
+
+    size_bytes: int
+    tokens: int
+    kept_bytes: int
+    limit_bytes: int
+    free_bytes: int
+
+
+class SnapshotState(enum.StrEnum):
+    """What happens to a saved KV cache."""
+
+    SAVING = "saving"
+    SAVED = "saved"
+    RESTORED = "restored"
+    DROPPED = "dropped"
+    FAILED = "failed"
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class SnapshotChanged:
+    """The chat's KV cache is being saved, was saved, restored or thrown away, or why that failed."""
+
+    state: SnapshotState
+    sentence: str
+    size_bytes: int = 0
+    tokens: int = 0
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class AlarmRaised:
+    """What is loaded works, but badly: not to be overlooked until it is gone or dismissed."""
+
+    error: AppError
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class NoticeRaised:
     """Something to tell in one line; nothing failed."""
 
@@ -233,7 +277,10 @@ AppEvent = (
     | PlanPreviewed
     | SettingsChanged
     | NoticeRaised
+    | AlarmRaised
     | OperationFailed
+    | SnapshotMeasured
+    | SnapshotChanged
     | EngineEvent
     | TuningEvent
     | ChatEvent

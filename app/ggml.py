@@ -12,9 +12,16 @@ import dataclasses
 import functools
 import importlib.metadata
 import socket
+import struct
 from collections.abc import Sequence
 
 CONNECT_TIMEOUT_S = 3.0
+ANSWER_TIMEOUT_S = 5.0
+"""A server that has just lost its client still frees that one's memory."""
+_HELLO = struct.pack("<BQ24x", 14, 24)
+_HELLO_ANSWER = struct.Struct("<QBBBx24x")
+_RPC_MAJOR = 7
+"""ggml-rpc.cpp: command 14 with 24 bytes of capabilities (none here); ggml-rpc.h: the protocol's version."""
 
 _KINDS = ("cpu", "gpu", "igpu", "accel", "meta")
 
@@ -82,16 +89,66 @@ def engine_version() -> str:
     return importlib.metadata.version("llama-cpp-python")
 
 
+class RpcError(Exception):
+    """A server cannot be used; the message says why, as a part of a sentence."""
+
+
+def _connect(endpoint: str) -> socket.socket:
+    """A connection to `host:port`, over IPv4, as ggml makes it.
+
+    Raises:
+        OSError: Nothing answers there.
+        ValueError: That is no port.
+    """
+    host, _, port = endpoint.rpartition(":")
+    address = socket.gethostbyname(host), int(port)
+    return socket.create_connection(address, timeout=CONNECT_TIMEOUT_S)
+
+
+def check_rpc_server(endpoint: str) -> None:
+    """Say hello to an RPC server, with a limit of time, which ggml itself has not.
+
+    Raises:
+        RpcError: There is none, it is another version's, or it serves somebody else.
+    """
+    try:
+        connection = _connect(endpoint)
+    except (OSError, ValueError) as error:
+        raise RpcError(f"no RPC server answers at {endpoint}") from error
+    answer = b""
+    with connection:
+        connection.settimeout(ANSWER_TIMEOUT_S)
+        try:
+            connection.sendall(_HELLO)
+            while len(answer) < _HELLO_ANSWER.size:
+                data = connection.recv(_HELLO_ANSWER.size - len(answer))
+                if not data:
+                    break
+                answer += data
+        except TimeoutError as error:
+            raise RpcError(
+                f"the RPC server at {endpoint} is busy with another program, or hangs; it serves one at a time"
+            ) from error
+        except OSError:
+            answer = b""
+    if len(answer) < _HELLO_ANSWER.size or _HELLO_ANSWER.unpack(answer)[0] != 28:
+        raise RpcError(f"what answers at {endpoint} is no RPC server of this engine's version")
+    major, minor, patch = _HELLO_ANSWER.unpack(answer)[1:]
+    if major != _RPC_MAJOR:
+        raise RpcError(
+            f"the RPC server at {endpoint} speaks version {major}.{minor}.{patch} of the protocol, "
+            f"this engine {_RPC_MAJOR}: both machines need the same version"
+        )
+
+
 def add_rpc_server(endpoint: str) -> bool:
     """Register the devices of the RPC server at `endpoint` (`host:port`).
 
     Returns False if this engine has no RPC backend, or if nothing answers there. That is
     tried first, since ggml ends the whole process where it cannot connect (ggml-rpc.cpp).
     """
-    host, _, port = endpoint.rpartition(":")
     try:
-        with socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECT_TIMEOUT_S):
-            pass
+        _connect(endpoint).close()
     except (OSError, ValueError):
         return False
     library = _library()

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
+import signal
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -29,3 +31,14 @@ def child_environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
     environment["PYTHONPATH"] = root + (os.pathsep + inherited if inherited else "")
     environment.update(extra or {})
     return environment
+
+
+def die_with_parent() -> None:
+    """Called by a child: the system kills it as soon as the thread that started it is gone.
+
+    So even one that is stopped, or that never looks at its stdin, outlives its parent by no
+    moment. Linux alone knows this; elsewhere the end of stdin must do.
+    """
+    if sys.platform == "linux":
+        set_parent_death_signal = 1  # PR_SET_PDEATHSIG
+        ctypes.CDLL(None).prctl(set_parent_death_signal, signal.SIGKILL)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 KIB = 1024
 MIB = 1024**2
+GB = 1_000_000_000
 GIB = 1024**3
 
 
@@ -20,12 +21,7 @@ def format_file_size(size_bytes: int) -> str:
         return f"{size_bytes / 1000:,.1f} kB"
     if abs(size_bytes) < 1_000_000_000:
         return f"{size_bytes / 1_000_000:,.1f} MB"
-    return f"{size_bytes / 1_000_000_000:,.1f} GB"
-
-
-def format_count(count: int) -> str:
-    """A count with commas in thousands: `32,768`."""
-    return f"{count:,}"
+    return f"{size_bytes / GB:,.1f} GB"
 
 
 def format_tokens_short(tokens: int) -> str:

@@ -22,6 +22,7 @@ from app.download.model import (
     FileVerified,
     UpdateFound,
 )
+from app.engine import words
 from app.engine.model import (
     EngineState,
     EngineStateChanged,
@@ -33,6 +34,7 @@ from app.engine.model import (
 )
 from app.engine.tuner import CandidateMeasured, TuningEnded, TuningProgressed, TuningProposed
 from app.events import (
+    AlarmRaised,
     AppEvent,
     CatalogListed,
     ChoicePlanned,
@@ -52,6 +54,8 @@ from app.events import (
     PlanPreviewed,
     RepositoriesRead,
     SettingsChanged,
+    SnapshotChanged,
+    SnapshotMeasured,
 )
 from app.hardware.model import HardwareSampled
 from app.hardware.text import diagnostics
@@ -72,8 +76,6 @@ from ui.widgets.rail import Rail
 _READY = (EngineState.READY, EngineState.PREFILL, EngineState.GENERATING)
 _WORDS = {
     EngineState.STOPPED: "not loaded",
-    EngineState.STARTING: "starting",
-    EngineState.LOADING: "loading",
     EngineState.STOPPING: "stopping",
     EngineState.CRASHED: "stopped",
 }
@@ -120,6 +122,7 @@ class MainWindow(QMainWindow):
     def _connect(self) -> None:
         self.rail.chosen.connect(self._rail_chosen)
         self.launcher.primary_clicked.connect(self._primary)
+        self.launcher.stop_clicked.connect(self._service.engine.unload)
         self.launcher.choose_clicked.connect(self._choose_file)
         self.launcher.file_dropped.connect(self._choose)
         self.launcher.split_clicked.connect(self.open_split)
@@ -143,6 +146,15 @@ class MainWindow(QMainWindow):
         self.chat.stop_clicked.connect(self._service.engine.cancel)
         self.chat.new_chat_clicked.connect(self._service.new_chat)
         self.chat.reload_clicked.connect(self._reload)
+        self.chat.model.load_clicked.connect(self._reload)
+        self.chat.model.unload_clicked.connect(lambda: self._service.sleep(keep=False))
+        self.chat.model.menu_opened.connect(self._service.snapshots.measure)
+        self.chat.model.save_clicked.connect(self._service.snapshots.save)
+        self.chat.model.save_unload_clicked.connect(lambda: self._service.sleep(keep=True))
+        self.chat.model.plan_clicked.connect(lambda: self.show_page("Machine"))
+        self.launcher.unload_clicked.connect(lambda: self._service.sleep(keep=False))
+        self.chat.end_clicked.connect(self._service.engine.unload)
+        self.chat.split_clicked.connect(self.open_split)
         self.chat.system_prompt_changed.connect(self._system_prompt)
 
     # --- what the person does -------------------------------------------------
@@ -273,6 +285,9 @@ class MainWindow(QMainWindow):
                 self.chat.set_loaded(loaded, self._service.engine.loaded_plan)
             case NoticeRaised(sentence=sentence) | SafetyApplied(sentence=sentence):
                 self.launcher.show_notice(sentence)
+            case AlarmRaised(error=error):
+                self.launcher.show_alarm(error)
+                self.chat.alarm.show_error(str(error))
             case OperationFailed(error=error):
                 self.launcher.show_error(error)
                 self.downloads.view.show_error(error)
@@ -318,6 +333,10 @@ class MainWindow(QMainWindow):
                 self.downloads.view.set_rules(settings.download_limit, settings.download_hours)
             case TuningProposed() | TuningProgressed() | CandidateMeasured() | TuningEnded():
                 self.tuner.receive(event)
+            case SnapshotMeasured():
+                self.chat.model.set_measured(event)
+            case SnapshotChanged(sentence=sentence):
+                self.chat.show_note(sentence)
             case TokensCounted() | TurnProgressed() | TurnEnded():
                 pass
             case _:
@@ -337,12 +356,15 @@ class MainWindow(QMainWindow):
         if event.state in (EngineState.STARTING, EngineState.STOPPED, EngineState.CRASHED):
             self.launcher.set_loaded(None)
             self.chat.set_loaded(None, None)
+            self.chat.alarm.clear()
+        self.chat.question.ask(words.silence(event))
         self.models.show_offer()
-        words = _WORDS.get(event.state, "loaded")
-        if event.state is EngineState.LOADING and event.fraction is not None:
-            words = f"loading {100 * event.fraction:.0f} %"
+        asleep = event.state is EngineState.STOPPED and self._service.engine.asleep
+        told = "asleep until you ask" if asleep else _WORDS.get(event.state, "loaded")
+        if event.state in words.LOADING:
+            told = words.stage(event)
         error = str(event.error) if event.error is not None else ""
-        self.chat.set_engine(words, ready=event.state in _READY, error=error)
+        self.chat.set_engine(told, ready=event.state in _READY, error=error, asleep=asleep)
 
     def closeEvent(self, event: QCloseEvent) -> None:
         """No event reaches a window that is gone."""

@@ -13,8 +13,8 @@ from pathlib import Path
 from app import units
 from app.chat.session import AnswerExtended, PromptRead, TurnFinished
 from app.cli.split import take_split
+from app.engine.filler import filler
 from app.engine.model import EngineStateChanged, ModelLoaded
-from app.engine.words import words
 from app.errors import AppError, ErrorKind
 from app.events import AppEvent, OperationFailed, PlanChanged
 from app.plan import text as plan_text
@@ -169,16 +169,16 @@ class _Measurement:
 
         The second is as long as what is measured: memory that is touched for the first time is slow.
         """
-        self._ask(words(0, CALIBRATION), 2)
-        overhead = self._ask(words(1, prompt_tokens), 2).prompt_tokens - prompt_tokens
-        count_of_words = prompt_tokens - overhead
-        if count_of_words < 1:
+        self._ask(filler(0, CALIBRATION), 2)
+        overhead = self._ask(filler(1, prompt_tokens), 2).prompt_tokens - prompt_tokens
+        words = prompt_tokens - overhead
+        if words < 1:
             raise AppError(
                 f"A prompt of this model has at least {overhead + 1} tokens.",
                 hint="Measure with more --prompt-tokens.",
                 kind=ErrorKind.USAGE,
             )
-        return [self._ask(words(start, count_of_words), tokens) for start in range(2, count + 2)]
+        return [self._ask(filler(start, words), tokens) for start in range(2, count + 2)]
 
     def _ask(self, text: str, tokens: int) -> Run:
         self._service.new_chat()

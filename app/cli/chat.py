@@ -13,23 +13,31 @@ from types import FrameType
 
 from app import units
 from app.chat.session import AnswerExtended, PromptRead, TurnFinished
+from app.cli.load_line import LoadLine
 from app.cli.split import take_split
+from app.engine import words
 from app.engine.model import EngineState, EngineStateChanged, ModelLoaded, SafetyApplied
 from app.engine.protocol import PartKind
 from app.errors import AppError
 from app.events import (
+    AlarmRaised,
     AppEvent,
     HardwareDetected,
     ModelChosen,
     NoticeRaised,
     OperationFailed,
     PlanChanged,
+    SnapshotChanged,
+    SnapshotMeasured,
 )
 from app.plan.text import VERDICT_WORDS
 from app.service import AppService
 from app.settings.model import Settings
 
-HELP = "Ctrl+C stops an answer, /new begins a new chat, /reload loads the model again, Ctrl+D ends."
+HELP = (
+    "Ctrl+C stops an answer, /new begins a new chat, /reload loads the model again, /unload frees its "
+    "memory until the next question (/unload save keeps the KV cache on disk), Ctrl+D ends."
+)
 
 
 def chat(options: argparse.Namespace, settings: Settings, model: Path) -> int:
@@ -51,15 +59,22 @@ class _Terminal:
         self._service, self._options = service, options
         self._json: bool = options.json
         self._events: queue.Queue[AppEvent] = queue.Queue()
-        self._answering = False
+        self._answering = self._silent = False
+        self._line = LoadLine()
         signal.signal(signal.SIGINT, self._interrupted)
         service.subscribe(self._events.put)
 
     def _interrupted(self, _number: int, _frame: FrameType | None) -> None:
-        """Ctrl+C: stops the answer where one runs; never lands in the middle of anything else."""
+        """Ctrl+C: stops the answer where one runs; never lands in the middle of anything else.
+
+        What hangs does not hear of that, so there it ends the engine.
+        """
         if not self._answering:
             raise KeyboardInterrupt
-        self._service.engine.cancel()
+        if self._silent:
+            self._service.engine.unload()
+        else:
+            self._service.engine.cancel()
 
     def _say(self, text: str) -> None:
         if not self._json:
@@ -97,18 +112,40 @@ class _Terminal:
             self._notice(event)
             match event:
                 case ModelLoaded(loaded=loaded):
+                    self._line.clear()
                     self._say(f"Loaded in {units.format_duration(loaded.duration_s)}. {HELP}")
                     self._emit("loaded", **loaded.model_dump(exclude={"type"}))
                     return
                 case EngineStateChanged(error=AppError() as error):
+                    self._line.clear()
                     raise error
-                case EngineStateChanged(state=EngineState.LOADING, stage=stage, fraction=fraction):
-                    self._emit("loading", stage=stage, fraction=fraction)
+                case EngineStateChanged(state=EngineState.LOADING):
+                    self._loading(event)
                 case _:
                     pass
 
+    def _loading(self, event: EngineStateChanged) -> None:
+        if not self._json:
+            self._line.show(event)
+        progress = event.progress.model_dump(exclude={"type"}) if event.progress else {}
+        times = {"elapsed_s": event.elapsed_s, "expected_s": event.expected_s}
+        self._emit("loading", **({"stage": event.stage, "fraction": None} | progress), **times)
+
+    def _listen_for_silence(self, event: EngineStateChanged) -> None:
+        """A silence is told each time it has lasted for so long again; Ctrl+C is the answer."""
+        self._silent = event.silent_s is not None
+        if self._silent:
+            self._line.clear()
+            self._say(f"\n{words.silence(event)} Ctrl+C stops it.")
+            self._emit("silent", seconds=event.silent_s, computing=event.computing)
+
     def _notice(self, event: AppEvent) -> None:
         match event:
+            case EngineStateChanged():
+                self._listen_for_silence(event)
+            case AlarmRaised(error=error):
+                self._say(f"Warning: {error}")
+                self._emit("alarm", sentence=str(error))
             case OperationFailed(error=error):
                 raise error
             case HardwareDetected(report=report):
@@ -118,6 +155,9 @@ class _Terminal:
             case NoticeRaised(sentence=sentence) | SafetyApplied(sentence=sentence):
                 self._say(sentence)
                 self._emit("notice", sentence=sentence)
+            case SnapshotChanged(state=state, sentence=sentence):
+                self._say(sentence)
+                self._emit("snapshot", state=state, tokens=event.tokens, bytes=event.size_bytes)
             case _:
                 pass
 
@@ -138,12 +178,41 @@ class _Terminal:
             if text == "/new":
                 self._service.new_chat()
                 self._say("New chat.")
+            elif text in ("/unload", "/unload save"):
+                self._unload(keep=text.endswith("save"))
             elif text == "/reload" or (not text and self._crashed()):
                 self._reload()
             elif text:
                 if self._crashed():
                     self._reload()
                 code = self._answer(text)
+
+    def _unload(self, *, keep: bool) -> None:
+        """Free the engine's memory; the next question loads the model again."""
+        if self._crashed():
+            self._say("Nothing is loaded.")
+            return
+        self._drop_events()
+        if keep:
+            self._service.snapshots.measure()
+            while not isinstance(event := self._events.get(), SnapshotMeasured | SnapshotChanged):
+                self._notice(event)
+            keep = isinstance(event, SnapshotMeasured) and self._agreed(event)
+        self._service.sleep(keep=keep)
+        while not self._crashed() or not self._events.empty():
+            self._notice(self._events.get())
+        self._say("Unloaded. The next question loads it again.")
+
+    def _agreed(self, size: SnapshotMeasured) -> bool:
+        """A KV cache can be as large as a film: its size is said first."""
+        self._say(
+            f"The KV cache takes {units.format_file_size(size.size_bytes)} for {size.tokens:,} tokens; "
+            f"the disk has {units.format_file_size(size.free_bytes)}."
+        )
+        if not sys.stdin.isatty() or self._json:
+            return True
+        print("Save it? [Y/n] ", end="", file=sys.stderr, flush=True)
+        return sys.stdin.readline().strip().lower() in ("", "y", "yes")
 
     def _read(self) -> str | None:
         if sys.stdin.isatty() and not self._json:
@@ -161,8 +230,11 @@ class _Terminal:
         self._await_ready()
 
     def _drop_events(self) -> None:
+        """What was told before the question; alarms are heard all the same."""
         while not self._events.empty():
-            self._events.get()
+            event = self._events.get()
+            if isinstance(event, AlarmRaised):
+                self._notice(event)
 
     def _answer(self, text: str) -> int:
         self._drop_events()

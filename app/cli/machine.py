@@ -18,7 +18,7 @@ from app.gguf.model import ModelLayout
 from app.gguf.reader import read_layout, read_layout_from
 from app.hardware import gpu_table
 from app.hardware.detect import detect
-from app.plan.devices import plan_devices
+from app.plan.devices import imagined_device, plan_devices
 from app.plan.measured import MeasuredStore
 from app.plan.model import PlanDevice, PlanHost
 from app.settings.model import Settings
@@ -27,7 +27,6 @@ BACKENDS = ("cuda", "vulkan", "metal", "rpc", "cpu")
 DEFAULT_RAM_GIB = 64.0
 THIS = "this"
 _FILE_LIKE = re.compile(r"[/\\]|\.gguf$", re.IGNORECASE)
-_ENGINE_NAMES = {"cuda": "CUDA", "vulkan": "Vulkan", "metal": "MTL", "rpc": "RPC"}
 
 
 def _gib(text: str) -> float:
@@ -247,26 +246,8 @@ def _imagined(
     for gpu in added:
         backend = options.backend or gpu_table.backend(gpu)
         taken = sum(device.backend == backend for device in devices)
-        devices.append(imagined_device(gpu, taken, backend, label=len(devices)))
+        devices.append(imagined_device(gpu, len(devices), backend=backend, index=taken))
     return tuple(devices), host
-
-
-def imagined_device(
-    gpu: gpu_table.Gpu, index: int, backend: str, *, label: int | None = None
-) -> PlanDevice:
-    """A GPU that nobody else uses, the `index`th of its backend, the `label`th of its machine."""
-    number = index if label is None else label
-    return PlanDevice(
-        id=f"gpu-{number}",
-        label=f"GPU {number}",
-        name=gpu.name,
-        engine_name=f"{_ENGINE_NAMES.get(backend, 'CUDA')}{index}",
-        backend=backend,
-        total_bytes=gpu.memory_bytes,
-        free_bytes=gpu.memory_bytes,
-        bandwidth_bytes_per_s=gpu.bandwidth_bytes_per_s,
-        prompt_flops_per_s=gpu.prompt_flops_per_s,
-    )
 
 
 def alternatives(name: str) -> tuple[ModelLayout, ...]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import ipaddress
 import json
 import sys
 
@@ -28,6 +29,10 @@ def share(options: argparse.Namespace) -> int:
         else:
             for name, words in shared.devices:
                 print(f"{name}: {words}")
+            if ipaddress.ip_address(shared.endpoint.split(":")[0]).is_loopback:
+                print(
+                    "\nOnly this machine reaches it: to lend to others, give its address as --host."
+                )
             print(f"\nOn the other machine: ultra-launcher chat --rpc {shared.endpoint}")
             print("Ctrl+C ends it.\n", flush=True)
         print(WARNING, file=sys.stderr, flush=True)

@@ -184,10 +184,6 @@ class DownloadManager:
             self._hours = hours
             self._condition.notify_all()
 
-    def change_connections(self, connections: int) -> None:
-        """As many connections for each file that begins from now on."""
-        self._connections = connections
-
     def downloads(self) -> tuple[Download, ...]:
         """The queue, in the order in which it is worked off."""
         with self._condition:

@@ -6,6 +6,7 @@ import dataclasses
 
 from app import units
 from app.engine import protocol
+from app.errors import Action, AppError, ErrorKind
 from app.plan.model import DevicePlan, LoadPlan
 
 TOLERANCE_BYTES = 32 * units.MIB
@@ -19,7 +20,7 @@ class Deviation:
     Attributes:
         device: As llama.cpp names it; `CPU` is main memory.
         sentence: For a person.
-        spilled: True if weights lie in main memory that were planned for a device: far slower.
+        spilled: True if something lies in main memory that was planned for a device: far slower.
     """
 
     device: str
@@ -32,18 +33,17 @@ def deviations(plan: LoadPlan, loaded: protocol.Loaded) -> tuple[Deviation, ...]
     actual = {memory.device: memory for memory in loaded.memory}
     found: list[Deviation] = []
     host = actual.get("CPU")
-    over = host.weights_bytes - plan.host.weights_bytes if host is not None else 0
-    if over > TOLERANCE_BYTES and any(share.used for share in plan.devices):
-        found.append(
-            Deviation(
-                device="CPU",
-                sentence=(
-                    f"{units.format_memory(over)} of the weights lie in main memory, though they were "
-                    "planned for a GPU: answers will be slower than they could be."
-                ),
-                spilled=True,
-            )
-        )
+    if host is not None and any(share.used for share in plan.devices):
+        for what, real, planned in (
+            ("weights", host.weights_bytes, plan.host.weights_bytes),
+            ("KV cache", host.kv_cache_bytes, plan.host.kv_cache_bytes),
+        ):
+            if real - planned > TOLERANCE_BYTES:
+                sentence = (
+                    f"{units.format_memory(real - planned)} of the {what} lie in main memory, though "
+                    "planned for a GPU: answers are far slower than they could be."
+                )
+                found.append(Deviation(device="CPU", sentence=sentence, spilled=True))
     if plan.request.tensor_parallel:
         return (*found, *_of_parts(plan, loaded))
     for share in plan.devices:
@@ -56,6 +56,16 @@ def deviations(plan: LoadPlan, loaded: protocol.Loaded) -> tuple[Deviation, ...]
                 Deviation(device=share.device.engine_name, sentence=f"{name} holds nothing at all.")
             )
     return tuple(found)
+
+
+def alarm(spilled: Deviation) -> AppError:
+    """What a person must not overlook, with the way out."""
+    return AppError(
+        spilled.sentence,
+        hint="Move layers to other devices in the GPU split, or choose a smaller quantization.",
+        action=Action.OPEN_SPLIT,
+        kind=ErrorKind.MEMORY,
+    )
 
 
 def _of_parts(plan: LoadPlan, loaded: protocol.Loaded) -> list[Deviation]:

@@ -173,6 +173,16 @@ def crashed(returncode: int | None, stderr: str) -> AppError:
     )
 
 
+def given_up() -> AppError:
+    """A person ended an engine of which nothing was heard."""
+    return AppError(
+        "The engine was stopped, since nothing was heard of it.",
+        hint="Reload to go on; nothing of the chat is lost.",
+        action=Action.RELOAD,
+        kind=ErrorKind.ENGINE,
+    )
+
+
 def _how(returncode: int | None) -> str:
     if returncode is None:
         return "It did not answer."

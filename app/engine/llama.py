@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import ctypes
 import re
-import sys
 import time
-from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import llama_cpp.llama_cpp as lib
 import psutil
 from pydantic import JsonValue
 
-from app import ggml
-from app.engine import breakdown, protocol
-from app.engine.files import shards
+from app.engine import breakdown, load_devices, protocol
+from app.engine.load_devices import HOST, LoadFailedError
+from app.engine.load_log import LogReader
+from app.engine.load_watch import LoadWatch, Report
 from app.engine.parts import TAGS
 from app.engine.sampler import Sampler
 from app.engine.sequence import DecodeError, Sequence
@@ -36,43 +34,6 @@ KV_TYPES = {
 }
 SPLIT_MODES = {"layer": 1, "tensor": 3}
 FLASH = {"auto": -1, "off": 0, "on": 1}
-_ASSIGNED = re.compile(r"layer +(\d+) assigned to device (\S+)")
-RATE_AFTER_S = 0.5
-"""A mapped file is there at once; only a load that takes time has a rate."""
-_BUFFER = re.compile(r"(\S+) +(model|KV|RS|compute) buffer size = +([\d.]+) MiB")
-
-
-class LoadFailedError(Exception):
-    """A load did not work; `reason` as in `protocol.Failed`."""
-
-    def __init__(self, reason: str, detail: str) -> None:
-        super().__init__(detail)
-        self.reason = reason
-        self.detail = detail
-
-
-class LogReader:
-    """Listens to llama.cpp's log: passes it on to stderr, and keeps what it says of placement."""
-
-    def __init__(self) -> None:
-        self.layers: dict[str, list[int]] = {}
-        self.megabytes: dict[tuple[str, str], float] = {}
-        self.last_errors: list[str] = []
-        self._callback = lib.llama_log_callback(self._line)
-        lib.llama_log_set(self._callback, ctypes.c_void_p(0))
-
-    def _line(self, level: int, text: bytes, _data: object) -> None:
-        line = text.decode(errors="replace")
-        if assigned := _ASSIGNED.search(line):
-            self.layers.setdefault(assigned[2].rstrip(","), []).append(int(assigned[1]))
-            return
-        if buffer := _BUFFER.search(line):
-            key = (buffer[1], buffer[2])
-            self.megabytes[key] = self.megabytes.get(key, 0.0) + float(buffer[3])
-        if level == 4:  # GGML_LOG_LEVEL_ERROR
-            self.last_errors = [*self.last_errors[-7:], line.strip()]
-        if level != 1:  # not GGML_LOG_LEVEL_DEBUG
-            sys.stderr.write(line)
 
 
 class Model:
@@ -81,16 +42,19 @@ class Model:
     def __init__(
         self,
         command: protocol.Load,
-        report: Callable[[protocol.LoadProgressed], None],
+        report: Report,
         stop: StopFlag,
     ) -> None:
-        self._log = LogReader()
         self._stop = stop
         self._command = command
         started = time.monotonic()
-        self._model = self._load_model(command, report)
-        report(protocol.LoadProgressed(stage="allocating"))
-        self._context = self._make_context(command)
+        self._devices = load_devices.find(command)
+        watch = LoadWatch(command, report, self._devices.name_of, stop.is_set)
+        self._log = LogReader(watch.heard)
+        with watch:
+            self._model = self._load_model(command, watch)
+            watch.enter("allocating")
+            self._context = self._make_context(command)
         self.vocabulary = lib.llama_model_get_vocab(self._model)
         self.sequence = Sequence(self._model, self._context, command.micro_batch, stop)
         self.end_tokens = self._end_tokens()
@@ -98,30 +62,18 @@ class Model:
         template = lib.llama_model_chat_template(self._model, None)
         self.template: str = template.decode(errors="replace") if template else ""
         if command.self_test and not command.dry_run:
-            report(protocol.LoadProgressed(stage="warming_up"))
+            watch.enter("warming_up")
             self._self_test()
         self.duration_s = time.monotonic() - started
 
-    def _load_model(
-        self, command: protocol.Load, report: Callable[[protocol.LoadProgressed], None]
-    ) -> int:
-        for endpoint in command.rpc_servers:
-            if not ggml.add_rpc_server(endpoint):
-                raise LoadFailedError("device", f"no RPC server answers at {endpoint}")
-        registered = ggml.devices()
-        handles = {device.name: device.handle for device in registered}
-        self._buffers = _buffer_names(registered)
-        self._handles: dict[str, int | None] = {**handles, "CPU": None}
-        missing = [name for name in command.devices if name not in handles]
-        if missing:
-            raise LoadFailedError("device", f"the engine does not see {', '.join(missing)}")
+    def _load_model(self, command: protocol.Load, watch: LoadWatch) -> int:
+        handles = self._devices.handles
         # An array that holds only its end means: no device at all; NULL would mean all of them.
         chosen = (ctypes.c_void_p * (len(command.devices) + 1))(
             *(handles[name] for name in command.devices), None
         )
         split = (ctypes.c_float * int(lib.llama_max_devices()))(*command.tensor_split)
-        progressed = _progress(command, report, self._stop)
-        self._progress = lib.llama_progress_callback(progressed)
+        self._progress = lib.llama_progress_callback(watch.progressed)
         params = lib.llama_model_default_params()
         params.devices = ctypes.cast(chosen, ctypes.c_void_p)
         params.n_gpu_layers = command.gpu_layers
@@ -203,7 +155,8 @@ class Model:
     def _device_memory(
         self, name: str, exact: tuple[breakdown.BufferMemory, ...] | None
     ) -> protocol.DeviceMemory:
-        handle = self._handles[name]
+        # Main memory's buffers belong to no device.
+        handle = None if name == HOST else self._devices.handles[name]
         if exact is None:
             weights, kv_cache, compute = self._logged(name)
         else:
@@ -211,7 +164,7 @@ class Model:
             weights = sum(buffer.weights_bytes for buffer in mine)
             kv_cache = sum(buffer.kv_cache_bytes for buffer in mine)
             compute = sum(buffer.compute_bytes for buffer in mine)
-        layers = sorted(set(self._log.layers.get(name, [])))
+        layers = sorted(set(self._log.layers.get(self._devices.local_names[name], [])))
         return protocol.DeviceMemory(
             device=name,
             weights_bytes=weights,
@@ -234,11 +187,10 @@ class Model:
 
     def _logged(self, name: str) -> tuple[int, int, int]:
         """Weights, KV cache and compute as the log has them: MiB with two decimals."""
-        found = dict.fromkeys(("model", "KV", "compute"), 0.0)
-        for (buffer, kind), value in self._log.megabytes.items():
-            on_host = buffer.startswith("CPU") or buffer.endswith("_Host")
-            if on_host if name == "CPU" else buffer == self._buffers[name]:
-                found["KV" if kind == "RS" else kind] += value
+        found = dict.fromkeys(("weights", "kv_cache", "compute"), 0.0)
+        for (buffer, part), value in self._log.megabytes.items():
+            if self._devices.name_of(buffer) == name:
+                found[part] += value
         weights, kv_cache, compute = (round(value * 1024**2) for value in found.values())
         return weights, kv_cache, compute
 
@@ -324,66 +276,20 @@ class Model:
         return tokens
 
 
-def _progress(
-    command: protocol.Load, report: Callable[[protocol.LoadProgressed], None], stop: StopFlag
-) -> Callable[[float, object], bool]:
-    """llama.cpp's progress callback; it goes on while the answer is true."""
-    total = sum(path.stat().st_size for path in shards(Path(command.model_path)))
-    last, started = -1.0, time.monotonic()
-
-    def progressed(fraction: float, _data: object) -> bool:
-        nonlocal last
-        if fraction - last >= 0.01 or fraction >= 1:
-            last = min(fraction, 1.0)
-            elapsed = time.monotonic() - started
-            report(
-                protocol.LoadProgressed(
-                    stage="reading",
-                    fraction=last,
-                    done_bytes=round(last * total),
-                    total_bytes=total,
-                    bytes_per_s=last * total / elapsed if elapsed > RATE_AFTER_S else None,
-                )
-            )
-        return not stop.is_set()
-
-    return progressed
-
-
 def overrides_array(
     overrides: tuple[tuple[str, str], ...], handles: dict[str, int]
 ) -> ctypes.Array[Any]:
-    """An array of llama.h's `llama_model_tensor_buft_override`, ended by an empty one.
-
-    Raises:
-        LoadFailedError: A device is not there.
-    """
+    """An array of llama.h's `llama_model_tensor_buft_override`, ended by an empty one."""
     from llama_cpp import _ggml
 
     function = _ggml.libggml.ggml_backend_dev_buffer_type
     function.restype, function.argtypes = ctypes.c_void_p, [ctypes.c_void_p]
-    unknown = [device for _, device in overrides if device not in handles]
-    if unknown:
-        raise LoadFailedError("device", f"the engine does not see {', '.join(unknown)}")
     rows = [_Override(pattern.encode(), function(handles[device])) for pattern, device in overrides]
     return (_Override * (len(rows) + 1))(*rows, _Override(None, None))
 
 
 class _Override(ctypes.Structure):
     _fields_ = [("pattern", ctypes.c_char_p), ("buffer_type", ctypes.c_void_p)]
-
-
-def _buffer_names(devices: tuple[ggml.RegisteredDevice, ...]) -> dict[str, str]:
-    """How llama.cpp's log names each device's buffers: RPC devices are counted per server there."""
-    names: dict[str, str] = {}
-    seen: dict[str, int] = {}
-    for device in devices:
-        names[device.name] = device.name
-        if device.endpoint is not None:
-            index = seen.get(device.endpoint, 0)
-            seen[device.endpoint] = index + 1
-            names[device.name] = f"RPC{index}[{device.endpoint}]"
-    return names
 
 
 __all__ = ["LoadFailedError", "Model", "TemplateError"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import collections
 import contextlib
+import queue
 import subprocess
 import threading
 from collections.abc import Callable, Mapping
@@ -18,7 +19,10 @@ STDERR_LINES = 200
 
 
 class WorkerProcess:
-    """One worker with the threads that listen to it; `said` and `ended` are called on one of them."""
+    """One worker with its threads; `said` and `ended` are called on one of them.
+
+    Nothing here waits for the worker to read: one that hangs must not hang its parent, too.
+    """
 
     def __init__(
         self,
@@ -44,12 +48,14 @@ class WorkerProcess:
             env=processes.child_environment(environment),
             start_new_session=True,
         )
-        self._readers = [
+        self._outbox: queue.SimpleQueue[str | None] = queue.SimpleQueue()
+        self._threads = [
+            threading.Thread(target=self._write, name="engine stdin", daemon=True),
             threading.Thread(target=self._read, name="engine stdout", daemon=True),
             threading.Thread(target=self._drain, name="engine stderr", daemon=True),
         ]
-        for reader in self._readers:
-            reader.start()
+        for thread in self._threads:
+            thread.start()
 
     @property
     def pid(self) -> int | None:
@@ -74,34 +80,39 @@ class WorkerProcess:
         return float(times.user + times.system)
 
     def send(self, command: protocol.Command) -> None:
-        """A line to its stdin."""
-        if self._child.stdin is None:
-            return
-        # A broken pipe means that the process is gone; the end of its output tells the rest.
-        with contextlib.suppress(OSError, ValueError):
-            self._child.stdin.write(command.model_dump_json() + "\n")
-            self._child.stdin.flush()
+        """A line to its stdin, once it reads."""
+        self._outbox.put(command.model_dump_json() + "\n")
 
     def wait(self) -> int:
         """The exit status once it has ended by itself."""
         return self._child.wait()
 
     def end(self) -> None:
-        """End it, by force where it does not obey, and wait for the listeners."""
+        """End it, by force where it does not obey, and wait for the threads."""
         child = self._child
-        if child.stdin is not None:
-            with contextlib.suppress(OSError, ValueError):
-                child.stdin.close()
+        self._outbox.put(None)
         try:
             child.wait(SHUTDOWN_S)
         except subprocess.TimeoutExpired:
             child.kill()
             child.wait()
-        for reader in self._readers:
-            reader.join()
+        for thread in self._threads:
+            thread.join()
         for stream in (child.stdout, child.stderr):
             if stream is not None:
                 stream.close()
+
+    def _write(self) -> None:
+        """Runs in a thread; the end of stdin tells the worker to end."""
+        stdin = self._child.stdin
+        assert stdin is not None  # noqa: S101 - a pipe
+        # A broken pipe means that the process is gone; the end of its output tells the rest.
+        with contextlib.suppress(OSError):
+            while (line := self._outbox.get()) is not None:
+                stdin.write(line)
+                stdin.flush()
+        with contextlib.suppress(OSError):
+            stdin.close()
 
     def _read(self) -> None:
         for line in self._child.stdout or ():

@@ -73,6 +73,10 @@ class Load(_Line):
     self_test: bool = True
     dry_run: bool = False
     """Allocate nothing: only find out what each device would hold."""
+    environment: dict[str, str] = {}
+    """What the worker is started with, so that devices which are not of the load are hidden from it."""
+    bus_ids: dict[str, str] = {}
+    """PCI bus ids by device, of those whose names change where others are hidden."""
 
 
 class Generate(_Line):
@@ -147,19 +151,31 @@ class Hello(_Line):
     backends: tuple[str, ...]
 
 
-class LoadProgressed(_Line):
-    """A stage of loading: `reading`, `allocating` (KV cache and compute buffers), `warming_up`.
+LoadStage = Literal["reading", "copying", "allocating", "warming_up"]
 
-    `fraction` is 0 to 1, or None if unknown; `done_bytes` of `total_bytes` of the weights are where
-    they belong, at `bytes_per_s` on average, once that is known.
+
+class LoadProgressed(_Line):
+    """A stage of loading, and where in it: what is not known is None.
+
+    `reading` the files, to memory or at once to the devices; `copying` from mapped files to the
+    devices; `allocating` KV cache and compute buffers; `warming_up`.
+
+    `done_bytes` of `total_bytes` were read, lately at `bytes_per_s`; `fraction` of the stage is done.
+    `shard` of `shards` is read now. `device` is filled now, or was allocated: its number of `devices`
+    in the load's order, 0 for main memory.
     """
 
     type: Literal["load_progressed"] = "load_progressed"
-    stage: Literal["reading", "allocating", "warming_up"]
+    stage: LoadStage
     fraction: float | None = None
     done_bytes: int = 0
     total_bytes: int = 0
     bytes_per_s: float | None = None
+    shard: int | None = None
+    shards: int = 1
+    part: Literal["kv_cache", "compute"] | None = None
+    device: int | None = None
+    devices: int = 0
 
 
 class DeviceMemory(_Line):
@@ -175,6 +191,11 @@ class DeviceMemory(_Line):
     layer_count: int = 0
     first_layer: int | None = None
     last_layer: int | None = None
+
+    @property
+    def model_bytes(self) -> int:
+        """Weights, KV cache and compute buffer."""
+        return self.weights_bytes + self.kv_cache_bytes + self.compute_bytes
 
 
 class Loaded(_Line):

@@ -5,13 +5,11 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import importlib.metadata
-import json
-import os
 import platform
 import re
-import tempfile
 from pathlib import Path
 
+from app import jsonfile
 from app.engine import protocol
 
 STEPS = {
@@ -61,25 +59,14 @@ class SafetyStore:
 
     def get(self) -> str | None:
         """The remembered setting of this machine and engine."""
-        step = self._read().get(self._key)
-        return step if step in STEPS else None
+        step = jsonfile.read(self._path).get(self._key)
+        return step if isinstance(step, str) and step in STEPS else None
 
     def put(self, step: str) -> None:
         """Remember `step`; a disk that cannot take it costs one more self-test, no more."""
-        values = self._read() | {self._key: step}
+        values = jsonfile.read(self._path) | {self._key: step}
         with contextlib.suppress(OSError):
-            self._path.parent.mkdir(parents=True, exist_ok=True)
-            handle, name = tempfile.mkstemp(dir=self._path.parent)
-            with os.fdopen(handle, "w", encoding="utf-8") as file:
-                json.dump(values, file)
-            Path(name).replace(self._path)
-
-    def _read(self) -> dict[str, str]:
-        try:
-            values = json.loads(self._path.read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            return {}
-        return values if isinstance(values, dict) else {}
+            jsonfile.write(self._path, values)
 
 
 def _machine() -> str:

@@ -9,6 +9,7 @@ import contextlib
 import dataclasses
 import json
 import os
+import socket
 import subprocess
 import sys
 import threading
@@ -18,6 +19,7 @@ from app import processes
 from app.engine.imagined import end_with_parent, tell_port
 from app.errors import AppError, ErrorKind
 
+MOST_PORT = 65_535
 WARNING = (
     "The RPC protocol has no password and no encryption: whoever reaches this address can use the "
     "devices, and read what is computed on them. Share in a network that you trust, never on the internet."
@@ -44,13 +46,14 @@ def shared_devices(host: str, port: int, names: tuple[str, ...] = ()) -> Iterato
     """Lend devices until the block ends.
 
     Args:
-        host: An IPv4 address of this machine.
+        host: An IPv4 address of this machine, or a name of one.
         port: 0 lets the system choose.
         names: As llama.cpp lists them; all GPUs if empty, or the CPU where there is none.
 
     Raises:
         AppError: A device is unknown, or nothing can be bound there.
     """
+    host = address(host, port)
     child = subprocess.Popen(
         processes.child_command("app.engine.share"),
         stdin=subprocess.PIPE,
@@ -95,6 +98,38 @@ def shared_devices(host: str, port: int, names: tuple[str, ...] = ()) -> Iterato
                 stream.close()
 
 
+def address(host: str, port: int) -> str:
+    """The IPv4 address of `host`, once it is sure that the port can be bound there.
+
+    llama.cpp's server takes no other (ggml-rpc/transport.cpp, `create_server`), and tells no reason.
+
+    Raises:
+        AppError: It is another kind of address, not this machine's, or in use.
+    """
+
+    def refused(reason: str, hint: str) -> AppError:
+        title = f"Nothing can be shared at {host}:{port}: {reason}."
+        return AppError(title, hint=hint, kind=ErrorKind.USAGE)
+
+    if ":" in host:
+        raise refused("llama.cpp's RPC speaks IPv4 only", "Give an IPv4 address of this machine.")
+    if not 0 <= port <= MOST_PORT:
+        raise refused(f"a port is at most {MOST_PORT}", "Choose another one; 50052 is usual.")
+    try:
+        found = socket.gethostbyname(host)
+    except OSError as error:
+        raise refused("nothing has this name", "Give an IPv4 address of this machine.") from error
+    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((found, port))
+        except OSError as error:
+            reason = (error.strerror or str(error)).lower()
+            hint = "Choose another port, or another address of this machine."
+            raise refused(reason, hint) from error
+    return found
+
+
 def _drain(stream: Iterator[str], last: list[str]) -> None:
     for line in stream:
         last[:] = [*last[-4:], line.strip()]
@@ -104,6 +139,7 @@ def main() -> None:
     """The child: read what to share, tell the devices and the port, serve."""
     from app import ggml
 
+    processes.die_with_parent()
     private = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # ggml prints to fd 1
     wanted = json.loads(sys.stdin.readline())

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import json
+import os
 import shutil
 from pathlib import Path
 
-from app import units
+import psutil
+
+from app import jsonfile, units
 from app.engine import files, protocol
 from app.errors import AppError, ErrorKind
 
@@ -17,11 +19,15 @@ ROOM_LEFT_BYTES = 2 * units.GIB
 
 
 class SnapshotStore:
-    """One file a chat, beside it what it was made with; the oldest go where there are too many."""
+    """One file a chat, beside it what it was made with; the oldest go where there are too many.
+
+    Attributes:
+        limit_bytes: What all of them may take.
+    """
 
     def __init__(self, folder: Path, limit_bytes: int) -> None:
         """`folder` need not exist."""
-        self._folder, self._limit_bytes = folder, limit_bytes
+        self._folder, self.limit_bytes = folder, limit_bytes
 
     def path(self, chat: str) -> Path:
         """Where the snapshot of `chat` lies, or would lie."""
@@ -35,8 +41,8 @@ class SnapshotStore:
         """
         self._folder.mkdir(parents=True, exist_ok=True)
         size = units.format_file_size(size_bytes)
-        if size_bytes > self._limit_bytes:
-            limit = units.format_file_size(self._limit_bytes)
+        if size_bytes > self.limit_bytes:
+            limit = units.format_file_size(self.limit_bytes)
             raise AppError(
                 f"The chat's KV cache takes {size}, and saved ones may take {limit} in all.",
                 hint="Allow them more room in the settings.",
@@ -51,28 +57,38 @@ class SnapshotStore:
             )
         target = self.path(chat)
         others = sorted((p for p in self._files() if p != target), key=lambda p: p.stat().st_mtime)
-        while others and size_bytes + sum(p.stat().st_size for p in others) > self._limit_bytes:
+        while others and size_bytes + sum(p.stat().st_size for p in others) > self.limit_bytes:
             self._remove(others.pop(0))
+        self._remove(target)
+        _note(target, {})
         return target
 
     def keep(self, chat: str, command: protocol.Load, version: str) -> None:
         """The snapshot is complete: note its size, and what it was made with."""
         path = self.path(chat)
-        noted = _made_with(command, version, path.stat().st_size)
-        path.with_suffix(".json").write_text(json.dumps(noted))
+        _note(path, _made_with(command, version, path.stat().st_size))
 
     def usable(self, chat: str, command: protocol.Load, version: str) -> Path | None:
         """The snapshot of `chat` if it fits this load; one that does not is thrown away."""
         path = self.path(chat)
-        try:
-            noted = json.loads(path.with_suffix(".json").read_text())
-        except (OSError, ValueError):
-            noted = None
+        made_with, _ = _noted(path)
         # llama.cpp aborts on a file that ends early.
-        if path.is_file() and noted == _made_with(command, version, path.stat().st_size):
+        if path.is_file() and made_with == _made_with(command, version, path.stat().st_size):
             return path
         self._remove(path)
         return None
+
+    def free_bytes(self) -> int:
+        """What the disk has."""
+        there = next(p for p in (self._folder, *self._folder.parents) if p.is_dir())
+        return shutil.disk_usage(there).free
+
+    def clean(self) -> None:
+        """Throw away those whose program has ended: their chats ended with it."""
+        for path in self._files():
+            _, owner = _noted(path)
+            if owner is None or not psutil.pid_exists(owner):
+                self._remove(path)
 
     def forget(self, chat: str) -> None:
         """The chat is gone."""
@@ -89,6 +105,29 @@ class SnapshotStore:
         for each in (path.with_suffix(".json"), path):
             with contextlib.suppress(OSError):
                 each.unlink()
+
+
+def _note(path: Path, made_with: dict[str, object]) -> None:
+    """Beside a snapshot: what it was made with, and the process whose chat it is."""
+    noted = {"made_with": made_with, "owner": os.getpid()}
+    try:
+        jsonfile.write(path.with_suffix(".json"), noted)
+    except OSError as error:
+        raise AppError(
+            f"The chat's KV cache could not be saved in {path.parent}.",
+            detail=f"{error.strerror}.",
+            hint="Make room on the disk; the chat itself is safe.",
+            kind=ErrorKind.DISK,
+        ) from error
+
+
+def _noted(path: Path) -> tuple[dict[str, object], int | None]:
+    """What stands there; nothing if it cannot be read."""
+    noted = jsonfile.read(path.with_suffix(".json"))
+    made_with, owner = noted.get("made_with"), noted.get("owner")
+    return made_with if isinstance(made_with, dict) else {}, owner if isinstance(
+        owner, int
+    ) else None
 
 
 def _made_with(command: protocol.Load, version: str, size_bytes: int) -> dict[str, object]:

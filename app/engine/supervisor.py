@@ -48,10 +48,15 @@ class EngineSupervisor:
         times: LoadTimes | None = None,
         stall_s: float = STALL_S,
         idle_s: float | None = None,
+        on_idle: Callable[[], None] | None = None,
         environment: Mapping[str, str] | None = None,
     ) -> None:
-        """Start the thread; no process before the first load."""
+        """Start the thread; no process before the first load.
+
+        `on_idle` is called once nothing was asked for `idle_s` seconds; without it the process is ended.
+        """
         self._listener = listener
+        self._on_idle = on_idle or self._unload
         self._store, self._times = store, times
         self._stall_s, self._idle_s = stall_s, None if idle_s is None else float(idle_s)
         self._heard_at = self._started_at = time.monotonic()
@@ -72,7 +77,7 @@ class EngineSupervisor:
         self._thread.start()
 
     def unload_when_idle(self, after_s: float | None) -> None:
-        """End the process once nothing was asked of it for so long; None keeps it."""
+        """Call that idle where nothing was asked for so long; None is never."""
         self._inbox.put(inbox.IdleLimit(after_s))
 
     @property
@@ -125,7 +130,8 @@ class EngineSupervisor:
                 if self._runs:
                     self._listen_for_silence()
                 else:
-                    self._unload()
+                    self._heard_at = time.monotonic()
+                    self._on_idle()
                 continue
             if isinstance(item, inbox.Close):
                 self._end_child()
@@ -152,16 +158,18 @@ class EngineSupervisor:
             self._obey(item)
 
     def _unload(self) -> None:
+        error = diagnose.given_up() if self._silent else None
         self._set(EngineState.STOPPING)
         self._end_child()
-        self._finish_turn(None)
-        self._set(EngineState.STOPPED)
+        self._finish_turn(error)
+        self._set(EngineState.STOPPED, error=error)
 
     def _patience_s(self) -> float | None:
         """How long to wait for something to happen before doing something about it."""
         if self._runs:
             return self._stall_s / 2
-        if self._state is EngineState.READY and self._idle_s is not None:
+        idle = self._state is EngineState.READY and not self._snapshots
+        if idle and self._idle_s is not None:
             return max(0.0, self._heard_at + self._idle_s - time.monotonic())
         return None
 
@@ -226,7 +234,7 @@ class EngineSupervisor:
         assert self._command is not None  # noqa: S101 - set by every caller
         self._end_child()
         self._finish_turn(None)
-        self._stage = ""
+        self._stage, self._silent = "", False
         self._started_at = self._heard_at = time.monotonic()
         self._expected_s = self._times.expected_s(self._command) if self._times else None
         self._files = files.fingerprint(Path(self._command.model_path))
@@ -235,7 +243,7 @@ class EngineSupervisor:
             self._child = WorkerProcess(
                 lambda child, line: self._inbox.put(inbox.Said(child, line)),
                 lambda child: self._inbox.put(inbox.Ended(child)),
-                self._environment,
+                {**(self._environment or {}), **self._command.environment},
             )
         except OSError as error:
             self._set(EngineState.CRASHED, error=diagnose.crashed(None, str(error)))
@@ -308,7 +316,12 @@ class EngineSupervisor:
         self._listener(ModelLoaded(model_path=self._command.model_path, loaded=message))
 
     def _failed(self, failed: protocol.Failed) -> None:
-        if failed.stage == "load":
+        command = self._command
+        if failed.stage == "load" and failed.reason == "device" and command and command.environment:
+            # The driver knows its devices by other UUIDs than it told: then nothing is hidden.
+            self._command = command.model_copy(update={"environment": {}, "bus_ids": {}})
+            self._start()
+        elif failed.stage == "load":
             path = self._command.model_path if self._command else ""
             self._end_child()
             self._set(EngineState.STOPPED, error=diagnose.load_failed(failed, path))

@@ -11,11 +11,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from app.engine import protocol
+from app.engine.filler import filler
 from app.engine.load_times import LoadTimes
 from app.engine.model import EngineEvent, EngineState, EngineStateChanged, ModelLoaded, TurnEnded
 from app.engine.safety import SafetyStore, engine_version
 from app.engine.supervisor import EngineSupervisor
-from app.engine.words import words
 from app.errors import AppError, Cancelled, ErrorKind
 from app.plan.candidates import MOST, Candidate
 
@@ -344,7 +344,7 @@ class Tuner:
             Cancelled: A person had enough.
         """
         self._turns += 1
-        message = protocol.ChatMessage(role="user", content=words(self._turns, prompt))
+        message = protocol.ChatMessage(role="user", content=filler(self._turns, prompt))
         supervisor.generate(
             protocol.Generate(
                 turn=self._turns,

@@ -13,6 +13,7 @@ import sys
 import threading
 from pathlib import Path
 
+from app import processes
 from app.engine import protocol
 
 log = logging.getLogger("app.engine.worker")
@@ -174,6 +175,7 @@ class Worker:
 
 def main() -> None:
     """Take over the descriptors, then work."""
+    processes.die_with_parent()
     private = os.dup(1)
     os.dup2(2, 1)
     Worker(private).run()

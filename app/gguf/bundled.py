@@ -113,7 +113,6 @@ def build(table: Mapping[str, Any], kind: str, types: Mapping[str, str], file: P
             tensors=tensors(f"blk.{index}.", _shapes(table, heads, kv_heads, width)),
             head_count=heads,
             head_count_kv=kv_heads,
-            feed_forward_length=width,
             key_length=table["key_length"],
             value_length=table["value_length"],
         )

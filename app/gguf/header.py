@@ -212,12 +212,6 @@ def parse(path: Path, stream: Stream, size: int, shard: int) -> Header:
     return header
 
 
-def shard_number(name: str) -> int:
-    """Which shard a file's name says it is, from 1; 0 if it is none."""
-    match = _SHARD.match(name)
-    return int(match["number"]) if match else 0
-
-
 def shard_names(name: str) -> tuple[str, ...]:
     """The names of all shards of a split model, whichever is named; only `name` if it is not split.
 

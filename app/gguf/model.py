@@ -36,7 +36,6 @@ class LayerLayout:
     Attributes:
         head_count: Attention (query) heads; 0 if the layer has no attention.
         head_count_kv: Key/value heads; 0 if the layer keeps no KV cache.
-        feed_forward_length: Width of the FFN; 0 if there is none.
         key_length: Dimension of one key head in the cache.
         value_length: Dimension of one value head in the cache; 0 if it is a part of the key (MLA).
         recurrent: True if the layer keeps a recurrent state instead of a KV cache.
@@ -48,7 +47,6 @@ class LayerLayout:
     tensors: tuple[TensorInfo, ...]
     head_count: int
     head_count_kv: int
-    feed_forward_length: int
     key_length: int = 0
     value_length: int = 0
     recurrent: bool = False

@@ -10,7 +10,7 @@ from pathlib import Path
 from app.errors import Action, AppError, ErrorKind
 from app.gguf.header import BadHeaderError as _BadHeaderError
 from app.gguf.header import Header as _Header
-from app.gguf.header import parse, shard_names, shard_number, unusable
+from app.gguf.header import parse, shard_names, unusable
 from app.gguf.model import LayerLayout, MetadataValue, ModelLayout, TensorInfo
 from app.gguf.remote import MAX_HEADER_BYTES, Source, SourceStream
 from app.gguf.types import FILE_TYPES
@@ -60,26 +60,6 @@ def _joined(headers: list[_Header], path: Path) -> ModelLayout:
         return _layout(headers)
     except _BadHeaderError as error:
         raise unusable(path, str(error)) from None
-
-
-def list_models(folder: Path) -> tuple[Path, ...]:
-    """The GGUF files in `folder`, of split ones the first shard, by name; empty if it is absent.
-
-    Raises:
-        AppError: The folder cannot be read.
-    """
-    try:
-        files = (
-            sorted(f for f in folder.iterdir() if f.suffix == ".gguf") if folder.exists() else []
-        )
-    except OSError as error:
-        raise AppError(
-            f"The folder {folder} cannot be read.",
-            detail=f"{error.strerror or error}.",
-            hint="Choose another folder or change its permissions.",
-            kind=ErrorKind.DISK,
-        ) from error
-    return tuple(file for file in files if shard_number(file.name) <= 1)
 
 
 def _shards(path: Path) -> list[Path]:
@@ -223,7 +203,6 @@ def _layers(
             tensors=tuple(by_layer[index]),
             head_count=heads[0][index] if attends[index] else 0,
             head_count_kv=heads[1][index] if attends[index] else 0,
-            feed_forward_length=widths[index],
             key_length=lengths[0],
             value_length=0 if latent else lengths[1],
             recurrent=recurrent[index],

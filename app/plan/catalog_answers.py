@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 from app import units
 from app.catalog import entries
@@ -15,9 +15,9 @@ from app.catalog.model import ModelEntry, Relation
 from app.gguf.model import ModelLayout
 from app.hardware import gpu_table
 from app.hardware.gpu_table import Gpu
-from app.plan import memory
-from app.plan.least import MOST_CARDS
-from app.plan.model import KvCacheType, PlanDevice, PlanHost, PlanRequest, Verdict
+from app.plan import least, memory
+from app.plan.devices import imagined_device
+from app.plan.model import KvCacheType, PlanHost, PlanRequest, Verdict
 from app.plan.planner import make_plan
 from app.plan.rules import CPU
 from app.plan.shapes import Shapes
@@ -87,7 +87,8 @@ def needs(layout: ModelLayout, context: int = CONTEXT) -> Needs:
         """Bytes that each of `count` equal cards must have: what a balanced split takes on the fullest."""
         plenty = 2 * layout.size_bytes + 2**40
         request = PlanRequest(context=tokens)
-        devices = _devices([plenty] * count, backend)
+        roomy = Gpu(name="", memory_bytes=plenty, nominal_gib=plenty / GIB)
+        devices = tuple(imagined_device(roomy, n, backend=backend) for n in range(count))
         plan = make_plan(layout, request, devices, _HOST, limits=False, shapes=shapes)
         if plan.verdict is not Verdict.FITS:
             return plenty
@@ -95,7 +96,7 @@ def needs(layout: ModelLayout, context: int = CONTEXT) -> Needs:
 
     def fewest(gpu: Gpu) -> int:
         """How many of it hold the model; 0 if no number does."""
-        counts = range(1, _most(gpu) + 1)
+        counts = range(1, least.most_of(gpu) + 1)
         return next((n for n in counts if each(n, gpu_table.backend(gpu)) <= gpu.memory_bytes), 0)
 
     found = [
@@ -109,27 +110,6 @@ def needs(layout: ModelLayout, context: int = CONTEXT) -> Needs:
         parameter_count=layout.parameter_count,
         context=tokens,
         cards=tuple(sorted(found, key=lambda cards: (cards.memory_bytes, cards.count))),
-    )
-
-
-def _most(gpu: Gpu) -> int:
-    """How many of it one machine can have; unified memory is that of the whole machine."""
-    return 1 if "unified" in gpu.link else MOST_CARDS
-
-
-def _devices(memory_bytes: Sequence[int], backend: str) -> tuple[PlanDevice, ...]:
-    """Cards of so much memory that nobody else uses."""
-    return tuple(
-        PlanDevice(
-            id=f"gpu-{index}",
-            label=f"GPU {index}",
-            name=f"GPU {index}",
-            engine_name=f"GPU{index}",
-            backend=backend,
-            total_bytes=size,
-            free_bytes=size,
-        )
-        for index, size in enumerate(memory_bytes)
     )
 
 
@@ -199,7 +179,8 @@ def _billions(count: int) -> str:
 def _hold(layout: ModelLayout, gpus: str, context: int) -> str:
     """Whether these cards hold it, and with how much to spare."""
     found = gpu_table.parse(gpus)
-    devices = _devices([gpu.memory_bytes for gpu in found], gpu_table.backend(found[0]))
+    backend = gpu_table.backend(found[0])
+    devices = tuple(imagined_device(gpu, n, backend=backend) for n, gpu in enumerate(found))
     plan = make_plan(layout, PlanRequest(context=context), devices, _HOST)
     what = f"{layout.quantization} with {context:,} tokens"
     if plan.verdict is Verdict.FITS:
@@ -220,7 +201,7 @@ def _least(layout: ModelLayout, context: int) -> str:
     what = f"{layout.quantization} with {found.context:,} tokens"
     listed = [str(cards) for cards in found.shortest]
     if not listed:
-        return f"No machine of up to {MOST_CARDS} equal cards holds {what}."
+        return f"No machine of up to {least.MOST_CARDS} equal cards holds {what}."
     words = " or ".join([", ".join(listed[:-1]), listed[-1]] if listed[1:] else listed)
     return f"{what} takes at least {words}."
 

@@ -46,6 +46,35 @@ def plan_devices(
     return tuple(result)
 
 
+_ENGINE_NAMES = {"cuda": "CUDA", "vulkan": "Vulkan", "metal": "MTL", "rpc": "RPC"}
+
+
+def imagined_device(
+    gpu: gpu_table.Gpu, number: int, *, backend: str = "", index: int | None = None
+) -> PlanDevice:
+    """A GPU that nobody else uses, the `number`th of a machine that a person thinks of.
+
+    Args:
+        gpu: What it is.
+        number: From 0.
+        backend: Other than the usual one of such a GPU.
+        index: Its number among those of its backend, where that is another.
+    """
+    backend = backend or gpu_table.backend(gpu)
+    name = _ENGINE_NAMES.get(backend, "CUDA")
+    return PlanDevice(
+        id=f"gpu-{number}",
+        label=f"GPU {number}",
+        name=gpu.name,
+        engine_name=f"{name}{number if index is None else index}",
+        backend=backend,
+        total_bytes=gpu.memory_bytes,
+        free_bytes=gpu.memory_bytes,
+        bandwidth_bytes_per_s=gpu.bandwidth_bytes_per_s,
+        prompt_flops_per_s=gpu.prompt_flops_per_s,
+    )
+
+
 def _is_here(endpoint: str | None) -> bool:
     """True for an RPC server on this machine, whose devices are its main memory."""
     host = (endpoint or "").rpartition(":")[0].strip("[]")

@@ -8,7 +8,8 @@ from app.gguf.model import ModelLayout
 from app.hardware import gpu_table
 from app.hardware.gpu_table import Gpu
 from app.plan import speed
-from app.plan.model import LoadPlan, PlanDevice, PlanHost, PlanRequest, Verdict
+from app.plan.devices import imagined_device
+from app.plan.model import LoadPlan, PlanHost, PlanRequest, Verdict
 from app.plan.planner import make_plan
 from app.units import GIB
 
@@ -48,13 +49,17 @@ def machines(layout: ModelLayout, request: PlanRequest) -> tuple[Machine, ...]:
     return tuple(sorted(rows, key=lambda row: (row.memory_bytes, row.count)))
 
 
+def most_of(gpu: Gpu) -> int:
+    """How many of it one machine can have; unified memory is that of the whole machine."""
+    return 1 if "unified" in gpu.link else MOST_CARDS
+
+
 def _fewest(layout: ModelLayout, request: PlanRequest, gpu: Gpu) -> Machine | None:
     # Fewer than their plain sum cannot hold it.
     least = max(1, -(-layout.size_bytes * 9 // 10 // gpu.memory_bytes))
-    # A machine with unified memory has one GPU; several of them are several machines.
-    most = 1 if "unified" in gpu.link else MOST_CARDS
-    for count in range(least, most + 1):
-        plan = make_plan(layout, request, _devices(gpu, count), _HOST, limits=False)
+    for count in range(least, most_of(gpu) + 1):
+        devices = tuple(imagined_device(gpu, number) for number in range(count))
+        plan = make_plan(layout, request, devices, _HOST, limits=False)
         if plan.verdict is Verdict.FITS:
             return _machine(layout, plan, gpu, count)
     return None
@@ -70,22 +75,4 @@ def _machine(layout: ModelLayout, plan: LoadPlan, gpu: Gpu, count: int) -> Machi
         tensor_split=plan.tensor_split,
         likely_low=rate.likely_low if rate else None,
         likely_high=rate.likely_high if rate else None,
-    )
-
-
-def _devices(gpu: Gpu, count: int) -> tuple[PlanDevice, ...]:
-    backend = gpu_table.backend(gpu)
-    return tuple(
-        PlanDevice(
-            id=f"gpu-{index}",
-            label=f"GPU {index}",
-            name=gpu.name,
-            engine_name=f"GPU{index}",
-            backend=backend,
-            total_bytes=gpu.memory_bytes,
-            free_bytes=gpu.memory_bytes,
-            bandwidth_bytes_per_s=gpu.bandwidth_bytes_per_s,
-            prompt_flops_per_s=gpu.prompt_flops_per_s,
-        )
-        for index in range(count)
     )

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
+import contextlib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
+from app import jsonfile
 from app.hardware.model import HardwareReport
 from app.plan.model import LoadPlan
 from app.units import MIB
@@ -49,15 +49,9 @@ class MeasuredStore:
 
     def read(self) -> dict[str, dict[str, int]]:
         """By device id: `planned`, `actual`, and `unaccounted` where it was measured. Empty if unreadable."""
-        try:
-            found: Any = json.loads(self._path.read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            return {}
-        if not isinstance(found, dict):
-            return {}
         return {
             device: {k: v for k, v in values.items() if isinstance(v, int)}
-            for device, values in found.items()
+            for device, values in jsonfile.read(self._path).items()
             if isinstance(values, dict)
         }
 
@@ -72,10 +66,5 @@ class MeasuredStore:
     def record(self, measured: Mapping[str, Mapping[str, int]]) -> None:
         """Keep what a load took; a disk that cannot be written changes nothing else."""
         values = {**self.read(), **{device: dict(found) for device, found in measured.items()}}
-        waiting = self._path.with_suffix(".new")
-        try:
-            self._path.parent.mkdir(parents=True, exist_ok=True)
-            waiting.write_text(json.dumps(values, indent=1), encoding="utf-8")
-            waiting.replace(self._path)
-        except OSError:
-            waiting.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            jsonfile.write(self._path, values)

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from app import units
 from app.gguf.model import ModelLayout
-from app.plan import recommend, speed
+from app.plan import placement, recommend, speed
 from app.plan.model import KvCacheType, LoadPlan, PlanDevice, PlanHost, PlanRequest, Verdict
 from app.plan.planner import make_plan
 from app.plan.recommend import Choice
@@ -181,14 +181,11 @@ def fit(layouts: Sequence[ModelLayout], machine: Machine) -> Fit:
     first = _judge(ordered[0], machine)
     if first not in _WHOLE:
         return _fit(ordered[0], first)
-    low, high = 0, len(ordered)
-    while high - low > 1:
-        middle = (low + high) // 2
-        if _judge(ordered[middle], machine) in _WHOLE:
-            low = middle
-        else:
-            high = middle
-    return _fit(ordered[low], first)
+
+    def whole(index: int) -> ModelLayout | None:
+        return ordered[index] if _judge(ordered[index], machine) in _WHOLE else None
+
+    return _fit(placement.last_found(0, len(ordered), whole) or ordered[0], first)
 
 
 def _fit(layout: ModelLayout, verdict: Verdict) -> Fit:

@@ -65,6 +65,22 @@ def fits(count: int, first: int, budgets: Sequence[int], cost: Cost) -> bool:
     return _fill(count, first, budgets, cost, floor=0) is not None
 
 
+def last_found(low: int, high: int, at: Callable[[int], Found | None]) -> Found | None:
+    """What `at` finds for the greatest number between `low` and `high` for which it finds anything.
+
+    Both ends are excluded; `at` finds something up to some number, and nothing beyond. None if for none.
+    """
+    best = None
+    while high - low > 1:
+        middle = (low + high) // 2
+        found = at(middle)
+        if found is None:
+            high = middle
+        else:
+            low, best = middle, found
+    return best
+
+
 def _highest(
     at: Callable[[int], Found | None], least: Callable[[Found], int], limit: int
 ) -> Found | None:

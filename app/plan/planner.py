@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from app.errors import AppError, ErrorKind
 from app.gguf.model import ModelLayout
-from app.plan import memory, rescue, tensor_parallel
+from app.plan import memory, placement, rescue, tensor_parallel
 from app.plan.model import LoadPlan, Objective, PlanDevice, PlanHost, PlanRequest, Verdict
 from app.plan.problem import Problem
 from app.plan.search import Search, Split
@@ -186,13 +186,11 @@ def max_context(problem: Problem, plan: LoadPlan) -> int:
     """
     limits = _Limits(problem, plan)
     step, most = memory.CONTEXT_STEP, problem.layout.context_length
-    low, high = 0, -(-most // step) + 1
-    while high - low > 1:
-        middle = (low + high) // 2
-        if limits.quickly(middle * step):
-            low = middle
-        else:
-            high = middle
+
+    def steps(count: int) -> int | None:
+        return count if limits.quickly(count * step) else None
+
+    low = placement.last_found(0, -(-most // step) + 1, steps) or 0
     while low and not limits.exactly(low * step):
         low -= max(1, low // 64)
     return min(low * step, most)

@@ -188,16 +188,7 @@ class _Search:
 
     def most(self) -> Split | None:
         """The split with most layers on devices."""
-        low, high = 0, self._made.total_layers + 1
-        best: Split | None = None
-        while high - low > 1:
-            middle = (low + high) // 2
-            found = self.split(middle)
-            if found is None:
-                high = middle
-            else:
-                low, best = middle, found
-        return best
+        return placement.last_found(0, self._made.total_layers + 1, self.split)
 
     def twice(self, layers: int) -> int:
         """Bytes of tensors that lie in main memory with the first `layers` anyway."""

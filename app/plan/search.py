@@ -49,15 +49,7 @@ class Search:
         if fixed is not None:
             self.forced = True
             return as_given, placement.by_memory(wanted, [max(0, b) for b in self.budgets])
-        low, high, best = 0, wanted, nothing  # `low` layers fit, `high` do not
-        while high - low > 1:
-            middle = (low + high) // 2
-            found = self.placed(middle)
-            if found is None:
-                high = middle
-            else:
-                low, best = middle, found
-        return best
+        return placement.last_found(0, wanted, self.placed) or nothing
 
     def missing(self) -> list[tuple[int, int]]:
         """What each device that lacks memory would need to hold all layers, and its index, the most first.

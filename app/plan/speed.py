@@ -73,30 +73,27 @@ class Speed:
     assumed_host: bool = False
 
 
-def estimate(plan: LoadPlan, layout: ModelLayout, host_bandwidth: float | None = None) -> Speed:
+def estimate(plan: LoadPlan, layout: ModelLayout) -> Speed:
     """What the devices' bandwidths and measured rates allow.
 
     Nothing is known of what cannot run, and of tensors that are split: there the way between devices counts.
     """
     if plan.verdict is Verdict.TOO_LARGE or plan.request.tensor_parallel:
         return Speed(generation=None, empty_context=None, prompt=None)
-    bandwidth = host_bandwidth or HOST_BANDWIDTH
-    generation = _generation(plan, layout, bandwidth, cache=True)
+    generation = _generation(plan, layout, cache=True)
     prompt = _prompt(plan, layout)
     sources = ((GENERATION_SOURCE,) if generation else ()) + ((PROMPT_SOURCE,) if prompt else ())
     return Speed(
         generation=generation,
-        empty_context=_generation(plan, layout, bandwidth, cache=False),
+        empty_context=_generation(plan, layout, cache=False),
         prompt=prompt,
         whole=_whole(plan, layout),
         sources=sources,
-        assumed_host=bool(generation) and plan.verdict.on_host and host_bandwidth is None,
+        assumed_host=bool(generation) and plan.verdict.on_host,
     )
 
 
-def _generation(
-    plan: LoadPlan, layout: ModelLayout, host_bandwidth: float, *, cache: bool
-) -> Range | None:
+def _generation(plan: LoadPlan, layout: ModelLayout, *, cache: bool) -> Range | None:
     """Each token reads all weights and the KV cache once, place after place.
 
     Of experts only those that a token chooses are read, and of the token embedding one row.
@@ -112,7 +109,7 @@ def _generation(
             return None
         seconds += held / rate
     if plan.verdict.on_host:
-        seconds += _read_on_host(plan, layout, used, cache=cache) / host_bandwidth
+        seconds += _read_on_host(plan, layout, used, cache=cache) / HOST_BANDWIDTH
     return _range(seconds, layout)
 
 

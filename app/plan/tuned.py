@@ -13,6 +13,7 @@ from typing import Any
 
 import pydantic
 
+from app import jsonfile
 from app.gguf.model import ModelLayout
 from app.plan.model import FlashAttention, LoadPlan, Objective, PlanDevice, PlanHost, PlanRequest
 from app.plan.planner import make_plan
@@ -77,13 +78,13 @@ class TunedStore:
     @property
     def empty(self) -> bool:
         """True if nothing was measured on this machine."""
-        return not self._read()
+        return not jsonfile.read(self._path)
 
     def get(
         self, layout: ModelLayout, devices: Sequence[PlanDevice], request: PlanRequest, context: int
     ) -> Tuned | None:
         """What was the fastest with these devices, this context and KV cache; None if nobody measured."""
-        found = self._read().get(self._key(layout, devices, request, context))
+        found = jsonfile.read(self._path).get(self._key(layout, devices, request, context))
         with contextlib.suppress(pydantic.ValidationError):
             return Tuned.model_validate(found)
         return None
@@ -98,7 +99,7 @@ class TunedStore:
     ) -> None:
         """Remember it; a disk that cannot take it costs another measurement, no more."""
         key = self._key(layout, devices, request, context)
-        values = {k: v for k, v in self._read().items() if k != key}
+        values = {k: v for k, v in jsonfile.read(self._path).items() if k != key}
         self._write(values | {key: tuned.model_dump(mode="json")})
 
     def forget(
@@ -106,7 +107,7 @@ class TunedStore:
     ) -> None:
         """It fits no longer."""
         key = self._key(layout, devices, request, context)
-        values = self._read()
+        values = jsonfile.read(self._path)
         if values.pop(key, None) is not None:
             self._write(values)
 
@@ -123,20 +124,9 @@ class TunedStore:
         ]
         return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:32]
 
-    def _read(self) -> dict[str, Any]:
-        try:
-            values = json.loads(self._path.read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            return {}
-        return values if isinstance(values, dict) else {}
-
     def _write(self, values: dict[str, Any]) -> None:
-        waiting = self._path.with_suffix(".new")
-        kept = dict(list(values.items())[-MOST_ENTRIES:])
         with contextlib.suppress(OSError):
-            self._path.parent.mkdir(parents=True, exist_ok=True)
-            waiting.write_text(json.dumps(kept, indent=1), encoding="utf-8")
-            waiting.replace(self._path)
+            jsonfile.write(self._path, dict(list(values.items())[-MOST_ENTRIES:]))
 
 
 def _identity(path: Path) -> list[object]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+import uuid
 
 from app.chat.message import Message
 from app.chat.session import ChatEvent, ChatSession
@@ -15,11 +16,16 @@ from app.settings.requests import generate_command
 
 
 class Conversation:
-    """A `ChatSession` for several threads."""
+    """A `ChatSession` for several threads.
+
+    Attributes:
+        id: Names the chat; another one with each new chat.
+    """
 
     def __init__(self, system_prompt: str) -> None:
         """Empty."""
         self._lock = threading.RLock()
+        self.id = uuid.uuid4().hex
         self._session = ChatSession(system_prompt=system_prompt)
 
     @property
@@ -55,4 +61,5 @@ class Conversation:
         """Forget everything; True if an answer was running."""
         with self._lock:
             running = self._session.running
+            self.id = uuid.uuid4().hex
             return self._session.clear(), running

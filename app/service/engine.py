@@ -6,14 +6,15 @@ from collections.abc import Callable
 from pathlib import Path
 
 from app.engine import protocol
-from app.engine.check import deviations
+from app.engine.check import alarm, deviations
+from app.engine.inbox import SnapshotListener
 from app.engine.load_times import LoadTimes
 from app.engine.model import EngineEvent, EngineState, ModelLoaded, TurnEnded, TurnProgressed
 from app.engine.once import dry_run
 from app.engine.safety import SafetyStore, engine_version
 from app.engine.supervisor import EngineSupervisor
 from app.errors import AppError
-from app.events import NoticeRaised
+from app.events import AlarmRaised, NoticeRaised
 from app.gguf.model import ModelLayout
 from app.plan.measured import measured
 from app.plan.model import LoadPlan
@@ -25,6 +26,8 @@ from app.service.planning import Planning
 from app.settings.model import Settings
 from app.settings.requests import load_command
 
+MINUTE_S = 60.0
+
 
 class EngineService:
     """Methods return at once unless they say otherwise; what comes of them arrives as events.
@@ -32,6 +35,8 @@ class EngineService:
     Attributes:
         loaded: What the engine holds, by its own account; None while it holds no model.
         loaded_plan: The plan that was loaded last.
+        command: How that was done.
+        asleep: True while what was loaded was put away, and comes back with the next question.
         held_by: What else needs the devices now, so that nothing can be loaded; None as a rule.
     """
 
@@ -44,6 +49,7 @@ class EngineService:
         emit: Emit,
         settings: Callable[[], Settings],
         on_turn: Callable[[TurnProgressed | TurnEnded], None],
+        on_idle: Callable[[], None],
     ) -> None:
         """No process yet.
 
@@ -55,10 +61,13 @@ class EngineService:
             emit: Told of everything but answers.
             settings: Those in force.
             on_turn: Told of each piece of an answer.
+            on_idle: Called once nothing was asked for as long as the settings say.
         """
         self.loaded: ModelLoaded | None = None
         self.loaded_plan: LoadPlan | None = None
         self.held_by: AppError | None = None
+        self.command: protocol.Load | None = None
+        self.asleep = False
         self._data = data
         self._hardware = hardware
         self._planning = planning
@@ -70,7 +79,9 @@ class EngineService:
             self._said,
             store=SafetyStore(data / "safety.json", engine_version()),
             times=LoadTimes(data / "load_times.json"),
+            on_idle=on_idle,
         )
+        self.apply_settings()
 
     # --- what it holds ----------------------------------------------------------
 
@@ -104,11 +115,11 @@ class EngineService:
 
     # --- what it is asked for ---------------------------------------------------
 
-    def load(self, *, force: bool = False) -> None:
-        """Load the chosen model as planned; `force` also where it does not fit."""
-        self._jobs.submit(lambda: self.load_now(force=force))
+    def load(self) -> None:
+        """Load the chosen model as planned."""
+        self._jobs.submit(self.load_now)
 
-    def load_now(self, *, force: bool = False) -> None:
+    def load_now(self) -> None:
         """The same from within a job, before those that wait.
 
         Raises:
@@ -116,9 +127,10 @@ class EngineService:
         """
         if self.held_by is not None:
             raise self.held_by
-        layout, plan = checked(self._planning.layout, self._planning.plan, force=force)
-        self.loaded_plan = plan
-        self._supervisor.load(self._command(plan, layout))
+        layout, plan = checked(self._planning.layout, self._planning.plan)
+        self.loaded_plan, self.command = plan, self._command(plan, layout)
+        self.asleep = False
+        self._supervisor.load(self.command)
 
     def confirm(self) -> None:
         """Let llama.cpp say what the plan would take on these devices; nothing is loaded."""
@@ -133,9 +145,22 @@ class EngineService:
 
         self._jobs.submit(job)
 
-    def unload(self) -> None:
-        """End the engine's process; all its memory comes back."""
+    def unload(self, *, asleep: bool = False) -> None:
+        """End the engine's process, even one that hangs; all its memory comes back.
+
+        `asleep`: until the next question.
+        """
+        self.asleep = asleep
         self._supervisor.unload()
+
+    def apply_settings(self) -> None:
+        """Those that hold for what is loaded, too."""
+        minutes = self._settings().unload_after_min
+        self._supervisor.unload_when_idle(None if minutes is None else MINUTE_S * minutes)
+
+    def snapshot(self, command: protocol.Snapshot, done: SnapshotListener) -> None:
+        """Measure, save or restore the KV cache; `done` is told on the supervisor's thread."""
+        self._supervisor.snapshot(command, done)
 
     def generate(self, command: protocol.Generate) -> None:
         """Answer; `on_turn` is told."""
@@ -175,4 +200,7 @@ class EngineService:
         if not plan.request.tensor_parallel:  # of which only the largest share is known
             self._hardware.measured.record(measured(plan, held(loaded), report))
         for deviation in deviations(plan, loaded.loaded):
-            self._emit(NoticeRaised(sentence=deviation.sentence))
+            if deviation.spilled:
+                self._emit(AlarmRaised(error=alarm(deviation)))
+            else:
+                self._emit(NoticeRaised(sentence=deviation.sentence))

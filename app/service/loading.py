@@ -10,22 +10,15 @@ from app.gguf.model import ModelLayout
 from app.plan.model import LoadPlan
 
 
-def checked(
-    layout: ModelLayout | None, plan: LoadPlan | None, *, force: bool
-) -> tuple[ModelLayout, LoadPlan]:
-    """Both, if they can be loaded; `force` also where the plan does not fit.
+def checked(layout: ModelLayout | None, plan: LoadPlan | None) -> tuple[ModelLayout, LoadPlan]:
+    """Both, if they can be loaded.
 
     Raises:
         AppError: No model is chosen, or it does not fit.
     """
     if layout is None or plan is None:
-        raise AppError(
-            "No model is chosen.",
-            hint="Choose a GGUF file.",
-            action=Action.CHOOSE_MODEL,
-            kind=ErrorKind.USAGE,
-        )
-    if not plan.runs and not force:
+        raise no_model()
+    if not plan.runs:
         raise AppError(
             f"{layout.name} does not fit: {plan.sentence}",
             hint=plan.hint,
@@ -35,11 +28,19 @@ def checked(
     return layout, plan
 
 
+def no_model() -> AppError:
+    """Nothing can be done yet."""
+    return AppError(
+        "No model is chosen.",
+        hint="Choose a GGUF file.",
+        action=Action.CHOOSE_MODEL,
+        kind=ErrorKind.USAGE,
+    )
+
+
 def held(loaded: ModelLoaded) -> dict[str, int]:
     """What the model took, in bytes by the device's engine name."""
-    return {
-        m.device: m.weights_bytes + m.kv_cache_bytes + m.compute_bytes for m in loaded.loaded.memory
-    }
+    return {m.device: m.model_bytes for m in loaded.loaded.memory}
 
 
 def is_loaded(

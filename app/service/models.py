@@ -159,13 +159,13 @@ class ModelService:
 
     # --- a model's page ---------------------------------------------------------
 
-    def open(self, subject: Subject, *, refresh: bool = False) -> None:
+    def open(self, subject: Subject) -> None:
         """Work on a model's page: its files on the Hub, how it suits the machine, what is asked often."""
         with self._lock:
             self._subject = subject
         if subject.repos:
             self._hub.submit(
-                lambda: self._read(subject, refresh=refresh),
+                lambda: self._read(subject),
                 lambda error: self._tell_sets(subject, (), {}, error),
             )
         self._study_soon(subject)
@@ -216,7 +216,7 @@ class ModelService:
             absent=absent,
         )
 
-    def _read(self, subject: Subject, *, refresh: bool) -> None:
+    def _read(self, subject: Subject) -> None:
         """The repositories of a subject; the first that answers has to, the others may fail."""
         answers: list[Answer[Snapshot]] = []
         sets: dict[str, FileSet] = {}
@@ -225,7 +225,7 @@ class ModelService:
             if self._left(subject):
                 return
             try:
-                answer = self.lookups.snapshot(repo, refresh=refresh)
+                answer = self.lookups.snapshot(repo)
             except AppError as problem:
                 error = error or problem
                 if problem.kind is ErrorKind.NETWORK:

@@ -9,9 +9,9 @@ from app import paths
 from app.chat.message import Message
 from app.download.manager import Hours
 from app.download.model import Download
-from app.engine.model import TurnEnded, TurnProgressed
+from app.engine.model import EngineState, EngineStateChanged, ModelLoaded, TurnEnded, TurnProgressed
 from app.engine.safety import engine_version
-from app.events import NoticeRaised, SettingsChanged
+from app.events import AppEvent, NoticeRaised, OperationFailed, SettingsChanged
 from app.plan.model import KvCacheType
 from app.plan.tuned import TunedStore
 from app.service.conversation import Conversation
@@ -22,6 +22,7 @@ from app.service.hardware import HardwareService
 from app.service.jobs import Emit, Listeners, Worker
 from app.service.models import ModelService
 from app.service.planning import Planning
+from app.service.snapshots import SnapshotService
 from app.service.subjects import Offer, Subject
 from app.service.tuning import TuningService
 from app.settings.model import Settings
@@ -65,10 +66,22 @@ class AppService:
             self._emit,
             lambda: self.settings,
             self._turn,
+            self._idle,
         )
         self.tuning = TuningService(
             self.folders.data, self.hardware, self.planning, self.engine, tuned, self._listeners
         )
+        self.snapshots = SnapshotService(
+            self.folders.data / "kv",
+            self.engine,
+            self._jobs,
+            self._emit,
+            lambda: self.settings,
+            lambda: self._conversation.id,
+        )
+        self._question: tuple[str, int | None] | None = None
+        self._listeners.add(self.snapshots.receive)
+        self._listeners.add(self._woken)
         self.models = ModelService(
             self.folders,
             self._emit,
@@ -114,6 +127,7 @@ class AppService:
         """
         self.hardware.wants_meters = meters
         self._lists_models = downloads
+        self.snapshots.start()
         if downloads:
             self.downloads.start(self.settings.download_limit, self.settings.download_hours)
 
@@ -160,6 +174,7 @@ class AppService:
                 self._store.save(settings)
             finally:
                 self._conversation.set_system_prompt(settings.system_prompt)
+                self.engine.apply_settings()
                 self._emit(SettingsChanged(settings=settings))
                 if servers_changed:
                     self._detect()
@@ -226,7 +241,11 @@ class AppService:
         return self._conversation.messages
 
     def send(self, text: str, *, max_tokens: int | None = None) -> None:
-        """Send a message; the answer streams in as events."""
+        """Send a message; the answer streams in as events. A model that sleeps is loaded for it first."""
+        if self.engine.asleep:
+            self._question = (text, max_tokens)
+            self.engine.load()
+            return
         begun = self._conversation.begin(text, self.settings, self.planning.layout, max_tokens)
         if begun is not None:
             self._emit(begun[0])
@@ -244,6 +263,28 @@ class AppService:
             self.engine.cancel()
         self._emit(event)
 
+    def sleep(self, *, keep: bool) -> None:
+        """Unload the model until the next question; `keep` saves the chat's KV cache first."""
+        if keep and self.messages and self.engine.state is EngineState.READY:
+            self.snapshots.save(then=lambda: self.engine.unload(asleep=True))
+        else:
+            self.engine.unload(asleep=True)
+
+    def _idle(self) -> None:
+        self.sleep(keep=self.settings.snapshot_when_idle)
+
+    def _woken(self, event: AppEvent) -> None:
+        """Ask what was asked of a model that slept; what does not wake it leaves the question to the person."""
+        if isinstance(event, ModelLoaded) and self._question is not None:
+            (text, max_tokens), self._question = self._question, None
+            self.send(text, max_tokens=max_tokens)
+        elif isinstance(event, OperationFailed) or (
+            isinstance(event, EngineStateChanged)
+            and event.state in (EngineState.STOPPED, EngineState.CRASHED)
+            and not self.engine.asleep
+        ):
+            self._question = None
+
     def _turn(self, event: TurnProgressed | TurnEnded) -> None:
         chat_event = self._conversation.receive(event)
         if chat_event is not None:
@@ -257,6 +298,7 @@ class AppService:
         self.tuning.close()
         self.engine.close()
         self._jobs.close()
+        self.snapshots.close()
         self.hardware.close()
         self.files.close()  # last, as requests of these two may hang for a while
         self.models.close()

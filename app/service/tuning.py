@@ -18,7 +18,7 @@ from app.plan.tuned import TunedStore, tuned_from
 from app.service.engine import EngineService
 from app.service.hardware import HardwareService
 from app.service.jobs import Listeners, Worker
-from app.service.loading import checked
+from app.service.loading import checked, no_model
 from app.service.planning import Planning
 from app.settings.model import Settings, SplitMode
 from app.settings.requests import load_command, make_request
@@ -87,13 +87,12 @@ class TuningService:
         return trials(commands, times, layout.size_bytes, self.effort)
 
     def _planned(self, settings: Settings) -> tuple[ModelLayout, tuple[Candidate, ...]]:
-        here = self._hardware.machine(settings)
-        layout, _ = checked(self._planning.layout, self._planning.plan, force=True)
-        if here is None:
-            raise _BUSY
+        here, layout = self._hardware.machine(settings), self._planning.layout
+        if here is None or layout is None:
+            raise no_model()
         request = make_request(settings, layout, here.devices)
         found = candidates(layout, request, here.devices, here.host, most=self.effort.plans)
-        checked(layout, found[0].plan, force=False)
+        checked(layout, found[0].plan)
         return layout, found
 
     def propose(self, settings: Settings) -> None:

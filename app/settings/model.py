@@ -12,7 +12,7 @@ from app.download.manager import Hours
 from app.engine.protocol import Sampling
 from app.plan.model import FlashAttention, KvCacheType, Objective
 
-_ENDPOINT = re.compile(r"^(?:\[[0-9a-fA-F:]+\]|[A-Za-z0-9.\-_]+):\d{1,5}$")
+_ENDPOINT = re.compile(r"^[A-Za-z0-9.\-_]+:\d{1,5}$")
 
 
 class Appearance(enum.StrEnum):
@@ -54,6 +54,8 @@ class Overflow(enum.StrEnum):
 
 
 def _endpoint(value: str) -> str:
+    if value.count(":") > 1:
+        raise ValueError(f"“{value}” is an IPv6 address; llama.cpp's RPC speaks IPv4 only")
     if not _ENDPOINT.match(value) or not 0 < int(value.rsplit(":", 1)[1]) < 65_536:
         raise ValueError(f"“{value}” is not an address such as 192.168.1.20:50052")
     return value
@@ -146,6 +148,27 @@ class Settings(pydantic.BaseModel):
     )
     sampling: Sampling = pydantic.Field(
         default=Sampling(), title="Sampling", description="How the next token is chosen."
+    )
+    unload_after_min: int | None = pydantic.Field(
+        default=None,
+        ge=1,
+        le=10_080,
+        title="Unload when idle",
+        description="Minutes without a question after which the model leaves memory; none keeps it. "
+        "The next question loads it again.",
+    )
+    snapshot_when_idle: bool = pydantic.Field(
+        default=False,
+        title="Keep the KV cache",
+        description="Save the chat's KV cache before the model is unloaded for being idle, so that "
+        "the next answer need not read the whole chat again.",
+    )
+    snapshot_limit_gb: int = pydantic.Field(
+        default=40,
+        ge=0,
+        le=100_000,
+        title="Room for KV caches",
+        description="GB that saved KV caches may take on disk; the oldest make room.",
     )
     model_folders: tuple[str, ...] = pydantic.Field(
         default=(), title="Folders of models", description="Looked into beside the usual ones."

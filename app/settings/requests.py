@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 
 from app.engine import protocol
 from app.engine.defaults import sampling_for
+from app.engine.visible import visible
 from app.gguf.model import ModelLayout
 from app.hardware.model import HardwareReport
 from app.plan import placement, tensor_parallel
@@ -65,9 +67,11 @@ def load_command(
     servers = settings.rpc_servers if any(s.device.backend == "rpc" for s in used) else ()
     answering = {device.endpoint for device in report.devices} if report else set()
     on_devices = not plan.host.layer_count and not plan.tensor_overrides
+    names = tuple(share.device.engine_name for share in used)
+    seen = visible(report, names, os.environ)
     return protocol.Load(
         model_path=str(layout.files[0]),
-        devices=tuple(share.device.engine_name for share in used),
+        devices=names,
         rpc_servers=tuple(server for server in servers if server in answering),
         gpu_layers=plan.gpu_layers,
         split_mode="tensor" if plan.request.tensor_parallel else "layer",
@@ -84,6 +88,8 @@ def load_command(
         op_offload=on_devices,
         load_mode="read" if settings.load_mode.reads(on_devices) else "mapped",
         threads=settings.threads,
+        environment=dict(seen.environment),
+        bus_ids=dict(seen.bus_ids),
     )
 
 

@@ -61,7 +61,7 @@ SCENES = (
 )
 
 
-def wait(condition: Callable[[], bool]) -> None:
+def wait(condition: Callable[[], object]) -> None:
     """Run the event loop until `condition`."""
     deadline = time.monotonic() + TIMEOUT_S
     while not condition():

@@ -9,15 +9,13 @@ import dataclasses
 import os
 import sys
 import tempfile
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 os.environ.setdefault("QT_QPA_PLATFORM", "offscreen")
 
 from huggingface_hub import constants
-from PySide6.QtTest import QTest
 from PySide6.QtWidgets import QApplication
 
 from app.catalog import starter
@@ -29,6 +27,7 @@ from app.plan.model import PlanHost
 from app.plan.overview import Machine
 from app.service import AppService
 from app.units import GIB
+from tests.end_to_end.photograph import NARROW, looks, save, wait
 from tests.helpers import shards
 from tests.helpers.faulty_hub import FaultyHub, faulty_hub
 from tests.helpers.hub import Repo
@@ -37,19 +36,9 @@ from tests.helpers.split import split
 from ui import theme
 from ui.main_window import MainWindow
 
-TIMEOUT_S = 120
 ULTRA = "bartowski/nvidia_Llama-3_1-Nemotron-Ultra-253B-v1-GGUF"
 SMALL = "acme/SmolLM2-135M-Instruct-GGUF"
-WIDE, NARROW = (1280, 820), (960, 640)
-
-
-def wait(condition: Callable[[], object]) -> None:
-    """Run the event loop until `condition`."""
-    deadline = time.monotonic() + TIMEOUT_S
-    while not condition():
-        if time.monotonic() > deadline:
-            raise TimeoutError
-        QTest.qWait(20)
+WIDE = 1280, 820
 
 
 def imagined() -> Machine:
@@ -105,20 +94,12 @@ class Camera:
 
     def take(self, name: str, *, narrow: bool = False, dark: bool = True) -> None:
         """`name.png`, `name-dark.png`, `name-narrow.png`."""
-        for appearance, suffix in ((theme.Appearance.LIGHT, ""), (theme.Appearance.DARK, "-dark")):
-            if suffix and not dark:
-                continue
-            theme.manager().set_appearance(appearance)
-            self._shoot(f"{name}{suffix}")
-        theme.manager().set_appearance(theme.Appearance.LIGHT)
+        for suffix in looks() if dark else ("",):
+            save(self._window, self.folder / f"{name}{suffix}.png")
         if narrow:
             self._window.resize(*NARROW)
-            self._shoot(f"{name}-narrow")
+            save(self._window, self.folder / f"{name}-narrow.png")
             self._window.resize(*WIDE)
-
-    def _shoot(self, name: str) -> None:
-        QTest.qWait(150)
-        self._window.grab().save(str(self.folder / f"{name}.png"))
 
 
 def main() -> None:

@@ -64,6 +64,19 @@ def test_chat_answers_line_by_line() -> None:
     assert done.returncode == 0
 
 
+def test_chat_goes_on_where_it_was_after_unloading() -> None:
+    lines = "Name three colours.\n/unload save\nAnd you?\n/unload\n/unload\n"
+    done = run("chat", "--json", "--max-tokens", "6", "--context", "512", stdin=lines)
+    told = events(done.stdout)
+    first, second = (e["stats"] for e in told if e["type"] == "finished")
+    saved = next(e for e in told if e["type"] == "snapshot" and e["state"] == "saved")
+    assert saved["tokens"] == first["context_used"]
+    assert saved["bytes"] > 0
+    assert second["reused_tokens"] >= saved["tokens"] - 2
+    assert sum(e["type"] == "loaded" for e in told) == 2
+    assert done.returncode == 0
+
+
 @pytest.mark.parametrize(
     ("arguments", "code"),
     [

@@ -23,6 +23,7 @@ from app.settings.model import Settings, SplitMode
 from tests.helpers.rpc import rpc_servers
 from ui import theme
 from ui.chat.bubble import Bubble
+from ui.chat.model_button import SAVE_UNLOAD
 from ui.main_window import MainWindow
 from ui.theme.tokens import DARK, LIGHT
 
@@ -68,6 +69,17 @@ def wait_answered(qtbot: QtBot, window: MainWindow, messages: int) -> None:
         return done and not window.chat._running
 
     qtbot.waitUntil(answered, timeout=TIMEOUT_MS)
+
+
+def stop_after_a_word(qtbot: QtBot, window: MainWindow, messages: int) -> None:
+    """A whole answer can take minutes where other things run on the machine."""
+    service = window._service
+    qtbot.waitUntil(
+        lambda: len(service.messages) == messages and bool(service.messages[-1].text),
+        timeout=TIMEOUT_MS,
+    )
+    window.chat._send.click()
+    wait_answered(qtbot, window, messages)
 
 
 def test_ask_stop_ask_again_move_layers_reload_ask_again(qtbot: QtBot, service: AppService) -> None:
@@ -130,7 +142,7 @@ def test_kill_9_keeps_window_and_partial_answer_and_one_click_reloads(
     window.chat._reload.click()
     wait_ready(qtbot, window, service)
     qtbot.keyClick(window.chat.composer, Qt.Key.Key_Return)
-    wait_answered(qtbot, window, 4)
+    stop_after_a_word(qtbot, window, 4)
     assert service.messages[-1].text
 
 
@@ -290,3 +302,34 @@ def test_light_and_dark_follow_the_system_while_the_window_is_open(
         hints.colorSchemeChanged.emit(scheme)
         assert theme.current() is look
         assert window.grab().toImage().pixelColor(600, 5).name() == look.bg.lower()
+
+
+def test_a_model_that_sleeps_wakes_for_the_next_question(qtbot: QtBot, service: AppService) -> None:
+    service.settings = Settings(context=512)
+    window = open_window(qtbot, service)
+    service.start(load=True)
+    wait_ready(qtbot, window, service)
+    window.show_page("Chat")
+    model = window.chat.model
+    ask(qtbot, window, "Name a colour.")
+    stop_after_a_word(qtbot, window, 2)
+    actions = {action.text().split("   ")[0]: action for action in model.menu.actions()}
+    keep = actions[SAVE_UNLOAD]
+    assert not keep.isEnabled(), "its size is not known yet"
+    model.menu_opened.emit()
+    qtbot.waitUntil(keep.isEnabled, timeout=TIMEOUT_MS)
+    assert "tokens" in keep.text()
+    keep.trigger()
+    qtbot.waitUntil(lambda: service.engine.pid is None, timeout=TIMEOUT_MS)
+    qtbot.waitUntil(lambda: "asleep" in model.accessibleName(), timeout=TIMEOUT_MS)
+    assert window.chat._note.text().startswith("KV cache saved")
+    ask(qtbot, window, "And another one.")
+    assert window.chat.composer.toPlainText(), "the question stays until it is asked"
+    stop_after_a_word(qtbot, window, 4)
+    assert not window.chat.composer.toPlainText()
+    stats = service.messages[-1].stats
+    assert stats is not None
+    assert stats.reused_tokens > 20
+    window.show_page("Machine")
+    window.launcher._unload.click()
+    qtbot.waitUntil(lambda: service.engine.pid is None, timeout=TIMEOUT_MS)

@@ -18,14 +18,11 @@ import struct
 import sys
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import parse_qs, unquote, urlsplit
 
-import huggingface_hub
-
 from tests.helpers import hub as helpers_hub
-from tests.helpers.hub import Hub, _etag, _Handler
+from tests.helpers.hub import Hub, _etag, _Handler, serving
 
 _PATHS_INFO = re.compile(r"/api/models/([^/]+/[^/]+)/paths-info/[^/]+")
 SLICE_BYTES = 256 * 1024
@@ -257,19 +254,9 @@ class _FaultyHandler(_Handler):
         return len(data)
 
 
-@contextlib.contextmanager
-def faulty_hub() -> Iterator[FaultyHub]:
-    """The server, running; huggingface_hub's connections to it are closed at the end."""
-    with FaultyHub() as server:
-        thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)
-        thread.start()
-        try:
-            yield server
-        finally:
-            server.closing.set()
-            huggingface_hub.close_session()
-            server.shutdown()
-            thread.join()
+def faulty_hub() -> contextlib.AbstractContextManager[FaultyHub]:
+    """The server, running."""
+    return serving(FaultyHub())
 
 
 def main() -> None:

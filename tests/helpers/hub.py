@@ -16,7 +16,7 @@ import re
 import threading
 from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, TypeVar
 from urllib.parse import parse_qs, unquote, urlencode, urlsplit
 
 import huggingface_hub
@@ -148,6 +148,9 @@ class Hub(http.server.ThreadingHTTPServer):
 
     def handle_error(self, request: object, client_address: object) -> None:
         """Clients hang up; that is no error here."""
+
+
+_Server = TypeVar("_Server", bound=Hub)
 
 
 class _Handler(http.server.BaseHTTPRequestHandler):
@@ -372,9 +375,9 @@ def _digest(file: Path, size: int, _changed: int) -> str:
 
 
 @contextlib.contextmanager
-def hub() -> Iterator[Hub]:
+def serving(server: _Server) -> Iterator[_Server]:
     """The server, running; huggingface_hub's connections to it are closed at the end."""
-    with Hub() as server:
+    with server:
         thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)
         thread.start()
         try:
@@ -384,3 +387,8 @@ def hub() -> Iterator[Hub]:
             huggingface_hub.close_session()
             server.shutdown()
             thread.join()
+
+
+def hub() -> contextlib.AbstractContextManager[Hub]:
+    """The server, running."""
+    return serving(Hub())

@@ -16,15 +16,20 @@ HOST = PlanHost(total_bytes=64 * GIB, available_bytes=64 * GIB)
 
 def cards(sizes: Sequence[float], *, backend: str = "cuda") -> tuple[PlanDevice, ...]:
     """GPUs of so many GiB."""
+    return devices([round(size * GIB) for size in sizes], backend=backend)
+
+
+def devices(sizes: Sequence[int], *, backend: str = "cuda") -> tuple[PlanDevice, ...]:
+    """Devices of so many bytes that nobody else uses."""
     return tuple(
         PlanDevice(
             id=f"d{index}",
             label=f"GPU {index}",
             name="card",
-            engine_name=f"GPU{index}",
+            engine_name=f"{backend.upper()}{index}",
             backend=backend,
-            total_bytes=round(size * GIB),
-            free_bytes=round(size * GIB),
+            total_bytes=size,
+            free_bytes=size,
         )
         for index, size in enumerate(sizes)
     )

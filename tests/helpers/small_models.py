@@ -36,9 +36,9 @@ class _Model:
         self.random("output.weight", VOCABULARY, WIDTH)
         self.ones("output_norm.weight", WIDTH)
 
-    def random(self, name: str, *shape: int, scale: float = 1.0) -> None:
+    def random(self, name: str, *shape: int) -> None:
         """Weights that keep the size of what goes through them; numpy's order, rows first."""
-        values = self._random.standard_normal(shape) * scale / np.sqrt(shape[-1])
+        values = self._random.standard_normal(shape) / np.sqrt(shape[-1])
         self.writer.add_tensor(name, values.astype(np.float32))
 
     def ones(self, name: str, *shape: int, value: float = 1.0) -> None:
@@ -53,8 +53,9 @@ class _Model:
         self.writer.close()
 
 
-def sliding_window(path: Path, *, window: int = 32, layers: int = 6, kv_heads: int = HEADS) -> Path:
+def sliding_window(path: Path, *, kv_heads: int = HEADS) -> Path:
     """Gemma 3: five of six layers see `window` tokens only."""
+    layers = 6
     model = _Model(path, "gemma3", layers)
     writer, head = model.writer, WIDTH // HEADS
     writer.add_feed_forward_length(FEED_FORWARD)
@@ -62,7 +63,7 @@ def sliding_window(path: Path, *, window: int = 32, layers: int = 6, kv_heads: i
     writer.add_head_count_kv(kv_heads)
     writer.add_key_length(head)
     writer.add_value_length(head)
-    writer.add_sliding_window(window)
+    writer.add_sliding_window(32)
     for index in range(layers):
         block = f"blk.{index}."
         for name in ("attn_norm", "post_attention_norm", "ffn_norm", "post_ffw_norm"):
@@ -80,8 +81,9 @@ def sliding_window(path: Path, *, window: int = 32, layers: int = 6, kv_heads: i
     return path
 
 
-def recurrent(path: Path, *, layers: int = 2) -> Path:
+def recurrent(path: Path) -> Path:
     """Mamba: a state instead of a KV cache."""
+    layers = 2
     model = _Model(path, "mamba", layers)
     inner, state, rank, kernel = 2 * WIDTH, 8, 4, 4
     writer = model.writer

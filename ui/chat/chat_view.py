@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from PySide6.QtCore import Qt, QTimer, Signal
+from PySide6.QtCore import Qt, Signal
 from PySide6.QtWidgets import QHBoxLayout, QPlainTextEdit, QScrollArea, QVBoxLayout, QWidget
 
 from app import units
@@ -14,7 +14,11 @@ from app.plan.model import LoadPlan
 from ui.chat.bubble import Bubble
 from ui.chat.composer import Composer
 from ui.chat.device_strip import DeviceStrip
+from ui.chat.model_button import ModelButton
+from ui.widgets.error_line import ErrorLine
 from ui.widgets.labels import button, frame, label, set_state
+from ui.widgets.question_line import QuestionLine
+from ui.widgets.timers import after_rest
 
 RENDER_MS = 60
 COLUMN_PX = 720
@@ -29,6 +33,8 @@ class ChatView(QWidget):
     stop_clicked = Signal()
     new_chat_clicked = Signal()
     reload_clicked = Signal()
+    end_clicked = Signal()
+    split_clicked = Signal()
     system_prompt_changed = Signal(str)
 
     def __init__(self, parent: QWidget | None = None) -> None:
@@ -38,10 +44,7 @@ class ChatView(QWidget):
         self._thoughts: list[str] = []
         self._context = 0
         self._running = self._ready = False
-        self._render = QTimer(self)
-        self._render.setSingleShot(True)
-        self._render.setInterval(RENDER_MS)
-        self._render.timeout.connect(self._show_answer)
+        self._render = after_rest(self, RENDER_MS, self._show_answer)
         column = QVBoxLayout(self)
         column.setContentsMargins(0, 0, 0, 0)
         column.setSpacing(0)
@@ -57,11 +60,8 @@ class ChatView(QWidget):
         new.clicked.connect(self.new_chat_clicked)
         top.addWidget(new)
         top.addStretch(1)
-        self._model = label("", "strong")
-        self._state = label("", "body-muted")
-        top.addWidget(self._model)
-        top.addSpacing(8)
-        top.addWidget(self._state)
+        self.model = ModelButton()
+        top.addWidget(self.model)
         top.addStretch(1)
         toggle = button("System prompt")
         toggle.setCheckable(True)
@@ -116,6 +116,9 @@ class ChatView(QWidget):
         holder.setMaximumWidth(COLUMN_PX)
         inner = QVBoxLayout(holder)
         inner.setContentsMargins(0, 0, 0, 0)
+        self._note = label("", "muted", wrap=True)
+        self._note.hide()
+        inner.addWidget(self._note)
         banner = QHBoxLayout()
         self._banner = label("", "", wrap=True)
         self._reload = button("Reload")
@@ -130,6 +133,12 @@ class ChatView(QWidget):
         self._banner_row.setLayout(banner)
         self._banner_row.hide()
         inner.addWidget(self._banner_row)
+        self.alarm = ErrorLine(action="Adjust split")
+        self.alarm.acted.connect(self.split_clicked)
+        inner.addWidget(self.alarm)
+        self.question = QuestionLine("Stop", "Wait")
+        self.question.accepted.connect(self.end_clicked)
+        inner.addWidget(self.question)
         row = QHBoxLayout()
         self.composer = Composer()
         self.composer.submitted.connect(self._submit)
@@ -183,7 +192,7 @@ class ChatView(QWidget):
 
     def set_model(self, name: str) -> None:
         """Name the model on top."""
-        self._model.setText(name)
+        self.model.set_model(name)
 
     def set_system_prompt(self, text: str) -> None:
         """Show the stored system prompt, without announcing it as a change."""
@@ -192,11 +201,13 @@ class ChatView(QWidget):
             self._system.setPlainText(text)
             self._system.blockSignals(False)
 
-    def set_engine(self, words: str, *, ready: bool, error: str = "") -> None:
-        """Show the engine's state; `error` opens the banner with the Reload button."""
-        self._ready = ready
-        self._state.setText(words)
-        set_state(self._state, "error" if error else "ok" if ready else "")
+    def set_engine(self, words: str, *, ready: bool, error: str = "", asleep: bool = False) -> None:
+        """Show the engine's state; `error` opens the banner with the Reload button.
+
+        `asleep`: nothing is loaded, and the next question loads it.
+        """
+        self._ready = ready or asleep
+        self.model.set_state(words, ready=ready, busy=self._running, error=bool(error))
         if error:
             self._banner.setText(error)
         self._banner_row.setVisible(bool(error))
@@ -208,6 +219,11 @@ class ChatView(QWidget):
         if loaded is not None:
             self._context = loaded.context
             self._show_meter(None, None, 0)
+
+    def show_note(self, sentence: str) -> None:
+        """One quiet line above the composer, until the next answer is there."""
+        self._note.setText(sentence)
+        self._note.setVisible(bool(sentence))
 
     def set_report(self, report: HardwareReport) -> None:
         """The devices, for the strip at the foot."""
@@ -264,6 +280,7 @@ class ChatView(QWidget):
             self._meter.setToolTip(
                 f"Of {stats.prompt_tokens:,} tokens of the prompt {stats.reused_tokens:,} were kept from before."
             )
+        self.show_note("")
         self._answer = None
         self._running = False
         if event.error is not None:

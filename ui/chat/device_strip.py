@@ -51,9 +51,7 @@ class DeviceStrip(QWidget):
         if loaded is None or plan is None:
             self.hide()
             return
-        actual = {
-            m.device: m.weights_bytes + m.kv_cache_bytes + m.compute_bytes for m in loaded.memory
-        }
+        actual = {m.device: m.model_bytes for m in loaded.memory}
         for share in plan.devices:
             if share.layer_count:
                 used = actual.get(share.device.engine_name, 0)

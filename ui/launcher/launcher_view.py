@@ -9,7 +9,6 @@ from PySide6.QtGui import QDragEnterEvent, QDropEvent, QGuiApplication, QResizeE
 from PySide6.QtWidgets import (
     QBoxLayout,
     QHBoxLayout,
-    QProgressBar,
     QScrollArea,
     QVBoxLayout,
     QWidget,
@@ -26,13 +25,9 @@ from ui.launcher.machine_strip import MachineStrip
 from ui.launcher.options_column import OptionsColumn
 from ui.launcher.outcome import Outcome
 from ui.launcher.plan_card import PlanCard
-from ui.widgets.labels import button, frame, label, set_state
+from ui.launcher.status_line import StatusLine
+from ui.widgets.labels import button, frame, label
 
-STAGES = {
-    "reading": "Reading the model",
-    "allocating": "Allocating memory",
-    "warming_up": "Testing",
-}
 FOLD_PX = 1100 - 88
 """Width of the page, rail aside, below which the side column goes under the chart."""
 SIDE_PX = 288
@@ -43,6 +38,8 @@ class LauncherView(QWidget):
     """Signals: what the person asks for."""
 
     primary_clicked = Signal()
+    unload_clicked = Signal()
+    stop_clicked = Signal()
     choose_clicked = Signal()
     split_clicked = Signal()
     confirm_clicked = Signal()
@@ -138,14 +135,19 @@ class LauncherView(QWidget):
         outer.addWidget(frame("rule"))
         foot = QHBoxLayout()
         foot.setContentsMargins(32, 12, 32, 12)
-        self._status = label("", "body-muted", wrap=True)
-        foot.addWidget(self._status, 1)
-        self._progress = QProgressBar()
-        self._progress.setRange(0, 100)
-        self._progress.setFixedSize(160, 6)
-        self._progress.setTextVisible(False)
-        self._progress.hide()
-        foot.addWidget(self._progress)
+        self.status = StatusLine()
+        self.status.stop_clicked.connect(self.stop_clicked)
+        self.status.split_clicked.connect(self.split_clicked)
+        self._status = self.status.label
+        foot.addWidget(self.status, 1)
+        foot.addSpacing(12)
+        self._unload = button("Unload")
+        self._unload.setToolTip(
+            "Frees all its memory. The next question in the chat loads it again."
+        )
+        self._unload.clicked.connect(self.unload_clicked)
+        self._unload.hide()
+        foot.addWidget(self._unload)
         foot.addSpacing(12)
         self._primary = button("Load", "primary", big=True)
         self._primary.setFixedWidth(SIDE_PX)
@@ -229,22 +231,7 @@ class LauncherView(QWidget):
     def set_engine(self, event: EngineStateChanged) -> None:
         """Show what the engine does, and what the button would do now."""
         self._state = event.state
-        loading = event.state in (EngineState.LOADING, EngineState.STARTING)
-        words = {
-            EngineState.STOPPED: "",
-            EngineState.STARTING: "Starting the engine",
-            EngineState.LOADING: STAGES.get(event.stage, "Loading"),
-            EngineState.CRASHED: str(event.error or "The engine stopped."),
-        }
-        text = words.get(event.state, "Loaded and ready.")
-        if event.error is not None:
-            text = str(event.error)
-        elif loading and event.fraction is not None:
-            text += f", {units.format_percent(event.fraction)}"
-        self._status.setText(text)
-        set_state(self._status, "error" if event.error else "")
-        self._progress.setVisible(loading)
-        self._progress.setValue(round(100 * (event.fraction or 0)))
+        self.status.set_engine(event)
         self._update_primary()
 
     def _update_primary(self) -> None:
@@ -256,6 +243,7 @@ class LauncherView(QWidget):
         elif ready:
             words = "Open chat" if self._current else "Reload with this plan"
         self._primary.setText(words)
+        self._unload.setVisible(ready)
         fits = self._plan is not None and self._plan.runs
         self._primary.setEnabled(loading or fits or (ready and self._current))
         self._primary.setToolTip("" if fits or self._plan is None else self._plan.sentence)
@@ -265,9 +253,12 @@ class LauncherView(QWidget):
         self.card.show_failure()
         if self._plan is not None:
             self._options.set_plan(self._plan)
-        self._status.setText(str(error))
-        set_state(self._status, "error")
+        self.status.say(str(error), error=True)
         self._update_primary()
+
+    def show_alarm(self, error: AppError) -> None:
+        """Something is wrong with what is loaded, and works all the same."""
+        self.status.alarm.show_error(str(error))
 
     def show_notice(self, sentence: str) -> None:
         """One line that tells something."""
@@ -277,8 +268,7 @@ class LauncherView(QWidget):
     def copy_diagnostics(self, text: str) -> None:
         """Put `text` on the clipboard and say so."""
         QGuiApplication.clipboard().setText(text)
-        self._status.setText("The diagnostics are on the clipboard.")
-        set_state(self._status, "")
+        self.status.say("The diagnostics are on the clipboard.")
 
     # --- dropped files --------------------------------------------------------
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from PySide6.QtCore import Qt, QTimer, Signal
+from PySide6.QtCore import Qt, Signal
 from PySide6.QtWidgets import QHBoxLayout, QLabel, QSlider, QVBoxLayout, QWidget
 
 from app import units
@@ -11,6 +11,7 @@ from app.hardware.model import HardwareReport
 from app.plan.model import KvCacheType, LoadPlan, Verdict
 from ui.widgets.labels import frame, label, set_state
 from ui.widgets.segments import Segments
+from ui.widgets.timers import after_rest
 
 SMALLEST = 1024
 _KV_TYPES = (KvCacheType.F16, KvCacheType.Q8_0, KvCacheType.Q4_0)
@@ -51,10 +52,7 @@ class OptionsColumn(QWidget):
         self._disk = _fact(column, "Disk", small=True)
         self._files = _fact(column, "Files", small=True)
         column.addStretch(1)
-        self._settle = QTimer(self)
-        self._settle.setSingleShot(True)
-        self._settle.setInterval(SETTLE_MS)
-        self._settle.timeout.connect(self._announce)
+        self._settle = after_rest(self, SETTLE_MS, self._announce)
 
     def set_report(self, report: HardwareReport) -> None:
         """Show the disk on which models lie."""

@@ -13,14 +13,8 @@ from app.plan import speed
 from app.plan.model import LoadPlan, Remedy, Verdict
 from app.plan.text import VERDICT_WORDS, speed_lines
 from ui import theme
+from ui.plan.values import VERDICT_STATES
 from ui.widgets.labels import button, clear, label, set_state
-
-_STATES = {
-    Verdict.FITS: ("ok", "circle-check"),
-    Verdict.CPU_ONLY: ("ok", "circle-check"),
-    Verdict.PARTLY: ("warn", "triangle-alert"),
-    Verdict.TOO_LARGE: ("error", "circle-x"),
-}
 
 
 class Outcome(QWidget):
@@ -60,7 +54,7 @@ class Outcome(QWidget):
         """Show a plan of `layout`, which is needed to tell the speed."""
         self._verdict_shown = plan.verdict
         self.verdict.setText(f"{VERDICT_WORDS[plan.verdict]} {plan.sentence}")
-        state = _STATES[plan.verdict][0]
+        state = VERDICT_STATES[plan.verdict][0]
         set_state(self.verdict, "" if state == "ok" else state)
         self._show_icon()
         rate = speed.estimate(plan, layout) if layout is not None and plan.runs else None
@@ -73,7 +67,7 @@ class Outcome(QWidget):
     def _show_icon(self) -> None:
         if self._verdict_shown is None:
             return
-        state, name = _STATES[self._verdict_shown]
+        state, name = VERDICT_STATES[self._verdict_shown]
         color = getattr(theme.current(), state)
         self._icon.setPixmap(theme.pixmap(name, color, 20, self.devicePixelRatioF()))
         self._icon.show()

@@ -8,7 +8,6 @@ from PySide6.QtCore import (
     QPersistentModelIndex,
     QRectF,
     Qt,
-    QTimer,
     Signal,
 )
 from PySide6.QtGui import QColor, QFont, QPainter, QPen, QResizeEvent
@@ -27,6 +26,7 @@ from app.plan.overview import Cell, Overview, Row, left_bytes
 from ui import theme
 from ui.models import words
 from ui.theme.tokens import TEXT_SMALL
+from ui.widgets.timers import after_rest
 from ui.widgets.verdict import ICONS
 
 ROW_PX, HEAD_PX = 31, 30
@@ -217,10 +217,7 @@ class Matrix(QTableView):
     def __init__(self, parent: QWidget | None = None) -> None:
         super().__init__(parent)
         self._quiet = False
-        self._rest = QTimer(self)
-        self._rest.setSingleShot(True)
-        self._rest.setInterval(TYPING_MS)
-        self._rest.timeout.connect(self._tell)
+        self._rest = after_rest(self, TYPING_MS, self._tell)
         self._table = _Model()
         self.setModel(self._table)
         self.setItemDelegate(_Delegate(self))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from PySide6.QtCore import Qt, QTimer, Signal
+from PySide6.QtCore import Qt, Signal
 from PySide6.QtGui import QIcon
 from PySide6.QtWidgets import (
     QFrame,
@@ -28,6 +28,7 @@ from ui import theme
 from ui.models import words
 from ui.models.row import ColumnHeads, ModelRow, RowValues
 from ui.widgets.labels import button, label, set_state
+from ui.widgets.timers import after_rest
 
 TYPING_MS = 400
 """After so long without a key the Hub is asked."""
@@ -114,10 +115,7 @@ class ModelsView(QWidget):
         self._scanned = False
         self._found: HubSearched | None = None
         self._asked = ""
-        self._typing = QTimer(self)
-        self._typing.setSingleShot(True)
-        self._typing.setInterval(TYPING_MS)
-        self._typing.timeout.connect(self._ask)
+        self._typing = after_rest(self, TYPING_MS, self._ask)
         page = QVBoxLayout(self)
         page.setContentsMargins(0, 24, 0, 0)
         page.setSpacing(12)

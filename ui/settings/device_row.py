@@ -10,6 +10,7 @@ from app.hardware.model import Device
 from app.plan.model import DevicePlan, LoadPlan
 from app.plan.text import layer_range
 from ui import theme
+from ui.plan.values import bar_values
 from ui.widgets.labels import button, label, set_state
 from ui.widgets.memory_bar import MemoryBar, MemoryBarValues
 from ui.widgets.switch import Switch
@@ -117,15 +118,4 @@ class DeviceRow:
         set_state(self.needs, "error" if share.left_bytes < 0 else "")
         if not self.reserve_changed:
             self.reserve.setValue(share.reserve_bytes / units.GIB)
-        self.bar.set_values(
-            MemoryBarValues(
-                total=share.device.total_bytes,
-                weights=share.weights_bytes,
-                kv_cache=share.kv_cache_bytes,
-                compute=share.compute_bytes,
-                reserve=share.reserve_bytes,
-                others=share.device.others_bytes,
-                in_use=in_use,
-                scale=scale,
-            )
-        )
+        self.bar.set_values(bar_values(share, scale, in_use))

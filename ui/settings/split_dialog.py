@@ -6,7 +6,7 @@ import functools
 from collections.abc import Mapping
 from typing import Protocol
 
-from PySide6.QtCore import QTimer, Signal
+from PySide6.QtCore import Signal
 from PySide6.QtWidgets import QDialog, QHBoxLayout, QVBoxLayout, QWidget
 
 from app import units
@@ -24,6 +24,7 @@ from ui.settings.device_table import DeviceTable
 from ui.settings.mode_tiles import MODES, ModeTiles
 from ui.widgets.labels import button, frame, label, set_state
 from ui.widgets.layer_bar import LayerBar, LayerBarValues
+from ui.widgets.timers import after_rest
 
 SETTLE_MS = 150
 """How long a change must stand before the exact plan is asked for."""
@@ -79,10 +80,7 @@ class SplitDialog(QDialog):
         column.addWidget(self.choices)
         self._build_footer(column)
         self._connect()
-        self._settle = QTimer(self)
-        self._settle.setSingleShot(True)
-        self._settle.setInterval(SETTLE_MS)
-        self._settle.timeout.connect(self.study)
+        self._settle = after_rest(self, SETTLE_MS, self.study)
         self._show(settings)
         self.apply_button.setFocus()
 

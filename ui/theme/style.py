@@ -137,6 +137,7 @@ QRadioButton:disabled { color: $muted; }
 QMenu { background: $surface; border: 1px solid $line_strong; padding: 4px; }
 QMenu::item { padding: 6px 20px; border-radius: 6px; }
 QMenu::item:selected { background: $alt; }
+QMenu::item:disabled { color: $muted; background: transparent; }
 QToolTip { background: $surface; color: $text; border: 1px solid $line_strong; padding: 4px; }
 QScrollBar:vertical { background: transparent; width: 10px; margin: 0; }
 QScrollBar:horizontal { background: transparent; height: 10px; margin: 0; }

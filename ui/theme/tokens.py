@@ -28,9 +28,7 @@ class Theme:
     ok: str
     ok_soft: str
     warn: str
-    warn_soft: str
     error: str
-    error_soft: str
     weights: str
     weights_2: str
     kv: str
@@ -56,8 +54,8 @@ LIGHT = Theme(
     bg="#FAFAF9", surface="#FFFFFF", alt="#F2F2F0", line="#E5E5E1", line_strong="#CFCFC9",
     text="#1C1C1A", muted="#5E5E59",
     accent="#2B63D9", on_accent="#FFFFFF", accent_soft="#E9EFFC",
-    ok="#19744A", ok_soft="#E5F2EA", warn="#8A5A00", warn_soft="#FAF0DB",
-    error="#C23934", error_soft="#FBEBE9",
+    ok="#19744A", ok_soft="#E5F2EA", warn="#8A5A00",
+    error="#C23934",
     weights="#2B63D9", weights_2="#9DBAF4", kv="#6C93E8", compute="#DCE6FB",
     compute_edge="#6089E4", others="#85857E", reserve="#B9B9B2", track="#EDEDEA",
     grid="#E5E5E1", thumb="#FFFFFF", switch_off="#8A8A84", segment_on="#FFFFFF",
@@ -71,8 +69,8 @@ DARK = Theme(
     bg="#151618", surface="#1D1F22", alt="#26292D", line="#2D3135", line_strong="#454A50",
     text="#E9E9E7", muted="#A6AAB0",
     accent="#7FAAFF", on_accent="#0E1626", accent_soft="#212C42",
-    ok="#4CC38A", ok_soft="#20352B", warn="#E3AD45", warn_soft="#33291A",
-    error="#FF8078", error_soft="#3A2322",
+    ok="#4CC38A", ok_soft="#20352B", warn="#E3AD45",
+    error="#FF8078",
     weights="#6394F0", weights_2="#3B5F9F", kv="#446EBA", compute="#232E42",
     compute_edge="#527FD0", others="#848A92", reserve="#50565D", track="#292C30",
     grid="#2D3135", thumb="#F4F4F2", switch_off="#6A7078", segment_on="#34383D",
@@ -81,8 +79,7 @@ DARK = Theme(
     code_comment="#A6AAB0",
 )  # fmt: skip
 
-# The 4 px grid.
-SPACE_1, SPACE_2, SPACE_3, SPACE_4, SPACE_5, SPACE_6 = 4, 8, 12, 16, 24, 32
+
 RADIUS_CONTROL, RADIUS_CARD, RADIUS_BAR = 8, 12, 3
 # Text heights in px: the only four sizes.
 TEXT_SMALL, TEXT_BODY, TEXT_LEAD, TEXT_TITLE = 12, 14, 17, 24

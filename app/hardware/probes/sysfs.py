@@ -74,7 +74,7 @@ def evidence(gpus: Iterable[SysfsGpu]) -> str:
     )
 
 
-def held_by(pids: Iterable[int], proc: Path = Path("/proc")) -> dict[str, int]:
+def held_by(pids: Iterable[int]) -> dict[str, int]:
     """Bytes of local memory that processes hold through DRM, by PCI bus id.
 
     Source: Documentation/gpu/drm-usage-stats.rst of Linux; a client that is open more than once
@@ -82,7 +82,7 @@ def held_by(pids: Iterable[int], proc: Path = Path("/proc")) -> dict[str, int]:
     """
     held: dict[tuple[str, str], int] = {}
     for pid in pids:
-        for info in _entries(proc / str(pid) / "fdinfo"):
+        for info in _entries(Path(f"/proc/{pid}/fdinfo")):
             fields = dict(
                 line.split(":", 1) for line in (_text(info) or "").splitlines() if ":" in line
             )

@@ -23,11 +23,11 @@ _FLAGS = {
 """Flags of /proc/cpuinfo that ggml-cpu has kernels for, as people write them."""
 
 
-def cpu(cpuinfo: Path = Path("/proc/cpuinfo"), apple: AppleMachine | None = None) -> Cpu:
+def cpu(apple: AppleMachine | None = None) -> Cpu:
     """The processor; instruction sets where /proc or Apple's sysctl tell."""
     text = ""
     with contextlib.suppress(OSError):
-        text = cpuinfo.read_text(errors="replace")
+        text = Path("/proc/cpuinfo").read_text(errors="replace")
     name = re.search(r"^model name\s*:\s*(.+)$", text, re.MULTILINE)
     flags = re.search(r"^(?:flags|Features)\s*:\s*(.+)$", text, re.MULTILINE)
     present = set(flags[1].split()) if flags else set()

@@ -162,11 +162,12 @@ def test_a_turn_whose_end_is_lost_ends_all_the_same(faults: Faults, starter_mode
 
 
 PARENT = """
-import sys, time
+import sys, threading
 from app.engine import protocol
 from app.engine.supervisor import EngineSupervisor
-from app.engine.model import EngineStateChanged, ModelLoaded, TurnProgressed
+from app.engine.model import EngineStateChanged, ModelLoaded, TurnEnded, TurnProgressed
 when = sys.argv[2]
+ended = threading.Event()
 def say(event):
     if when == "load" and isinstance(event, EngineStateChanged) and event.stage == "reading":
         print(supervisor.pid, flush=True)
@@ -176,33 +177,80 @@ def say(event):
             supervisor.generate(protocol.Generate(turn=1, messages=(message,)))
         elif when == "idle":
             print(supervisor.pid, flush=True)
+        elif when == "answer":
+            message = protocol.ChatMessage(role="user", content="Tell a long story.")
+            sampling = protocol.Sampling(ignore_end=True)
+            supervisor.generate(
+                protocol.Generate(turn=1, messages=(message,), sampling=sampling, max_tokens=40)
+            )
     if isinstance(event, TurnProgressed):
         print(supervisor.pid, flush=True)
-supervisor = EngineSupervisor(say)
+    if isinstance(event, TurnEnded):
+        print("ended", event.finished and event.finished.generated_tokens, flush=True)
+        ended.set()
+supervisor = EngineSupervisor(say, stall_s=0.4)
 supervisor.load(protocol.Load(model_path=sys.argv[1], context=4096, threads=1))
-time.sleep(600)
+ended.wait(600)
+supervisor.close()
 """
 
 
-@pytest.mark.parametrize("when", ["load", "generate", "idle"])
+def gone(process: psutil.Process) -> bool:
+    """True if it holds nothing any more; its entry may wait for the system's first process."""
+    try:
+        return process.status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
+
+
+@pytest.mark.parametrize("when", ["load", "generate", "idle", "stopped"])
 def test_the_worker_is_gone_two_seconds_after_its_parent_was_killed(
     when: str, starter_model: Path
 ) -> None:
     parent = subprocess.Popen(
-        [sys.executable, "-c", PARENT, str(starter_model), when],
+        [sys.executable, "-c", PARENT, str(starter_model), "idle" if when == "stopped" else when],
         stdout=subprocess.PIPE,
         env=processes.child_environment(),
         text=True,
     )
     assert parent.stdout is not None
     worker = psutil.Process(int(parent.stdout.readline()))
+    if when == "stopped":
+        worker.suspend()
     parent.kill()
     killed = time.monotonic()
     parent.wait()
     parent.stdout.close()
-    psutil.wait_procs([worker], timeout=20)
-    assert not worker.is_running()
+    while not gone(worker) and time.monotonic() - killed < 20:
+        time.sleep(0.01)
+    assert gone(worker)
     assert time.monotonic() - killed < 2
+
+
+def test_app_and_worker_outlive_a_suspended_machine(starter_model: Path) -> None:
+    parent = subprocess.Popen(
+        [sys.executable, "-c", PARENT, str(starter_model), "answer"],
+        stdout=subprocess.PIPE,
+        env=processes.child_environment(),
+        text=True,
+    )
+    assert parent.stdout is not None
+    try:
+        both = psutil.Process(parent.pid), psutil.Process(int(parent.stdout.readline()))
+        for process in both:
+            process.suspend()
+        for process in both:
+            while process.status() != psutil.STATUS_STOPPED:
+                time.sleep(0.01)
+        time.sleep(1)  # longer than the silence that is worth a question
+        for process in both:
+            process.resume()
+        lines = list(parent.stdout)
+        assert lines[-1].strip() == "ended 40", lines[-3:]
+    finally:
+        parent.kill()
+        parent.wait()
+        parent.stdout.close()
 
 
 def test_a_model_file_that_is_cut_off_while_loaded(tmp_path: Path, starter_model: Path) -> None:

@@ -28,7 +28,6 @@ def parts(pieces: list[str], *, prompt: str = "", tools: bool = False) -> tuple[
     return found, parser.closed
 
 
-CALLS = {"name": "add", "arguments": {"a": 1, "b": 2}}
 SUM = (CALL, ("add", {"a": 1, "b": 2}))
 CASES: list[tuple[str, str, bool, Parts]] = [
     ("Hello.", "", False, [(TEXT, "Hello.")]),

@@ -4,17 +4,24 @@ from __future__ import annotations
 
 import json
 import signal
+import socket
+import struct
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import psutil
 import pytest
 
 from app import processes
-from app.engine.share import WARNING, shared_devices
+from app.engine.model import EngineStateChanged
+from app.engine.share import WARNING, address, shared_devices
+from app.engine.supervisor import EngineSupervisor
 from app.errors import AppError
-from tests.helpers.engines import answer, engine, is_loaded, load, talk
+from tests.helpers.engines import Events, answer, engine, is_error, is_loaded, load, talk
+
+HELLO = struct.pack("<BQ24x", 14, 24)
 
 
 def test_the_command_lends_devices_that_an_engine_uses(starter_model: Path) -> None:
@@ -55,3 +62,79 @@ def test_what_cannot_be_shared_is_named() -> None:
         port = int(first.endpoint.split(":")[1])
         with pytest.raises(AppError, match=str(port)), shared_devices("127.0.0.1", port, ("CPU",)):
             pass
+
+
+@pytest.mark.parametrize(
+    ("host", "port", "words"),
+    [
+        ("::1", 50052, "IPv4 only"),
+        ("nowhere.invalid", 50052, "nothing has this name"),
+        ("127.0.0.1", 65_536, "at most 65535"),
+        ("192.0.2.1", 50052, "cannot assign"),
+    ],
+)
+def test_an_address_that_cannot_be_is_refused_in_words(host: str, port: int, words: str) -> None:
+    with pytest.raises(AppError, match=words):
+        address(host, port)
+
+
+def test_a_name_of_this_machine_will_do() -> None:
+    with shared_devices("localhost", 0, ("CPU",)) as shared:
+        assert shared.endpoint.startswith("127.0.0.1:")
+
+
+def failure(supervisor: EngineSupervisor, events: Events, model: Path, endpoint: str) -> str:
+    """What is told of a load that shall fail."""
+    supervisor.load(
+        load(
+            model, devices=("RPC0",), rpc_servers=(endpoint,), gpu_layers=31, tensor_split=(31,)
+        )
+    )  # fmt: skip
+    event = events.until(is_error)[-1]
+    assert isinstance(event, EngineStateChanged)
+    return str(event.error)
+
+
+def test_a_server_that_serves_somebody_else_is_named_and_not_waited_for(
+    starter_model: Path,
+) -> None:
+    with shared_devices("127.0.0.1", 0, ("CPU",)) as shared, engine() as (supervisor, events):
+        host, port = shared.endpoint.split(":")
+        with socket.create_connection((host, int(port))) as first:
+            first.sendall(HELLO)
+            assert first.recv(36), "it is served"
+            assert "busy with another program" in failure(
+                supervisor, events, starter_model, shared.endpoint
+            )
+        supervisor.load(
+            load(
+                starter_model, devices=("RPC0",), rpc_servers=(shared.endpoint,), gpu_layers=31,
+                tensor_split=(31,),
+            )
+        )  # fmt: skip
+        events.until(is_loaded)
+
+
+@pytest.mark.parametrize(
+    ("answer_bytes", "words"),
+    [
+        (struct.pack("<QBBBx24x", 28, 6, 1, 0), "speaks version 6.1.0"),
+        (b"HTTP/1.1 400 Bad Request\r\n" + b"x" * 40, "is no RPC server"),
+        (b"", "is no RPC server"),
+    ],
+)
+def test_what_is_no_server_of_this_engine_is_told(
+    answer_bytes: bytes, words: str, starter_model: Path
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener, engine() as (supervisor, events):
+        endpoint = f"127.0.0.1:{listener.getsockname()[1]}"
+
+        def serve() -> None:
+            with listener.accept()[0] as connection:
+                connection.recv(33)
+                connection.sendall(answer_bytes)
+
+        server = threading.Thread(target=serve)
+        server.start()
+        assert words in failure(supervisor, events, starter_model, endpoint)
+        server.join()

@@ -160,6 +160,10 @@ def test_an_rpc_server_that_dies_in_mid_answer_is_named(starter_model: Path) -> 
         assert isinstance(last, EngineStateChanged)
         assert last.error is not None
         assert "RPC server" in last.error.title
+        supervisor.load(load(starter_model))
+        events.until(is_loaded)
+        supervisor.generate(generate(2, 4))
+        assert text_of(events.until(is_end)), "the app itself lives on"
 
 
 def test_bad_files_and_devices_are_named(tmp_path: Path, starter_model: Path) -> None:

@@ -8,10 +8,10 @@ from hypothesis import strategies
 from app.gguf import bundled
 from app.gguf.model import ModelLayout
 from app.plan import recommend
-from app.plan.model import PlanDevice, PlanHost, PlanRequest, Verdict
+from app.plan.model import PlanHost, PlanRequest, Verdict
 from app.units import GIB
+from tests.helpers.machines import HOST, devices
 
-HOST = PlanHost(total_bytes=64 * GIB, available_bytes=64 * GIB)
 CONTEXTS = (4_096, 32_768)
 
 
@@ -23,20 +23,8 @@ def layouts() -> tuple[ModelLayout, ...]:
 
 
 def best(sizes: list[int]) -> recommend.Choice:
-    devices = tuple(
-        PlanDevice(
-            id=f"d{index}",
-            label=f"GPU {index}",
-            name="card",
-            engine_name=f"CUDA{index}",
-            backend="cuda",
-            total_bytes=size,
-            free_bytes=size,
-        )
-        for index, size in enumerate(sizes)
-    )
     request = PlanRequest(any_order=True)
-    return recommend.matrix(layouts(), request, devices, HOST, contexts=CONTEXTS)[0]
+    return recommend.matrix(layouts(), request, devices(sizes), HOST, contexts=CONTEXTS)[0]
 
 
 def test_the_best_that_lies_wholly_on_the_cards_with_a_reason() -> None:

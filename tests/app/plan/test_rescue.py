@@ -23,7 +23,7 @@ def test_a_tensor_moves_to_another_card_where_whole_layers_do_not_fit() -> None:
     assert plan.verdict is Verdict.FITS
     assert plan.gpu_layers == 163
     assert plan.tensor_overrides
-    assert all(override.device.startswith("GPU") for override in plan.tensor_overrides)
+    assert all(override.device.startswith("CUDA") for override in plan.tensor_overrides)
     assert within_budget(plan)
     layout = bundled.layout(f"{ULTRA}:IQ3_XXS")
     on_devices = sum(share.weights_bytes for share in plan.devices)

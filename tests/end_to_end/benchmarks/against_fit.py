@@ -26,7 +26,7 @@ from app.gguf.writer import write_sparse
 from app.plan.model import KvCacheType, PlanHost, PlanRequest, Verdict
 from app.plan.planner import make_plan
 from tests.end_to_end.benchmarks import engine_programs
-from tests.end_to_end.benchmarks.exact_plan import devices
+from tests.helpers import machines
 from tests.helpers.rpc_memory import with_memory
 
 MARGIN_MIB = 1024
@@ -105,7 +105,7 @@ def ask_fit(program: Path, path: Path, endpoint: str, case: Case) -> Fit:
 def ours(case: Case, *, any_order: bool) -> tuple[str, float, bool]:
     """Our answer: in words, its time, and whether all is on devices as whole layers."""
     layout = bundled.layout(case.model)
-    cards = devices([round(size * units.GIB) for size in case.cards])
+    cards = machines.cards(case.cards, backend="rpc")
     request = PlanRequest(
         context=case.context,
         kv_type_k=Q8,

@@ -18,7 +18,6 @@ import random
 import statistics
 import tempfile
 import time
-from collections.abc import Sequence
 from pathlib import Path
 
 from app import paths, units
@@ -36,13 +35,13 @@ from app.plan.model import (
     HostPlan,
     KvCacheType,
     LoadPlan,
-    PlanDevice,
     PlanHost,
     PlanRequest,
     Verdict,
 )
 from app.plan.planner import make_plan
 from tests.helpers.dry_runs import DryRuns, Figures
+from tests.helpers.machines import devices
 from tests.helpers.models import FAMILIES, random_model
 
 MOST_DEVICES = 8
@@ -102,22 +101,6 @@ class Models:
         return self._layouts[name]
 
 
-def devices(free: Sequence[int]) -> tuple[PlanDevice, ...]:
-    """RPC devices with so much free memory."""
-    return tuple(
-        PlanDevice(
-            id=f"d{index}",
-            label=f"GPU {index}",
-            name="card",
-            engine_name=f"RPC{index}",
-            backend="rpc",
-            total_bytes=size,
-            free_bytes=size,
-        )
-        for index, size in enumerate(free)
-    )
-
-
 def draw_request(chance: random.Random, layout: ModelLayout) -> PlanRequest:
     """Context, batches, cache types and flash attention that llama.cpp takes."""
     flash = chance.choice(tuple(FlashAttention))
@@ -139,7 +122,7 @@ def draw_plan(chance: random.Random, layout: ModelLayout) -> LoadPlan:
     """A plan by hand, or the planner's own for random memory."""
     request, total = draw_request(chance, layout), layout.block_count + 1
     count = chance.randint(1, MOST_DEVICES)
-    roomy = devices([2**42] * count)
+    roomy = devices([2**42] * count, backend="rpc")
     if chance.random() < 0.5:
         offloaded = chance.choice((total, total, total, chance.randint(0, total)))
         cuts = sorted(chance.randint(0, offloaded) for _ in range(count - 1))
@@ -152,7 +135,7 @@ def draw_plan(chance: random.Random, layout: ModelLayout) -> LoadPlan:
     free = [round(whole * chance.uniform(0.6, 1.8)) for _ in range(count)]
     reserves = {f"d{index}": 0 for index in range(count)}
     wanted = dataclasses.replace(request, reserves=reserves)
-    return make_plan(layout, wanted, devices(free), HOST)
+    return make_plan(layout, wanted, devices(free, backend="rpc"), HOST)
 
 
 def compare_compute(result: Result, words: str, plan: LoadPlan, more: int, compute: int) -> None:

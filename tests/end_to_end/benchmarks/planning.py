@@ -13,29 +13,11 @@ from collections.abc import Callable
 
 from app.gguf import bundled
 from app.plan import placement
-from app.plan.model import KvCacheType, PlanDevice, PlanHost, PlanRequest
+from app.plan.model import KvCacheType, PlanRequest
 from app.plan.planner import make_plan
 from app.plan.recommend import matrix
 from app.units import GIB
-
-ULTRA = "nemotron-ultra-253b"
-HOST = PlanHost(total_bytes=64 * GIB, available_bytes=64 * GIB)
-
-
-def cards(sizes: list[int]) -> tuple[PlanDevice, ...]:
-    """One device of each size in GiB."""
-    return tuple(
-        PlanDevice(
-            id=f"d{index}",
-            label=f"GPU {index}",
-            name="card",
-            engine_name=f"CUDA{index}",
-            backend="cuda",
-            total_bytes=size * GIB,
-            free_bytes=size * GIB,
-        )
-        for index, size in enumerate(sizes)
-    )
+from tests.helpers.machines import HOST, ULTRA, cards
 
 
 def median_s(action: Callable[[], object], runs: int) -> float:

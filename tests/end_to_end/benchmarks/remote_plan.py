@@ -24,10 +24,10 @@ from app.gguf.model import ModelLayout
 from app.gguf.reader import read_layout_from
 from app.plan.model import LoadPlan, PlanRequest
 from app.plan.planner import make_plan
-from tests.end_to_end.benchmarks.planning import HOST, cards
 from tests.helpers import shards
 from tests.helpers.hub import Hub
 from tests.helpers.hub import hub as hub_server
+from tests.helpers.machines import HOST, cards
 
 MODEL = "nemotron-ultra-253b:Q4_K_M"
 REPO = "owner/Ultra-GGUF"

@@ -1,0 +1,43 @@
+"""A load in the terminal: one line that is written over, or a line a stage where nothing can be."""
+
+from __future__ import annotations
+
+import sys
+from typing import TextIO
+
+from app.engine import words
+from app.engine.model import EngineStateChanged
+
+
+class LoadLine:
+    """Shows what a load does."""
+
+    def __init__(self, stream: TextIO = sys.stderr) -> None:
+        """`stream` is written over if it is a terminal."""
+        self._stream = stream
+        self._terminal = stream.isatty()
+        self._stage = ""
+        self._width = 0
+
+    def show(self, event: EngineStateChanged) -> None:
+        """The stage, and how far it is."""
+        if event.state not in words.LOADING or event.silent_s is not None:
+            return
+        if self._terminal:
+            line = words.load(event)
+            self._stream.write(f"\r{line:{self._width}}")
+            self._width = len(line)
+            self._stream.flush()
+            return
+        stage = event.progress.stage if event.progress else str(event.state)
+        if stage != self._stage:
+            self._stage = stage
+            self._stream.write(f"{words.load(event)}\n")
+            self._stream.flush()
+
+    def clear(self) -> None:
+        """Nothing of it stays on a terminal."""
+        if self._width:
+            self._stream.write(f"\r{'':{self._width}}\r")
+            self._stream.flush()
+        self._width, self._stage = 0, ""
