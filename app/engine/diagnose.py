@@ -96,19 +96,6 @@ def file_changed(model_path: str, detail: str = "") -> AppError:
     )
 
 
-def tensors_crashed(error: AppError) -> AppError:
-    """A worker ended that held a model with its tensors split: the way back is a split by layers."""
-    if error.kind is not ErrorKind.ENGINE:
-        return error
-    return AppError(
-        "The engine stopped while tensors were split over devices, which is experimental.",
-        detail=error.detail,
-        hint="Choose a split by layers in the GPU split, then reload; nothing of the chat is lost.",
-        action=Action.OPEN_SPLIT,
-        kind=ErrorKind.ENGINE,
-    )
-
-
 def _name(model_path: str) -> str:
     return model_path.replace("\\", "/").rsplit("/", 1)[-1]
 
@@ -147,8 +134,8 @@ def turn_failed(failed: protocol.Failed) -> AppError:
     )
 
 
-def crashed(returncode: int | None, stderr: str) -> AppError:
-    """Why the worker process ended; `stderr` is its end."""
+def crashed(returncode: int | None, stderr: str, command: protocol.Load | None = None) -> AppError:
+    """Why the worker process ended; `stderr` is its end, `command` what it loaded."""
     if _MEMORY.search(stderr):
         return _memory_error(stderr)
     if match := _RPC.search(stderr):
@@ -161,6 +148,14 @@ def crashed(returncode: int | None, stderr: str) -> AppError:
         )
     assertion = re.search(r"GGML_ASSERT\([^\n]*", stderr)
     detail = f"{_how(returncode)}{' ' + assertion[0] if assertion else ''}"
+    if command is not None and command.split_mode == "tensor":
+        return AppError(
+            "The engine stopped while tensors were split over devices, which is experimental.",
+            detail=detail,
+            hint="Choose a split by layers in the GPU split, then reload; nothing of the chat is lost.",
+            action=Action.OPEN_SPLIT,
+            kind=ErrorKind.ENGINE,
+        )
     hint = "Reload to go on; nothing of the chat is lost."
     if returncode == -signal.SIGILL:
         hint = "The engine was built for another processor: run `make engine`."

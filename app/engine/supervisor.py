@@ -344,12 +344,10 @@ class EngineSupervisor:
         loading = self._state is EngineState.LOADING and self._stage in ("allocating", "warming_up")
         returncode = child.wait()
         self._end_child()
-        error = diagnose.crashed(returncode, child.stderr)
+        error = diagnose.crashed(returncode, child.stderr, self._command)
         if self._command is not None and files.changed(self._files):
             error = diagnose.file_changed(self._command.model_path, error.detail)
-        step = safety.next_step(self._step)
-        if self._command is not None and self._command.split_mode == "tensor":
-            error, step = diagnose.tensors_crashed(error), None
+        step = safety.next_step(self._step, self._command)
         if loading and returncode < 0 and step is not None and self._store is not None:
             self._step = step
             self._start()
