@@ -84,24 +84,56 @@ def _normed(layer: LayerLayout) -> bool:
 
 
 def _attention_parts(layer: LayerLayout, count: int) -> int:
-    """How many parts the attention of a layer can be cut into (`get_split_granularity`)."""
+    """How many parts the attention of a layer can be cut into."""
+    length, step = _attention_cut(layer, count)
+    return length // step
+
+
+def _attention_cut(layer: LayerLayout, count: int) -> tuple[int, int]:
+    """Length of what is cut, and the step of cuts: whole groups of heads, whole blocks of the type.
+
+    Source: `get_split_granularity` in llama-model.cpp.
+    """
     output = next((t for t in layer.tensors if t.name.endswith("attn_output.weight")), None)
-    block = _BLOCKS[output.type] if output is not None else 1
-    group = layer.head_count // layer.head_count_kv * layer.key_length if layer.head_count_kv else 0
-    if not group:
-        return count
+    if output is None or not layer.head_count_kv:
+        return count, 1
+    group = layer.head_count // layer.head_count_kv * layer.key_length
+    block = _BLOCKS[output.type]
     while block < 128 and block * count < group:
         block *= 2
-    return layer.head_count * layer.key_length // math.lcm(group, block)
+    return layer.head_count * layer.key_length, math.lcm(group, block)
+
+
+def _feed_forward_cut(layer: LayerLayout, count: int) -> tuple[int, int]:
+    """The same of the feed-forward network."""
+    down = next((t for t in layer.tensors if re.search(r"ffn_down(_exps)?\.weight$", t.name)), None)
+    return (count, 1) if down is None else (down.shape[0], math.lcm(_BLOCKS[down.type], 128))
+
+
+def _cut(length: int, step: int, parts: Sequence[int], turn: int) -> list[float]:
+    """The fraction that each device gets; what rounding leaves goes to another one with each layer.
+
+    Source: the end of `llama_meta_device_get_split_state` in llama-model.cpp, where `turn` is `rotation`.
+    """
+    count, low, seen = len(parts), 0, 0
+    result = [0.0] * count
+    for place in range(count):
+        device = (place + turn) % count
+        seen += parts[device]
+        high = length * seen // sum(parts)
+        high = length if place == count - 1 else high - high % step
+        result[device] = (high - low) / length
+        low = high
+    return result
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class _Sizes:
-    """Bytes: what is split over all devices, what each holds whole, and main memory's part."""
+    """Bytes of what is split over all devices, what each holds whole, and main memory's part."""
 
     split: int
     whole: int
-    cache: int
+    cache: tuple[int, ...]
     compute: int
     host_weights: int
     host_compute: int
@@ -110,15 +142,32 @@ class _Sizes:
 def place(problem: Problem, context: int) -> LoadPlan:
     """The plan for one context: even shares where they fit, else in proportion to the room."""
     sizes = _sizes(problem, context)
-    budgets = problem.budgets
-    parts = (1,) * len(budgets)
-    room = [budget - sizes.whole - sizes.compute for budget in budgets]
-    divided = sizes.split + sizes.cache
-    if min(room) < divided / len(room) and max(room) - min(room) > ALIKE * max(1, *budgets):
-        parts = _proportions(room, divided)
-    shares = tuple(
-        _share(problem, index, part / sum(parts), sizes) for index, part in enumerate(parts)
-    )
+    room = [budget - sizes.whole - sizes.compute for budget in problem.budgets]
+    plan = _plan(problem, context, sizes, (1,) * len(room))
+    if plan.runs or max(room) - min(room) <= ALIKE * max(1, *problem.budgets):
+        return plan
+    return _plan(problem, context, sizes, _proportions(room, sizes.split + sum(sizes.cache)))
+
+
+def _plan(problem: Problem, context: int, sizes: _Sizes, parts: tuple[int, ...]) -> LoadPlan:
+    """The plan for these parts."""
+    weights, cache = _divided(problem, sizes, parts)
+    shares = []
+    for device, (each, own, held) in enumerate(zip(parts, weights, cache, strict=True)):
+        total = problem.total_layers if each else 0
+        shares.append(
+            DevicePlan(
+                device=problem.devices[device],
+                layer_count=total,
+                first_layer=0 if total else None,
+                last_layer=total - 1 if total else None,
+                holds_output=total > 0,
+                weights_bytes=sizes.whole + own,
+                kv_cache_bytes=held,
+                compute_bytes=sizes.compute,
+                reserve_bytes=problem.reserves[device],
+            )
+        )
     host = HostPlan(
         host=problem.host,
         layer_count=0,
@@ -128,13 +177,38 @@ def place(problem: Problem, context: int) -> LoadPlan:
         reserve_bytes=CPU.reserve_bytes,
     )
     plan = verdicts.judged(
-        problem.layout, problem.request, shares, host,
+        problem.layout, problem.request, tuple(shares), host,
         context=context,
         sizes=memory.layer_weights(problem.layout, CPU),
         parts=parts,
     )  # fmt: skip
     warnings = (*plan.warnings, WARNING)
     return dataclasses.replace(plan, basis=Basis.ESTIMATED, warnings=warnings)
+
+
+def _divided(
+    problem: Problem, sizes: _Sizes, parts: tuple[int, ...]
+) -> tuple[list[int], list[int]]:
+    """Weights and KV cache that each device gets of what is split, in bytes."""
+    layout, kind, count = problem.layout, problem.kind, len(parts)
+    weights, cache = [0.0] * count, [0.0] * count
+    turns: dict[bool, int] = {}
+    for layer in layout.layers:
+        alike = bool(layer.sliding_window)
+        turn = turns.get(alike, 0)
+        turns[alike] = turn + 1
+        attention = _cut(*_attention_cut(layer, count), parts, turn % count)
+        feed_forward = _cut(*_feed_forward_cut(layer, count), parts, turn % count)
+        for device in range(count):
+            cache[device] += sizes.cache[layer.index] * attention[device]
+        for tensor in layer.tensors:
+            if _SPLIT.match(tensor.name):
+                cuts = feed_forward if ".ffn_" in tensor.name else attention
+                size = memory.tensor_bytes(tensor, kind)
+                weights = [own + size * cut for own, cut in zip(weights, cuts, strict=True)]
+    output = sum(memory.tensor_bytes(t, kind) for t in layout.output if _SPLIT.match(t.name))
+    weights = [own + output * part / sum(parts) for own, part in zip(weights, parts, strict=True)]
+    return [math.ceil(own) for own in weights], [math.ceil(held) for held in cache]
 
 
 def _proportions(room: list[int], divided: int) -> tuple[int, ...]:
@@ -164,7 +238,7 @@ def _sizes(problem: Problem, context: int) -> _Sizes:
     total = memory.tensors_bytes(tensors, kind)
     divided = memory.tensors_bytes(split, kind)
     request = dataclasses.replace(problem.request, flash_attention=FlashAttention.ON)
-    cache = sum(memory.layer_kv_cache(layout, request, context, kind))
+    cache = memory.layer_kv_cache(layout, request, context, kind)
     (compute, host_compute), _ = buffers(
         problem.shapes, problem.work(context), [0] * problem.total_layers, [kind], pipelined=False
     )
@@ -177,21 +251,6 @@ def _sizes(problem: Problem, context: int) -> _Sizes:
         compute=compute + passing,
         host_weights=memory.tensors_bytes(layout.token_embedding, CPU),
         host_compute=host_compute,
-    )
-
-
-def _share(problem: Problem, index: int, part: float, sizes: _Sizes) -> DevicePlan:
-    total = problem.total_layers
-    return DevicePlan(
-        device=problem.devices[index],
-        layer_count=total if part else 0,
-        first_layer=0 if part else None,
-        last_layer=total - 1 if part else None,
-        holds_output=part > 0,
-        weights_bytes=math.ceil(sizes.whole + part * sizes.split) if part else 0,
-        kv_cache_bytes=math.ceil(part * sizes.cache),
-        compute_bytes=sizes.compute if part else 0,
-        reserve_bytes=problem.reserves[index],
     )
 
 

@@ -9,6 +9,7 @@ import pytest
 
 from app.engine.check import deviations
 from app.engine.model import EngineStateChanged, ModelLoaded
+from app.engine.once import load_once
 from app.engine.safety import SafetyStore
 from app.errors import Action, AppError
 from app.gguf.reader import read_layout
@@ -60,14 +61,34 @@ def test_answers_are_the_same_as_with_split_layers(
                 share = plan.devices[0]
                 for device in ("RPC0", "RPC1"):
                     real = memory[device]
-                    assert abs(real.weights_bytes - share.weights_bytes) < 4 * MIB
-                    assert abs(real.kv_cache_bytes - share.kv_cache_bytes) < MIB
+                    assert real.weights_bytes == share.weights_bytes
+                    assert real.kv_cache_bytes == share.kv_cache_bytes
                     assert 0 <= share.compute_bytes - real.compute_bytes < 8 * MIB
                 assert deviations(plan, loaded.loaded) == ()
                 take(supervisor, "save", tmp_path / "kv")
                 restored = take(supervisor, "restore", tmp_path / "kv")
                 assert restored.tokens == again.finished.context_used
     assert answers[0] == answers[1] != ""
+
+
+def test_uneven_parts_are_cut_as_planned(
+    starter_model: Path, servers: dict[str, object], tmp_path: Path
+) -> None:
+    request = PlanRequest(context=1024, tensor_parallel=True)
+    for model, sizes in ((starter_model, (4, 0.22)), (sliding_window(tmp_path / "g.gguf"), (4, 4))):
+        layout = read_layout(model)
+        plan = make_plan(layout, request, cards(sizes, backend="rpc"), HOST, limits=False)
+        assert plan.runs
+        assert (len(set(plan.tensor_split)) > 1) == (len(set(sizes)) > 1)
+        options = servers | {"gpu_layers": layout.block_count + 1}
+        command = load(
+            model, **options, split_mode="tensor", tensor_split=plan.tensor_split,
+            flash_attention="on", self_test=False,
+        )  # fmt: skip
+        real = load_once(command, tmp_path).memory[1]
+        planned = max(share.weights_bytes for share in plan.devices)
+        assert abs(real.weights_bytes - planned) < 1024, "parts are padded"
+        assert real.kv_cache_bytes == max(share.kv_cache_bytes for share in plan.devices)
 
 
 def test_a_model_that_llama_cpp_refuses_leads_back_to_layers(
