@@ -40,6 +40,7 @@ REFUSED = frozenset({
 """Architectures that llama.cpp refuses."""
 PARTS = 1000
 """In so many parts an uneven split is told to llama.cpp."""
+CORRECTIONS = 4
 ALIKE = 0.05
 """Devices whose room differs by less than this share of the largest get as much."""
 WARNING = "Experimental: what each device takes is estimated, and llama.cpp's makers ask to check the answers."
@@ -146,7 +147,15 @@ def place(problem: Problem, context: int) -> LoadPlan:
     plan = _plan(problem, context, sizes, (1,) * len(room))
     if plan.runs or max(room) - min(room) <= ALIKE * max(1, *problem.budgets):
         return plan
-    return _plan(problem, context, sizes, _proportions(room, sizes.split + sum(sizes.cache)))
+    divided = sizes.split + sum(sizes.cache)
+    for _ in range(CORRECTIONS):
+        plan = _plan(problem, context, sizes, _proportions(room, divided))
+        if plan.runs:
+            break
+        # Cuts are rounded: who got too much asks for less.
+        shares = zip(room, plan.devices, strict=True)
+        room = [value + min(0, share.left_bytes) for value, share in shares]
+    return plan
 
 
 def _plan(problem: Problem, context: int, sizes: _Sizes, parts: tuple[int, ...]) -> LoadPlan:

@@ -114,7 +114,9 @@ class Settings(pydantic.BaseModel):
         default=(), title="RPC servers", description="Machines that lend devices, as host:port."
     )
     split_mode: SplitMode = pydantic.Field(
-        default=SplitMode.AUTOMATIC, title="Split", description="Who decides which layers go where."
+        default=SplitMode.AUTOMATIC,
+        title="Split",
+        description="Who decides which layers go where; tensor, experimental, divides each layer instead.",
     )
     device_order: tuple[str, ...] = pydantic.Field(
         default=(), title="Device order", description="Ids in the order of layers."

@@ -13,12 +13,13 @@ from app.gguf import bundled
 from app.gguf.model import ModelLayout
 from app.gguf.reader import read_layout
 from app.plan import text
-from app.plan.model import Basis, FlashAttention, LoadPlan, PlanRequest, Verdict
+from app.plan.model import Basis, FlashAttention, LoadPlan, Objective, PlanRequest, Verdict
 from app.plan.planner import make_plan
+from app.plan.remedies import with_remedies
 from app.plan.speed import estimate
 from app.plan.tensor_parallel import withheld
 from app.settings.model import Settings, SplitMode
-from app.settings.requests import load_command, make_request
+from app.settings.requests import load_command, make_request, with_remedy
 from app.units import MIB
 from tests.helpers.machines import HOST, cards
 from tests.helpers.small_models import recurrent, sliding_window
@@ -87,8 +88,30 @@ def test_devices_of_unlike_room_take_unlike_parts(layout: ModelLayout) -> None:
     parts = tight.tensor_split
     assert parts[0] > parts[1]
     assert abs(sum(parts) - 1000) <= 1
+    longest = planned(layout, [0.8, 0.8], context=None, objective=Objective.LONGEST)
+    assert longest.verdict is Verdict.FITS
+    assert longest.context == longest.max_context > 1024
+    assert planned(layout, [0.8, 0.8], context=longest.context + 256).shortfall_bytes > 0
     assert planned(layout, [0.7, 0.7]).verdict is Verdict.TOO_LARGE
     assert "lacks" in planned(layout, [0.7, 0.7]).sentence
+
+
+def test_what_would_help_is_tried_with_split_tensors(layout: ModelLayout) -> None:
+    sizes = [0.9, 0.75]
+    request = dataclasses.replace(REQUEST, context=4096)
+    plan = planned(layout, sizes, context=4096)
+    assert not plan.runs
+    remedies = with_remedies(plan, layout, cards(sizes), HOST).remedies
+    first, *others = [remedy for remedy in remedies if remedy.changes]
+    assert "layers split instead" in first.sentence
+    assert (
+        with_remedy(Settings(split_mode=SplitMode.TENSOR), first).split_mode is SplitMode.AUTOMATIC
+    )
+    for remedy in others:
+        changed = dataclasses.replace(request, **remedy.changes)  # type: ignore[arg-type]
+        made = make_plan(layout, changed, cards(sizes), HOST)
+        assert made.runs, remedy.sentence
+        assert made.request.tensor_parallel
 
 
 def test_settings_ask_for_it_where_it_is_possible(layout: ModelLayout) -> None:
