@@ -173,6 +173,7 @@ class ModelVerified:
         key: The path of the first file.
         stopped: It ended because a person wished so.
         wrong: Files that are damaged or missing.
+        unchecked: How many have no published checksum, so that only their size could be compared.
         against: The repository whose files of today these were compared with; empty if it is
             known what they were when they were downloaded.
         can_mend: What is wrong can be fetched again in its place.
@@ -185,6 +186,7 @@ class ModelVerified:
     stopped: bool = False
     files: int = 0
     wrong: tuple[Path, ...] = ()
+    unchecked: int = 0
     against: str = ""
     can_mend: bool = False
     error: AppError | None = None

@@ -12,7 +12,8 @@ from huggingface_hub.utils import parse_ratelimit_headers
 from app.errors import AppError, ErrorKind
 
 _LET_IN = (
-    "accept its terms on its page, then set HF_TOKEN to a token of yours or run `hf auth login`."
+    "accept its terms on its page, then log in with a token of yours (`ultra-launcher models login`), "
+    "or set HF_TOKEN to it."
 )
 MAX_WAIT_S = 600.0
 _NOT_FOUND = {

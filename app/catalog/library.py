@@ -11,11 +11,10 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
-from app.catalog import names, ollama, starter
+from app.catalog import names, ollama
 from app.catalog.cache import AnswerCache
+from app.catalog.checked import Checked, check, fingerprint
 from app.catalog.places import Origin, Place
-from app.errors import AppError
-from app.gguf.reader import read_layout
 
 BUDGET_S = 10.0
 """Longest time for one look at everything, in seconds."""
@@ -56,6 +55,7 @@ class LocalModel:
         repo: The repository it is from, where the folder tells; else empty.
         parameter_count: 0 if unknown, as are the following.
         modified: When the newest file changed, in seconds since 1970.
+        projectors: Files beside it that turn pictures or sound into embeddings for it.
     """
 
     name: str
@@ -70,6 +70,7 @@ class LocalModel:
     parameter_count: int = 0
     context_length: int = 0
     modified: float = 0.0
+    projectors: tuple[Path, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,18 +79,6 @@ class Library:
 
     models: tuple[LocalModel, ...]
     notices: tuple[str, ...] = ()
-
-
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class Checked:
-    """What a model's headers say; `reason` is empty if they are sound."""
-
-    reason: str = ""
-    name: str = ""
-    quantization: str = ""
-    architecture: str = ""
-    parameter_count: int = 0
-    context_length: int = 0
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -206,6 +195,7 @@ class _Scan:
         """Sets of GGUF files, begun downloads among them."""
         groups: dict[tuple[Path, str, int], dict[int, _File]] = {}
         begun: dict[tuple[Path, str, int], dict[int, _File]] = {}
+        projectors: list[Path] = []
         for file in sorted(files, key=lambda f: f.path):
             unfinished = _UNFINISHED.fullmatch(file.path.name)
             name = unfinished["name"] if unfinished else file.path.name
@@ -213,17 +203,23 @@ class _Scan:
                 if file.path.suffix == ".incomplete" and _is_gguf(file.path):
                     yield self._blob(place, file)
                 continue
-            if names.is_projector(name) or names.is_importance_matrix(name):
+            if names.is_projector(name):
+                projectors += [] if unfinished else [file.path]
+                continue
+            if names.is_importance_matrix(name):
                 continue
             match = names.SHARD.fullmatch(name)
             stem = match["stem"] if match else name.removesuffix(".gguf")
             number, count = (int(match["number"]), int(match["count"])) if match else (1, 0)
             target = begun if unfinished else groups
             target.setdefault((file.path.parent, stem, count), {})[number] = file
-        for key in sorted(groups.keys() | begun.keys()):
+        keys = sorted(groups.keys() | begun.keys())
+        for key in keys:
             model = self._set(place, key, groups.get(key, {}), begun.get(key, {}))
             if model is not None:
-                yield model
+                alone = sum(folder == key[0] for folder, _, _ in keys) == 1
+                mine = (p for p in projectors if _goes_with(p, place, model, alone=alone))
+                yield dataclasses.replace(model, projectors=tuple(mine))
 
     def _set(
         self,
@@ -307,10 +303,10 @@ class _Scan:
             self._notices.append("Some models were not looked into yet.")
             return model
         if self._checks is None:
-            found = _check(model.files[0])
+            found = check(model.files[0])
         else:
-            question = "\n".join(_fingerprint(path) for path in model.files)
-            found = self._checks.get(question, lambda: _check(model.files[0])).value
+            question = "\n".join(fingerprint(path) for path in model.files)
+            found = self._checks.get(question, lambda: check(model.files[0])).value
         if found.reason:
             return dataclasses.replace(model, state=State.DAMAGED, reason=found.reason)
         own = model.origin is Origin.OLLAMA
@@ -366,25 +362,13 @@ def _repository(place: Place, folder: Path) -> str:
     return ""
 
 
-def _fingerprint(path: Path) -> str:
-    """What changes whenever a file does."""
-    try:
-        status = path.stat()
-    except OSError as error:
-        return f"{path} {error.strerror}"
-    return f"{path} {status.st_size} {status.st_mtime_ns} {status.st_ino}"
+def _goes_with(projector: Path, place: Place, model: LocalModel, *, alone: bool) -> bool:
+    """True if a projector is for a model: of one repository, or beside it with its name.
 
-
-def _check(path: Path) -> Checked:
-    """What the headers of a model say, all shards of it."""
-    try:
-        layout = starter.named(read_layout(path))
-    except AppError as error:
-        return Checked(reason=" ".join(part for part in (error.title, error.detail) if part))
-    return Checked(
-        name=layout.name,
-        quantization=layout.quantization,
-        architecture=layout.architecture,
-        parameter_count=layout.parameter_count,
-        context_length=layout.context_length,
-    )
+    `alone` is a model that no other one is beside.
+    """
+    if model.repo:
+        return _repository(place, projector.parent) == model.repo
+    first = model.files[0]
+    named = names.projects_for(projector.name, first.name)
+    return projector.parent == first.parent and (alone or named)

@@ -28,6 +28,7 @@ _OTHER_SPLITS = re.compile(
     r"|\.(?:part|split)[-_]?[0-9]+(?:of[0-9]+)?\.gguf$|-split-[a-z]{1,2}(?:\.gguf)?$",
     re.IGNORECASE | re.ASCII,
 )
+_NO_NAME = ("", "mmproj", "model")
 _REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9_][\w.-]{0,95}", re.ASCII)
 _RESERVED = re.compile(r"(?:con|prn|aux|nul|com[0-9]|lpt[0-9])(?:\..*)?", re.IGNORECASE | re.ASCII)
 _FORBIDDEN = frozenset('\\:*?"<>|')
@@ -63,6 +64,17 @@ def quantization(path: str) -> str:
 def is_projector(path: str) -> bool:
     """True for the file that turns pictures or sound into embeddings (`mmproj`)."""
     return "mmproj" in PurePosixPath(path).name.lower()
+
+
+def projects_for(projector: str, model: str) -> bool:
+    """True if a projector's name leaves no doubt that it is for the model in the file `model`.
+
+    `mmproj-Qwen2-VL-7B-f16.gguf` names one; `mmproj-model-f16.gguf` is for whatever it lies beside.
+    """
+    stem = PurePosixPath(projector).name.lower().removesuffix(".gguf")
+    words = [w for w in re.split(r"[-.]+", stem) if w not in _NO_NAME and not quantization(w)]
+    said = [w for w in re.split(r"[-.]+", PurePosixPath(model).name.lower()) if w]
+    return bool(words) and said[: len(words)] == words
 
 
 def is_importance_matrix(path: str) -> bool:

@@ -27,6 +27,7 @@ MAX_FILES = 100_000
 MAX_FILE_BYTES = 2**43
 """8 TiB, sixteen times the largest file that the Hub takes."""
 
+_PROJECTOR_TYPES = ("F16", "BF16", "Q8_0", "F32")
 _COMMIT = re.compile(r"[0-9a-f]{40}(?:[0-9a-f]{24})?", re.ASCII)
 _SHA256 = re.compile(r"[0-9a-f]{64}", re.ASCII)
 
@@ -213,6 +214,17 @@ def file_sets(snapshot: Snapshot) -> tuple[FileSet, ...]:
     return tuple(sorted(sets, key=lambda s: (s.role is Role.PROJECTOR, s.size_bytes, s.name)))
 
 
+def named_sets(snapshot: Snapshot) -> dict[str, FileSet]:
+    """The models of a repository by quantization, or by name where that does not tell them apart."""
+    models = [found for found in file_sets(snapshot) if found.role is Role.MODEL]
+    kinds = [found.quantization for found in models]
+    return {
+        found.quantization if kinds.count(found.quantization) == 1 and found.quantization
+        else found.name.rpartition("/")[2]: found
+        for found in models
+    }  # fmt: skip
+
+
 def _place(path: str) -> tuple[str, int, int, bool] | None:
     """Stem, shard number, number of shards (0 if not split), and if it is split in another way.
 
@@ -273,6 +285,23 @@ def choose(sets: Sequence[FileSet], address: Address) -> FileSet:
     if len(whole) == 1:
         return whole[0]
     raise _undecided(address, models, whole or found)
+
+
+def projector(sets: Sequence[FileSet], chosen: FileSet) -> FileSet | None:
+    """The projector (`mmproj`) that goes with a model of the same repository; None if it has none.
+
+    One beside the model comes before those of other folders. Its type is not the model's: 16 bits
+    are usual, since it is small.
+    """
+    folder = chosen.name.rpartition("/")[0]
+    found = [s for s in sets if s.role is Role.PROJECTOR and s.complete]
+
+    def rank(one: FileSet) -> tuple[bool, int, int]:
+        kind = one.quantization
+        usual = _PROJECTOR_TYPES.index(kind) if kind in _PROJECTOR_TYPES else len(_PROJECTOR_TYPES)
+        return one.name.rpartition("/")[0] != folder, usual, one.size_bytes
+
+    return None if chosen.role is Role.PROJECTOR else min(found, key=rank, default=None)
 
 
 def find(address: Address) -> FileSet:

@@ -125,11 +125,13 @@ class _Terminal:
                     pass
 
     def _loading(self, event: EngineStateChanged) -> None:
+        if event.silent_s is not None:
+            return
         if not self._json:
             self._line.show(event)
         progress = event.progress.model_dump(exclude={"type"}) if event.progress else {}
         times = {"elapsed_s": event.elapsed_s, "expected_s": event.expected_s}
-        self._emit("loading", **({"stage": event.stage, "fraction": None} | progress), **times)
+        self._emit("loading", **({"stage": event.stage, "fraction": None} | progress | times))
 
     def _listen_for_silence(self, event: EngineStateChanged) -> None:
         """A silence is told each time it has lasted for so long again; Ctrl+C is the answer."""

@@ -14,8 +14,9 @@ import pydantic
 import app
 from app import logs, paths
 from app.cli import bench as bench_command
-from app.cli import machine
+from app.cli import machine, signals
 from app.cli import models as models_command
+from app.cli import on_disk as on_disk_command
 from app.cli import plan as plan_command
 from app.cli import pull as pull_command
 from app.cli import recommend as recommend_command
@@ -98,7 +99,15 @@ def parser() -> argparse.ArgumentParser:
             "show nemotron-ultra-253b",
         )
     )
-    pull_command.add_commands(add)
+    pull_command.add_options(
+        add("pull", "download a model; Ctrl+C pauses, again resumes", "pull hf:owner/repo:Q4_K_M")
+    )
+    on_disk_command.add_verify_options(
+        add("verify", "hash a model's files again", "verify hf:owner/repo:Q4_K_M")
+    )
+    on_disk_command.add_rm_options(
+        add("rm", "delete a model's files", "rm hf:owner/repo:Q4_K_M --yes")
+    )
     bench = add("bench", "measure how fast a model answers", "bench --model starter --json")
     bench_command.add_options(bench)
     tune = add("tune", "measure some splits and remember the fastest", "tune --model model.gguf")
@@ -170,8 +179,8 @@ def main(arguments: Sequence[str]) -> int:
         else:
             print(f"Error: {error}", file=sys.stderr)
         return error.exit_code
-    except KeyboardInterrupt:
-        return 130
+    except KeyboardInterrupt as stop:
+        return signals.exit_code(stop)
     except BrokenPipeError:
         sys.stderr.close()
         return READER_GONE
@@ -247,5 +256,7 @@ _COMMANDS: dict[str, Callable[[argparse.Namespace, Settings], int]] = {
     "share-gpus": lambda options, _settings: share_command.share(options),
     "show": models_command.show,
     "tune": _tune,
-    **dict.fromkeys(("pull", "verify", "rm"), lambda options, _settings: pull_command.run(options)),
+    "pull": pull_command.pull,
+    "rm": on_disk_command.remove,
+    "verify": on_disk_command.verify_model,
 }

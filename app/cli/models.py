@@ -22,6 +22,8 @@ from app.errors import AppError, ErrorKind
 from app.plan import catalog_answers
 from app.settings.model import Settings
 
+PROJECTOR = "projector for pictures or sound, which this app does not run yet"
+
 
 def add_options(command: argparse.ArgumentParser) -> None:
     """The options of `models`."""
@@ -51,11 +53,11 @@ def _add_refresh(command: argparse.ArgumentParser) -> None:
     command.add_argument("--refresh", action="store_true", help="ask the Hub again")
 
 
-def models(options: argparse.Namespace, _settings: Settings) -> int:
+def models(options: argparse.Namespace, settings: Settings) -> int:
     """Print the catalog and what is on this machine, or what a search on the Hub finds."""
     match options.words:
         case []:
-            return _list(options)
+            return _list(options, settings)
         case ["search", _, *_]:
             return _search(" ".join(options.words[1:]), options)
         case ["login"]:
@@ -84,10 +86,13 @@ def _login(options: argparse.Namespace) -> int:
     return 0
 
 
-def _list(options: argparse.Namespace) -> int:
-    found = library.scan(
-        places(paths.folders().models, extra=map(Path, options.folder)), paths.folders().cache
+def _list(options: argparse.Namespace, settings: Settings) -> int:
+    where = places(
+        paths.folders().models,
+        extra=map(Path, (*settings.model_folders, *options.folder)),
+        targets=map(Path, settings.download_folders),
     )
+    found = library.scan(where, paths.folders().cache)
     if options.json:
         print(json.dumps({
             "catalog": [_entry_json(entry) for entry in entries.entries()],
@@ -102,13 +107,15 @@ def _list(options: argparse.Namespace) -> int:
     print("\nOn this machine")
     rows = [("", "Quantization", "Size", "State", "Where")]
     for model in found.models:
-        where = f"{model.origin}: {model.files[0] if model.files else ''}"
+        at = f"{model.origin}: {model.files[0] if model.files else ''}"
         size = units.format_file_size(model.size_bytes)
-        rows.append((model.name, model.quantization, size, str(model.state), where))
+        rows.append((model.name, model.quantization, size, str(model.state), at))
     _print_lines(_table(rows, right=(2,)) if found.models else ["  nothing yet"])
     for model in found.models:
         if model.reason:
             print(f"  {model.name}: {model.reason}")
+        for projector in model.projectors:
+            print(f"  {model.name}: with {projector.name}, {PROJECTOR}")
     for notice in found.notices:
         print(notice)
     print("\n`show MODEL` tells all about one; `models search WORDS` looks on the Hub.")
@@ -227,7 +234,7 @@ def _repository_lines(
         yield "Gated: accept its terms on its page before you download."
     rows = [("", "Size", "Files", "")]
     for one in sets:
-        words = "projector for pictures or sound" if one.role is Role.PROJECTOR else one.reason
+        words = PROJECTOR if one.role is Role.PROJECTOR else one.reason
         name = one.quantization or one.name
         rows.append((name, units.format_file_size(one.size_bytes), str(len(one.files)), words))
     yield from _table(rows, right=(1, 2)) if sets else ["It holds no GGUF model."]
@@ -237,6 +244,8 @@ def _repository_lines(
     if usable:
         name = f"hf:{snapshot.repo}:{usable[0].quantization}"
         yield f"\n`plan {name}` says what would run where, before anything is downloaded."
+        if repository.projector(sets, usable[0]) is not None:
+            yield "`pull --mmproj` brings the projector along."
 
 
 def _print_age(answer: Answer[object]) -> None:

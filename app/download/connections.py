@@ -43,6 +43,10 @@ class Connections:
         self._sockets: set[socket.socket] = set()
         self._managers: dict[str, urllib3.PoolManager] = {}
         self._aborted = False
+        # Here, since it takes its time: made at the first request it would keep an abort waiting.
+        # The same trust as for the Hub's API: certifi's authorities, or SSL_CERT_FILE's.
+        self._context = httpx2.create_ssl_context()
+        self._context.sslsocket_class = _secure_socket(self)
 
     def get(self, url: str, headers: dict[str, str]) -> urllib3.BaseHTTPResponse:
         """The reply to a GET, its body not read yet; redirects are not followed.
@@ -116,9 +120,6 @@ class Connections:
             return self._managers[proxy]
 
     def _new_manager(self, proxy: str) -> urllib3.PoolManager:
-        # The same trust as for the Hub's API: certifi's authorities, or SSL_CERT_FILE's.
-        context = httpx2.create_ssl_context()
-        context.sslsocket_class = _secure_socket(self)
         manager: urllib3.PoolManager
         if proxy:
             address = proxy if "://" in proxy else f"http://{proxy}"
@@ -128,12 +129,12 @@ class Connections:
                 address,
                 proxy_headers=urllib3.make_headers(proxy_basic_auth=login),
                 maxsize=MOST,
-                ssl_context=context,
+                ssl_context=self._context,
                 socket_options=_SOCKET_OPTIONS,
             )
         else:
             manager = urllib3.PoolManager(
-                maxsize=MOST, ssl_context=context, socket_options=_SOCKET_OPTIONS
+                maxsize=MOST, ssl_context=self._context, socket_options=_SOCKET_OPTIONS
             )
         manager.pool_classes_by_scheme = _pool_classes(self)
         return manager

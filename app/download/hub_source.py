@@ -32,11 +32,16 @@ MAX_IGNORED = 3
 _PASSING = (408, 425, 429)
 _EXPIRED = (401, 403, 404, 410)
 _SHA256 = re.compile(r"[0-9a-f]{64}")
+_GIT_OID = re.compile(r"[0-9a-f]{40}")
 _RANGE = re.compile(r"bytes (\d{1,15})-(\d{1,15})/(\d{1,15})", re.ASCII)
 
 
 class HubSource:
-    """Gives ranges of one file; thread-safe."""
+    """Gives ranges of one file; thread-safe.
+
+    Attributes:
+        git_oid: What the Hub's ETag says of a file that git itself keeps; None before it was asked.
+    """
 
     def __init__(
         self, repo: str, commit: str, file: DownloadFile, *, timing: Timing | None = None
@@ -54,6 +59,7 @@ class HubSource:
         self._address: str | None = None
         self._resolved_at = 0.0
         self._sha256: str | None = None
+        self.git_oid: str | None = None
         self._denials = 0
         self._whole = 0
         self._etags: dict[str, str] = {}
@@ -133,6 +139,7 @@ class HubSource:
         if len(etag) == len(digest) and etag != digest:
             raise self._changed(f"Its ETag is {etag}, not {digest}.")
         self._sha256 = etag if _SHA256.fullmatch(etag) else None
+        self.git_oid = etag if _GIT_OID.fullmatch(etag) else None
         self._check_redirect(self._home, found.location)
         return found.location
 

@@ -58,5 +58,5 @@ class Limiter:
         self._then = now
 
     def piece(self, most: int) -> int:
-        """How many bytes to read at once, so that a low limit still flows."""
-        return max(1024, min(most, self._rate // 16)) if self._rate else most
+        """How many bytes to read at once, `most` at most, so that a low limit still flows."""
+        return min(most, max(1024, self._rate // 16)) if self._rate else most

@@ -9,6 +9,12 @@ AVERAGE_S = 60.0
 HIDDEN_S = 10.0
 """For so long the remaining time is not told: it would jump."""
 
+GAP_S = 5.0
+"""Samples come a few times a second; after such a gap the machine, or the process, was asleep."""
+
+LEAST_S = 1.0
+"""What the kernel held ready, at the beginning and after sleep, comes at once: no speed is from less."""
+
 
 class Meter:
     """Takes samples (time, bytes received in this run) and answers for the last one."""
@@ -19,7 +25,10 @@ class Meter:
         self._begun: float | None = None
 
     def add(self, now_s: float, received_bytes: int) -> None:
-        """A sample; `received_bytes` never becomes smaller."""
+        """A sample; `received_bytes` never becomes smaller. After sleep all begins anew."""
+        if self._samples and now_s - self._samples[-1][0] > GAP_S:
+            self._samples.clear()
+            self._begun = None
         if self._begun is None:
             self._begun = now_s
         self._samples.append((now_s, received_bytes))
@@ -32,7 +41,7 @@ class Meter:
             return 0.0
         now, last = self._samples[-1]
         first = next(s for s in self._samples if now - s[0] <= window_s or s is self._samples[-2])
-        return (last - first[1]) / (now - first[0]) if now > first[0] else 0.0
+        return (last - first[1]) / max(now - first[0], LEAST_S)
 
     def remaining_s(self, missing_bytes: int) -> float | None:
         """Until `missing_bytes` have come, at the average of the last minute."""

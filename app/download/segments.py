@@ -10,12 +10,19 @@ from app import units
 
 MAX_RUN_BYTES = 64 * units.MIB
 """Most bytes asked for in one request: few requests, yet no connection idles at the end for long."""
+AHEAD_BYTES = 256 * units.MIB
+"""Most bytes on their way in all requests: while the hash waits for the first, the others leave it behind."""
 
 _MISSING, _TAKEN, _WRITTEN = 0, 1, 2
 
 
 class Segments:
-    """The segments of a file, handed out in ascending order."""
+    """The segments of a file, handed out in ascending order.
+
+    Attributes:
+        written_bytes: On disk and in the crash record.
+        lost_bytes: Were that, but not what was received.
+    """
 
     def __init__(self, size_bytes: int, segment_bytes: int, digests: Mapping[int, int]) -> None:
         """`digests` are those already on disk; they are checked when they are hashed."""
@@ -28,13 +35,14 @@ class Segments:
             self._states[index] = _WRITTEN
             self._digests[index] = crc
         self.written_bytes = sum(self.length(index) for index in digests)
+        self.lost_bytes = 0
         self._changed = threading.Condition()
         self._awaited = -1
         self._stopped = False
 
-    def length(self, index: int) -> int:
-        """Size of a segment in bytes; the last one may be shorter."""
-        return min(self.segment_bytes, self.size_bytes - index * self.segment_bytes)
+    def length(self, index: int, count: int = 1) -> int:
+        """Size of `count` segments in bytes; the last one of a file may be shorter."""
+        return min(count * self.segment_bytes, self.size_bytes - index * self.segment_bytes)
 
     def digest(self, index: int) -> int | None:
         """CRC-32 at receipt."""
@@ -50,7 +58,7 @@ class Segments:
             if first < 0 or self._stopped:
                 return None
             left = self.size_bytes - self.written_bytes
-            share = min(MAX_RUN_BYTES, left // (2 * connections))
+            share = min(MAX_RUN_BYTES, AHEAD_BYTES // connections, left // (2 * connections))
             most = self.count if to_the_end else max(1, share // self.segment_bytes)
             last = first
             while last < self.count and last - first < most and self._states[last] == _MISSING:
@@ -75,25 +83,24 @@ class Segments:
             if index == self._awaited or self.written_bytes == self.size_bytes:
                 self._changed.notify_all()
 
-    def lose(self, indices: Iterable[int]) -> int:
-        """Segments on disk that are not what was received; returns their bytes."""
-        lost = 0
+    def lose(self, indices: Iterable[int]) -> None:
+        """Segments on disk that are not what was received are missing again."""
         with self._changed:
             for index in indices:
                 if self._states[index] == _WRITTEN:
                     self._states[index] = _MISSING
-                    lost += self.length(index)
-            self.written_bytes -= lost
+                    self.written_bytes -= self.length(index)
+                    self.lost_bytes += self.length(index)
             self._changed.notify_all()
-        return lost
 
-    def wait_written(self, index: int) -> bool:
-        """Wait for a segment; False if it will not come."""
+    def wait_written(self, index: int, most: int) -> int:
+        """Wait for a segment; how many are there from it on, up to `most`, or 0 if it will not come."""
         with self._changed:
             self._awaited = index
             while self._states[index] != _WRITTEN and not self._stopped:
                 self._changed.wait()
-            return not self._stopped
+            there = self._states[index : index + most]
+            return 0 if self._stopped else len(there) - len(there.lstrip(bytes([_WRITTEN])))
 
     def wait_missing(self) -> None:
         """Wait until something is missing that nobody fetches, or the end."""

@@ -267,12 +267,13 @@ class SetRun:
         """Bring one file into its part; the handle keeps others from it."""
         request, file = self._request, state.file
         preflight.check_disk(request, [file])
+        source = self._source(file)
         transfer = Transfer(
             file,
             preflight.part_of(target),
             self._records.journal(target),
             request.commit,
-            self._source(file),
+            source,
             connections=self._connections,
             limiter=self._limiter,
             timing=self._timing,
@@ -283,6 +284,7 @@ class SetRun:
             transfer.halt()
         try:
             transfer.run()
+            state.file = self._proven(transfer.file, source, target)
         except BaseException:
             transfer.handle.close()
             raise
@@ -293,8 +295,17 @@ class SetRun:
                 self._refetched += transfer.refetched_bytes
                 self._retries += transfer.retry.count
                 self._transfer = self._current = None
-        state.file = transfer.file
         return transfer.handle
+
+    def _proven(self, file: DownloadFile, source: Source, target: Path) -> DownloadFile:
+        """A whole file with the git id that its ETag told, where no list told a digest of it."""
+        if file.digest is not None or source.git_oid is None:
+            return file
+        known = dataclasses.replace(file, git_oid=source.git_oid)
+        if not verify.matches(preflight.part_of(target), known, stop=self._stop):
+            self._records.journal(target).unlink(missing_ok=True)  # nothing of it is of use
+            raise verify.damaged(known)
+        return known
 
     def _source(self, file: DownloadFile) -> Source:
         request = self._request

@@ -76,6 +76,8 @@ class Source(Protocol):
 
     ranged: bool
     """False once it is known to send whole files only."""
+    git_oid: str | None
+    """Of the whole file, where its owner was asked and published no SHA-256."""
 
     def open(self, start: int, end: int) -> Reply:
         """The bytes from `start` to before `end`.
@@ -101,6 +103,7 @@ class FolderSource:
     """A copy of the file on a disk or network share."""
 
     ranged = True
+    git_oid: str | None = None
 
     def __init__(self, path: Path, file: DownloadFile) -> None:
         """`path` is the copy of `file`."""

@@ -37,13 +37,28 @@ _REASONS = {
 }
 
 
+NOT_CHECKED = "not checked (no checksum published)"
+"""Of files that are whole, as far as anybody can tell: neither verified nor damaged."""
+
+
+def unchecked(download: Download) -> bool:
+    """True for one that is done, and of which not every file could be verified."""
+    return download.state is DownloadState.DONE and not all(
+        file.verified for file in download.progress.files
+    )
+
+
+def ended(download: Download) -> str:
+    """Where a download is that is done, and what it could not be checked by."""
+    first = download.request.target(download.request.files[0])
+    return f"{first}: complete, {NOT_CHECKED}" if unchecked(download) else f"{first}"
+
+
 def describe(download: Download) -> str:
     """State and reason in some words: `reconnects in 12 s (the network is away)`."""
     words = _STATES[download.state]
-    if download.state is DownloadState.DONE and not all(
-        f.verified for f in download.progress.files
-    ):
-        words += ", not all checked: the Hub publishes no digest"
+    if unchecked(download):
+        words = f"complete, {NOT_CHECKED}"
     if download.retry_in_s is not None:
         words += f" in {units.format_duration(max(1, round(download.retry_in_s)))}"
     reason = _REASONS.get(download.reason)

@@ -8,9 +8,7 @@ one lets the data reach the disk. The caller's thread waits for them.
 from __future__ import annotations
 
 import dataclasses
-import errno
 import functools
-import hashlib
 import io
 import logging
 import os
@@ -23,6 +21,7 @@ from pathlib import Path
 from app import units
 from app.download import journal as journals
 from app.download.disk import allocate, disk_error, no_follow, own, write
+from app.download.hashing import Hasher
 from app.download.limiter import Limiter
 from app.download.model import DownloadError, DownloadFile, Reason
 from app.download.retry import Retry
@@ -31,8 +30,7 @@ from app.download.source import Reply, Source, Timing, TransientError
 from app.errors import Cancelled
 
 DEFAULT_CONNECTIONS = 4
-PIECE_BYTES = 256 * units.KIB
-HASH_BYTES = units.MIB
+PIECE_BYTES = 512 * units.KIB
 SYNC_BYTES = 64 * units.MIB
 """So many bytes at most are written and not known to be on disk yet, or all of the last seconds."""
 SYNC_S = 2.0
@@ -55,8 +53,6 @@ class Transfer:
 
     Attributes:
         retry: When what failed is tried again.
-        hashed_bytes: In the checksum so far.
-        refetched_bytes: Received in vain in this run: damaged, or not asked for.
         open_connections: That bring bytes now.
         handle: Keeps others from writing `part` until it is closed, which is left to the caller.
     """
@@ -95,11 +91,11 @@ class Transfer:
         self._limiter = limiter or Limiter()
         self._count = connections
         self.retry = Retry(timing or Timing(), self._stop)
-        self.hashed_bytes = 0
-        self.refetched_bytes = 0
         self.open_connections = 0
         self._received = [0] * connections
+        self._skipped = 0
         self._lock = threading.Lock()
+        self._writing = threading.Lock()
         self._error: BaseException | None = None
         try:
             part.parent.mkdir(parents=True, exist_ok=True)
@@ -107,9 +103,7 @@ class Transfer:
         except OSError as error:
             raise disk_error(error, part) from error
         self._segments, self._journal = self._prepare(record, commit)
-        self._unchecked = {
-            i for i in range(self._segments.count) if self._segments.digest(i) is not None
-        }
+        self._hasher = Hasher(file, part, self._segments, self._stop)
 
     @property
     def written_bytes(self) -> int:
@@ -125,6 +119,16 @@ class Transfer:
     def fetched(self) -> bool:
         """True while all is on disk and only the hash is to be finished."""
         return self._segments.written_bytes == self._file.size_bytes
+
+    @property
+    def hashed_bytes(self) -> int:
+        """In the checksum so far."""
+        return self._hasher.hashed_bytes
+
+    @property
+    def refetched_bytes(self) -> int:
+        """Received in vain in this run: damaged, or not asked for."""
+        return self._segments.lost_bytes + self._skipped
 
     @property
     def received_bytes(self) -> int:
@@ -159,7 +163,7 @@ class Transfer:
                     break
                 redone = redone or not lost
                 log.info("%s: wrong checksum, %d segments damaged", self._file.path, len(lost))
-                self.refetched_bytes += self._segments.lose(lost or range(self._segments.count))
+                self._segments.lose(lost or range(self._segments.count))
         finally:
             self._journal.close()
             self._source.abort()
@@ -203,7 +207,6 @@ class Transfer:
 
     def _pass(self) -> str:
         """Fetch all that is missing while all is hashed; returns the digest."""
-        self.hashed_bytes = 0
         found: list[str] = []
         ended = threading.Event()
         self._segments.begin()
@@ -220,8 +223,10 @@ class Transfer:
             thread.join()
         ended.set()
         flusher.join()
-        if self._error is not None and not isinstance(self._error, Cancelled):
-            raise self._error
+        # Kept, it would keep this transfer with all its buffers: its traceback leads here.
+        error, self._error = self._error, None
+        if error is not None and not isinstance(error, Cancelled):
+            raise error
         if self._stop.is_set() or not found:
             raise Cancelled
         return found[0]
@@ -297,9 +302,11 @@ class Transfer:
                 if run.position == begun:
                     self.retry.worked(number)
                 take(len(data), self._stop)
-                if self._stop.is_set():
-                    return
-                write(out, data)
+                # One at a time: all that wait for the file inside the kernel would wait busily.
+                with self._writing:
+                    if self._stop.is_set():
+                        return
+                    write(out, data)
                 self._received[number] += len(data)
                 run.crc = zlib.crc32(data, run.crc)
                 run.position += len(data)
@@ -311,68 +318,20 @@ class Transfer:
         finally:
             with self._lock:
                 self.open_connections -= 1
-                self.refetched_bytes += reply.skipped_bytes
+                self._skipped += reply.skipped_bytes
 
     # --- the hash, the disk -------------------------------------------------
 
     def _hash(self) -> str:
-        """Hash the file from the beginning, as far as it is there, to its end."""
-        total, buffer = self._file.hasher(), bytearray(HASH_BYTES)
-        with self._open("rb") as stream:
-            for index in range(self._segments.count):
-                total = self._hash_segment(stream, index, buffer, total)
-                self.hashed_bytes += self._segments.length(index)
+        digest = self._hasher.digest()
         self._segments.stop()
-        return total.hexdigest()
-
-    def _hash_segment(
-        self, stream: io.FileIO, index: int, buffer: bytearray, total: hashlib._Hash
-    ) -> hashlib._Hash:
-        """Wait for a segment and hash it; one of an earlier run that is damaged is fetched again."""
-        while self._segments.wait_written(index):
-            digest = self._segments.digest(index)
-            if index not in self._unchecked:
-                self._read(stream, index, buffer, total, check=False)
-                return total
-            ahead = total.copy()
-            if self._read(stream, index, buffer, ahead, check=True) == digest:
-                return ahead
-            self._unchecked.discard(index)
-            self.refetched_bytes += self._segments.lose([index])
-        raise Cancelled
-
-    def _read(
-        self, stream: io.FileIO, index: int, buffer: bytearray, total: hashlib._Hash | None,
-        *, check: bool,
-    ) -> int:  # fmt: skip
-        """Hash one segment into `total`; returns its CRC-32 where `check`."""
-        left, crc, view = self._segments.length(index), 0, memoryview(buffer)
-        stream.seek(index * self._segments.segment_bytes)
-        while left:
-            count = stream.readinto(view[: min(left, HASH_BYTES)])
-            if not count:
-                raise OSError(errno.EIO, "the file has become shorter")
-            if total is not None:
-                total.update(view[:count])
-            if check:
-                crc = zlib.crc32(view[:count], crc)
-            left -= count
-        return crc
+        return digest
 
     def _damaged(self) -> list[int]:
-        """Segments on disk that are not what was received."""
-        buffer, lost = bytearray(HASH_BYTES), []
         try:
-            with self._open("rb") as stream:
-                for index in range(self._segments.count):
-                    if self._stop.is_set():
-                        raise Cancelled
-                    crc = self._read(stream, index, buffer, None, check=True)
-                    if crc != self._segments.digest(index):
-                        lost.append(index)
+            return self._hasher.damaged()
         except OSError as error:
             raise disk_error(error, self._part) from error
-        return lost
 
     def _flush(self, ended: threading.Event) -> None:
         """Let what is written reach the disk, now and then and at the end, and write that down."""

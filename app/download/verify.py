@@ -8,6 +8,7 @@ from pathlib import Path
 
 from app import units
 from app.catalog import names
+from app.download.disk import disk_error
 from app.download.model import DownloadError, DownloadFile, Reason
 from app.download.records import Verified
 from app.errors import AppError, Cancelled
@@ -47,6 +48,27 @@ def is_right(
     if known is not None:
         progress(file.size_bytes)
         return known == file.digest
+    right = matches(path, file, progress=progress, stop=stop)
+    if right:
+        verified.keep(path, file)
+    else:
+        verified.doubt(path)
+    return right
+
+
+def matches(
+    path: Path,
+    file: DownloadFile,
+    *,
+    progress: Callable[[int], None] = lambda _count: None,
+    stop: threading.Event | None = None,
+) -> bool:
+    """True if the content of `path` has the size and digest of `file`; all of it is read.
+
+    Raises:
+        Cancelled: `stop` was set.
+        OSError: It cannot be read.
+    """
     total, done, view = file.hasher(), 0, memoryview(bytearray(PIECE_BYTES))
     with path.open("rb", buffering=0) as stream:
         while count := stream.readinto(view):
@@ -55,12 +77,17 @@ def is_right(
             total.update(view[:count])
             done += count
             progress(done)
-    right = done == file.size_bytes and file.digest == total.hexdigest()
-    if right:
-        verified.keep(path, file)
-    else:
-        verified.doubt(path)
-    return right
+    return done == file.size_bytes and file.digest == total.hexdigest()
+
+
+def damaged(file: DownloadFile) -> DownloadError:
+    """What arrived is not what was published."""
+    return DownloadError(
+        Reason.DAMAGED,
+        f"{file.path} has a wrong checksum.",
+        detail=f"It should be {file.digest}.",
+        hint="Try again; if it stays so, the file on the server is damaged.",
+    )
 
 
 def check_model(paths: Iterable[Path]) -> None:
@@ -87,7 +114,9 @@ def _header(path: Path, shard: int) -> Header:
     try:
         with path.open("rb") as stream:
             return parse(path, stream, path.stat().st_size, shard)
-    except (AppError, OSError) as error:
+    except OSError as error:
+        raise disk_error(error, path) from error
+    except AppError as error:
         raise _broken(path.name, str(error)) from error
 
 

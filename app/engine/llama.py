@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import re
 import time
+from collections.abc import Iterator
 from typing import Any
 
 import llama_cpp.llama_cpp as lib
@@ -57,7 +58,7 @@ class Model:
             self._context = self._make_context(command)
         self.vocabulary = lib.llama_model_get_vocab(self._model)
         self.sequence = Sequence(self._model, self._context, command.micro_batch, stop)
-        self.end_tokens = self._end_tokens()
+        self.end_tokens = EndTokens(self.vocabulary)
         self._pieces: dict[int, bytes] = {}
         template = lib.llama_model_chat_template(self._model, None)
         self.template: str = template.decode(errors="replace") if template else ""
@@ -235,10 +236,6 @@ class Model:
                 return buffer.raw[:count]
             size = -count
 
-    def _end_tokens(self) -> frozenset[int]:
-        count: int = lib.llama_vocab_n_tokens(self.vocabulary)
-        return frozenset(t for t in range(count) if lib.llama_vocab_is_eog(self.vocabulary, t))
-
     def make_sampler(self, sampling: protocol.Sampling) -> Sampler:
         """A sampler chain, to be closed.
 
@@ -274,6 +271,21 @@ class Model:
         if not tokens:
             raise TemplateError("the chat template writes nothing")
         return tokens
+
+
+class EndTokens:
+    """The tokens that end an answer: asked one by one, since to look for them all takes a while."""
+
+    def __init__(self, vocabulary: int) -> None:
+        self._vocabulary = vocabulary
+
+    def __contains__(self, token: int) -> bool:
+        """True if `token` is one of them."""
+        return bool(lib.llama_vocab_is_eog(self._vocabulary, token))
+
+    def __iter__(self) -> Iterator[int]:
+        """All of them."""
+        return filter(self.__contains__, range(lib.llama_vocab_n_tokens(self._vocabulary)))
 
 
 def overrides_array(

@@ -50,12 +50,14 @@ class LoadWatch:
         self._numbers = {name: index for index, name in enumerate(command.devices, start=1)}
         self._numbers["CPU"] = 0
         self._report, self._device_of, self._stopped = report, device_of, stopped
-        self._copies = command.load_mode == "mapped" and bool(command.devices)
-        self._files = Files(shards(Path(command.model_path)), mapped=command.load_mode == "mapped")
+        self._mapped = command.load_mode == "mapped"
+        self._copies = self._mapped and bool(command.devices)
+        self._files = Files(shards(Path(command.model_path)), mapped=self._mapped)
         self._state = protocol.LoadProgressed(
             stage="reading", devices=len(command.devices), shards=self._files.count,
             total_bytes=self._files.total_bytes,
         )  # fmt: skip
+        self._tensors = False
         self._told_at = 0.0
         self._samples: collections.deque[tuple[float, int]] = collections.deque()
         self._lock = threading.Lock()
@@ -80,11 +82,16 @@ class LoadWatch:
     def progressed(self, fraction: float, _data: object) -> bool:
         """llama.cpp's progress callback; it goes on while the answer is true."""
         fraction = min(fraction, 1.0)
+        self._tensors = True
         self._files.begin()
         if self._copies:
             self._tell(stage="copying", fraction=fraction, shard=None, bytes_per_s=None)
         else:
-            self._tell(done=round(fraction * self._files.total_bytes))
+            moved, total = self._files.moved_bytes(), self._files.total_bytes
+            done = round(fraction * total) if moved is None else moved
+            fraction = max(fraction, self._state.fraction or 0.0)
+            changes = {"shard": None} if self._mapped else {}  # it is all read by now
+            self._tell(done=total if fraction == 1 else done, fraction=fraction, **changes)
         return not self._stopped()
 
     def heard(self, part: Part, name: str) -> None:
@@ -101,18 +108,25 @@ class LoadWatch:
 
     def _look(self) -> None:
         while not self._ended.wait(LOOK_S):
-            if self._state.stage == "reading":
-                self._tell(done=self._files.moved_bytes(), shard=self._files.current())
+            if self._mapped and self._tensors:
+                return  # all is in memory: llama.cpp itself tells the rest
+            shard, moved = self._files.current(), self._files.moved_bytes()
+            if moved and self._mapped:  # llama.cpp says nothing meanwhile
+                self._tell("reading", moved, shard=shard, fraction=moved / self._files.total_bytes)
+            else:
+                self._tell("reading", moved, shard=shard)
 
-    def _tell(self, *, done: int | None = None, **changes: object) -> None:
-        """Report what changed; bytes only go up, and alone are told now and then."""
+    def _tell(
+        self, only: protocol.LoadStage | None = None, done: int | None = None, **changes: object
+    ) -> None:
+        """Report what changed, of the stage `only`; bytes only go up, and alone are told now and then."""
         with self._lock:
             old, now = self._state, time.monotonic()
+            if only not in (None, old.stage):
+                return
             if done:
                 done = max(old.done_bytes, done)
-                changes["done_bytes"] = done
-                changes["fraction"] = done / self._files.total_bytes
-                changes["bytes_per_s"] = self._rate(now, done)
+                changes |= {"done_bytes": done, "bytes_per_s": self._rate(now, done)}
             new = old.model_copy(update=changes)
             if new == old:
                 return
@@ -149,17 +163,23 @@ class Files:
         self._linux = sys.platform == "linux"
         self._process = psutil.Process()
         self._positions: dict[str, int] = {}
-        self._base = self._counter() if mapped else None
+        self._base = self._counter()
+        self._begun = False
 
     def begin(self) -> None:
-        """The first tensor: what was read until now was no tensor."""
-        if self._base is None:
+        """The first tensor: what was read until now was none."""
+        if not self._begun and not self._mapped:
             self._base = self._counter()
+        self._begun = True
 
-    def moved_bytes(self) -> int:
-        """Bytes that were read into memory; 0 where nothing can tell."""
-        if self._base is None or not self._linux:
-            return 0
+    def moved_bytes(self) -> int | None:
+        """Bytes that were read into memory; None where nothing can tell, or before any were."""
+        if self._linux and self._mapped and not self._begun:
+            before, self._base = self._base, self._counter()
+            if self._last_mapped():
+                self._base, self._begun = before, True
+        if not self._linux or not self._begun:
+            return None
         return max(0, min(self.total_bytes, self._counter() - self._base))
 
     def _counter(self) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import llama_cpp.llama_cpp as lib
 
@@ -32,7 +32,7 @@ class Sampler:
         sampling: Sampling,
         context: int,
         tokenize: Callable[[str], list[int]],
-        end_tokens: frozenset[int],
+        end_tokens: Iterable[int],
     ) -> None:
         """Build the chain; `close` it.
 
@@ -137,7 +137,7 @@ class Sampler:
 
 
 def _biases(
-    sampling: Sampling, tokenize: Callable[[str], list[int]], end_tokens: frozenset[int]
+    sampling: Sampling, tokenize: Callable[[str], list[int]], end_tokens: Iterable[int]
 ) -> dict[int, float]:
     biases: dict[int, float] = {}
     for what, bias in sampling.logit_bias:

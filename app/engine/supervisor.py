@@ -72,7 +72,7 @@ class EngineSupervisor:
         self._command: protocol.Load | None = None
         self._step: str | None = None
         self._turn: int | None = None
-        self._stage = ""
+        self._progress: protocol.LoadProgressed | None = None
         self._thread = threading.Thread(target=self._run, name="engine supervisor", daemon=True)
         self._thread.start()
 
@@ -161,8 +161,9 @@ class EngineSupervisor:
         error = diagnose.given_up() if self._silent else None
         self._set(EngineState.STOPPING)
         self._end_child()
-        self._finish_turn(error)
+        # Whoever hears of the turn's end may load again at once.
         self._set(EngineState.STOPPED, error=error)
+        self._finish_turn(error)
 
     def _patience_s(self) -> float | None:
         """How long to wait for something to happen before doing something about it."""
@@ -187,7 +188,6 @@ class EngineSupervisor:
         self._silent = True
         self._set(
             self._state,
-            stage=self._stage,
             silent_s=silent,
             computing=computed - before > BUSY_SHARE * self._stall_s / 2,
         )
@@ -234,7 +234,7 @@ class EngineSupervisor:
         assert self._command is not None  # noqa: S101 - set by every caller
         self._end_child()
         self._finish_turn(None)
-        self._stage, self._silent = "", False
+        self._progress, self._silent = None, False
         self._started_at = self._heard_at = time.monotonic()
         self._expected_s = self._times.expected_s(self._command) if self._times else None
         self._files = files.fingerprint(Path(self._command.model_path))
@@ -267,10 +267,10 @@ class EngineSupervisor:
         self._heard(message)
         match message:
             case protocol.Hello():
-                self._set(EngineState.LOADING, stage="reading")
+                self._set(EngineState.LOADING)
             case protocol.LoadProgressed():
-                self._stage = message.stage
-                self._set(EngineState.LOADING, stage=message.stage, progress=message)
+                self._progress = message
+                self._set(EngineState.LOADING)
             case protocol.Loaded():
                 self._loaded(message)
             case protocol.PrefillProgressed():
@@ -303,7 +303,7 @@ class EngineSupervisor:
         self._heard_at = time.monotonic()
         if self._silent and not isinstance(message, protocol.Alive):
             self._silent = False
-            self._set(self._state, stage=self._stage)
+            self._set(self._state)
 
     def _loaded(self, message: protocol.Loaded) -> None:
         assert self._command is not None  # noqa: S101 - a load was sent
@@ -341,7 +341,8 @@ class EngineSupervisor:
     def _crashed(self) -> None:
         child = self._child
         assert child is not None  # noqa: S101 - the caller compared it
-        loading = self._state is EngineState.LOADING and self._stage in ("allocating", "warming_up")
+        stage = self._progress.stage if self._progress else ""
+        loading = self._state is EngineState.LOADING and stage in ("allocating", "warming_up")
         returncode = child.wait()
         self._end_child()
         error = diagnose.crashed(returncode, child.stderr, self._command)
@@ -372,18 +373,18 @@ class EngineSupervisor:
         self,
         state: EngineState,
         *,
-        stage: str = "",
-        progress: protocol.LoadProgressed | None = None,
         silent_s: float | None = None,
         computing: bool = False,
         error: AppError | None = None,
     ) -> None:
         self._state = state
         loading = state in _LOADING
+        progress = self._progress if state is EngineState.LOADING else None
+        begun = "reading" if state is EngineState.LOADING else ""
         self._listener(
             EngineStateChanged(
                 state=state,
-                stage=stage,
+                stage=progress.stage if progress else begun,
                 fraction=progress.fraction if progress else None,
                 progress=progress,
                 elapsed_s=time.monotonic() - self._started_at if loading else 0.0,

@@ -163,10 +163,11 @@ def trials(
     """
     known = [times.expected_s(command) for _, command, _ in candidates]
     typical = max((seconds for seconds in known if seconds), default=size_bytes / READ_BYTES_PER_S)
+    prompt = prompt_length(effort, [command for _, command, _ in candidates])
     made = []
     for (candidate, command, rate), load_s in zip(candidates, known, strict=True):
         token_s = 1 / rate if rate else size_bytes / MEASURED_BYTES_PER_S
-        one = token_s * (effort.tokens + effort.prompt_tokens / 10)
+        one = token_s * (effort.tokens + prompt / 10)
         seconds = load_s or typical
         made.append(
             Trial(
@@ -185,6 +186,14 @@ def proposal(trials: Sequence[Trial]) -> TuningProposed:
         candidates=tuple(trial.candidate for trial in trials),
         estimate_s=sum(trial.load_s + trial.measure_s for trial in trials),
     )
+
+
+def prompt_length(effort: Effort, commands: Sequence[protocol.Load]) -> int:
+    """Tokens to read in one measurement: more than usual where micro-batches differ, or all read alike."""
+    sizes = {command.micro_batch for command in commands}
+    wanted = max(sizes) if len(sizes) > 1 else effort.prompt_tokens
+    room = min((command.context for command in commands), default=1) // 2
+    return max(1, min(max(wanted, effort.prompt_tokens), room))
 
 
 def kept(results: Sequence[Result]) -> int | None:
@@ -215,7 +224,7 @@ class Tuner:
         self._data, self._effort = data, effort
         self._inbox: queue.Queue[EngineEvent | None] = queue.Queue()
         self._cancelled = threading.Event()
-        self._turns = 0
+        self._turns = self._prompt = 0
         self._left_s: list[float] = []
 
     def cancel(self) -> None:
@@ -226,6 +235,7 @@ class Tuner:
     def run(self, trials: Sequence[Trial]) -> TuningEnded:
         """Measure all, the one in force first; returns when all processes have ended."""
         self._left_s = [trial.load_s + trial.measure_s for trial in trials]
+        self._prompt = prompt_length(self._effort, [trial.command for trial in trials])
         plan = proposal(trials)
         self._listener(TuningStarted(candidates=plan.candidates, estimate_s=plan.estimate_s))
         results: list[Result] = []
@@ -281,11 +291,10 @@ class Tuner:
         try:
             self._load(supervisor, index, trial)
             loaded_at = time.monotonic()
-            prompt = max(1, min(effort.prompt_tokens, trial.command.context // 4))
             self._ask(supervisor, WARM_TOKENS, 2)
             for repeat in range(effort.repeats):
                 self._tell(index, "measuring", repeat / effort.repeats)
-                rates.append(self._ask(supervisor, prompt, effort.tokens))
+                rates.append(self._ask(supervisor, self._prompt, effort.tokens))
                 if best is not None and turn_s(*rates[0]) > HOPELESS * best:
                     break
         except AppError as error:

@@ -66,7 +66,7 @@ def time(event: EngineStateChanged, since_s: float = 0.0) -> str:
         )
     if reading is not None and reading.stage == "reading" and reading.bytes_per_s:
         left = (reading.total_bytes - reading.done_bytes) / reading.bytes_per_s - since_s
-        return f"about {_seconds(left)} of it left" if left >= 1 else ""
+        return f"about {_seconds(left)} of reading left" if left >= 1 else ""
     return _so_far(elapsed) if elapsed >= SO_FAR_S else ""
 
 

@@ -20,7 +20,8 @@ from app.plan.shapes import Shapes
 
 MOST = 4
 """Each costs a load, which takes minutes where a model is large."""
-MICRO_BATCHES = (1024, 256)
+MICRO_BATCH = 1024
+"""Larger than usual: GPUs read long prompts faster so, where there is room for the compute buffers."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,10 +91,10 @@ def _variants(
     apart = bool(first.tensor_overrides) or request.tensor_parallel
     counts = first.tensor_split if several and first.gpu_layers and not apart else None
     fixed = _with(request, any_order=False, layer_counts=counts)
-    if request.micro_batch == default.micro_batch:
-        size = MICRO_BATCHES[0]
-        changed = _with(fixed, micro_batch=size, batch=max(request.batch, size))
-        yield f"micro-batch {size:,}", changed, order
+    usual = request.micro_batch == default.micro_batch and first.gpu_layers > first.block_count
+    if usual and first.context >= 2 * MICRO_BATCH:
+        changed = _with(fixed, micro_batch=MICRO_BATCH, batch=max(request.batch, MICRO_BATCH))
+        yield f"micro-batch {MICRO_BATCH:,}", changed, order
     if several and _unlike(devices):
         backwards = _with(automatic, any_order=False)
         yield "devices in reverse", backwards, order[::-1]
@@ -103,9 +104,6 @@ def _variants(
         if first.request.flash_attention is FlashAttention.OFF:
             other = FlashAttention.ON
         yield f"flash attention {other}", _with(fixed, flash_attention=other), order
-    if request.micro_batch == default.micro_batch:
-        size = MICRO_BATCHES[1]
-        yield f"micro-batch {size:,}", _with(fixed, micro_batch=size), order
 
 
 def _with(request: PlanRequest, **changes: object) -> PlanRequest:

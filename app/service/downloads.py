@@ -54,6 +54,7 @@ class DownloadService:
         self._timing = timing
         self._manager: DownloadManager | None = None
         self._known: dict[str, Download] = {}
+        self._closed = False
         self._lock = threading.Lock()
         self._jobs = Worker("downloads", emit)
 
@@ -62,7 +63,7 @@ class DownloadService:
 
         def job() -> None:
             if self._manager is None:
-                self._manager = DownloadManager(
+                made = DownloadManager(
                     self._records,
                     self._told,
                     bytes_per_s=bytes_per_s,
@@ -72,6 +73,10 @@ class DownloadService:
                         self._lookups.snapshot(repo, revision).value.commit
                     ),
                 )
+                with self._lock:
+                    self._manager, late = made, self._closed
+                if late:
+                    made.close()
 
         self._jobs.submit(job)
 
@@ -112,6 +117,7 @@ class DownloadService:
         *,
         folder: Path | None = None,
         source: Path | None = None,
+        projector: FileSet | None = None,
     ) -> None:
         """Download a set of files of the Hub, or go on with it.
 
@@ -120,8 +126,9 @@ class DownloadService:
             revision: What was asked for when it was found.
             folder: The folder of models that takes it; None for the app's.
             source: A folder to copy from instead; what comes from it is checked all the same.
+            projector: What is to come along for pictures or sound.
         """
-        wanted = requests.of_set(found, revision, folder or self._folder)
+        wanted = requests.of_set(found, revision, folder or self._folder, projector=projector)
         request = dataclasses.replace(wanted, source=source)
         self._ask(lambda manager: manager.add(request))
 
@@ -171,6 +178,8 @@ class DownloadService:
 
     def close(self) -> None:
         """Halt everything and end all threads; the next start goes on with it."""
+        with self._lock:
+            self._closed = True  # one that is just being made ends itself
         if self._manager is not None:
             self._manager.close()
         close_soon(self._jobs)

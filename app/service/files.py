@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import re
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from app.catalog.library import LocalModel
 from app.catalog.places import Origin
-from app.catalog.repository import DEFAULT_REVISION, FileSet, file_sets
+from app.catalog.repository import DEFAULT_REVISION, FileSet, file_sets, projector
 from app.download import preflight, requests, verify
 from app.download.disk import disk_error
 from app.download.model import ENDED, Download, DownloadFile
 from app.download.records import Records
-from app.download.set_run import only_writer
 from app.errors import AppError, Cancelled, ErrorKind
 from app.events import FoldersMeasured, ModelDeleted, ModelVerified
 from app.gguf.header import shard_names
@@ -121,13 +120,6 @@ class ModelFiles:
         if stop.is_set():
             raise Cancelled
         expected, against = self._expected(model)
-        for path, file in expected:
-            if file.digest is None:
-                raise AppError(
-                    f"{path.name} cannot be checked: its repository publishes no checksum.",
-                    hint="It stays as it is; if the model does not load, download it again.",
-                    kind=ErrorKind.MODEL_FILE,
-                )
         size = sum(file.size_bytes for _, file in expected)
         wrong: list[Path] = []
         begun = told = 0
@@ -140,9 +132,12 @@ class ModelFiles:
                 self._emit(ModelVerified(key=key, done_bytes=begun + count, size_bytes=size))
 
         for path, file in expected:
-            right = verify.is_right(
-                path, file, self._records.verified, progress=progress, stop=stop, afresh=True
-            )
+            if file.digest is None:
+                right = path.is_file() and path.stat().st_size == file.size_bytes
+            else:
+                right = verify.is_right(
+                    path, file, self._records.verified, progress=progress, stop=stop, afresh=True
+                )
             begun += file.size_bytes
             wrong += [] if right else [path]
         self._emit(
@@ -153,6 +148,7 @@ class ModelFiles:
                 ended=True,
                 files=len(expected),
                 wrong=tuple(wrong),
+                unchecked=sum(file.digest is None for _, file in expected),
                 against=against,
                 can_mend=bool(wrong and model.repo) and model.origin is Origin.APP,
             )
@@ -168,7 +164,8 @@ class ModelFiles:
         kept = [(path, self._records.verified.last(path) or _blob(path)) for path in paths]
         known = [(path, file) for path, file in kept if file is not None]
         if len(known) == len(paths):
-            return known, ""
+            beside = [(path, self._records.verified.last(path)) for path in model.projectors]
+            return [*known, *((path, file) for path, file in beside if file is not None)], ""
         found = self._on_hub(model)
         if found is None:
             raise AppError(
@@ -191,6 +188,22 @@ class ModelFiles:
                 return found
         return None
 
+    def is_outdated(self, model: LocalModel, found: FileSet) -> bool:
+        """True if its repository has other files now than those that were downloaded."""
+        paths = targets(model)
+        if model.repo != found.repo or [p.name for p in paths] != [
+            file.path.rpartition("/")[2] for file in found.files
+        ]:
+            return False
+        if any(download.state not in ENDED for download in self._queued(set(paths))):
+            return False  # they are on their way
+        kept = [self._records.verified.last(path) for path in paths]
+        new = requests.of_set(found, DEFAULT_REVISION, paths[0].parent).files
+        return any(
+            old is not None and file.digest is not None and old.digest != file.digest
+            for old, file in zip(kept, new, strict=True)
+        )
+
     def mend(self, model: LocalModel) -> None:
         """Fetch again what is damaged or missing, as a download of its own."""
 
@@ -204,7 +217,9 @@ class ModelFiles:
                 )
             above = len(Path(found.repo, found.files[0].path).parts) - 1
             folder = targets(model)[0].parents[above]
-            self._downloads.enqueue(found, DEFAULT_REVISION, folder=folder)
+            sets = file_sets(self._models.lookups.snapshot(model.repo).value)
+            beside = projector(sets, found) if model.projectors else None
+            self._downloads.enqueue(found, DEFAULT_REVISION, folder=folder, projector=beside)
 
         self._disk.submit(job)
 
@@ -236,16 +251,13 @@ class ModelFiles:
         reason = self.kept_because(model)
         if reason:
             raise AppError(f"{model.name} is not deleted.", hint=reason, kind=ErrorKind.USAGE)
-        key, paths = str(model.files[0]), targets(model)
+        key, paths = str(model.files[0]), with_projectors(model, self._models.library.models)
         if self._verifying[0] == key:
             self.stop()
         top = next((f for f in self.folders if paths[0].is_relative_to(f)), paths[0].parent)
         there = sum(1 for path in paths for p in (path, preflight.part_of(path)) if p.is_file())
-        freed = 0
         try:
-            for path in paths:
-                with only_writer(self._records, path):
-                    freed += requests.delete([path], self._records)
+            freed = requests.delete(paths, self._records)
         except OSError as error:
             raise disk_error(error, paths[0]) from error
         finally:
@@ -269,6 +281,12 @@ def targets(model: LocalModel) -> tuple[Path, ...]:
     first = model.files[0]
     name = first.name.removesuffix(".part")
     return tuple(first.with_name(shard) for shard in shard_names(name))
+
+
+def with_projectors(model: LocalModel, models: Iterable[LocalModel]) -> tuple[Path, ...]:
+    """All that goes with a model that is deleted: projectors, too, unless another one needs them."""
+    others = {p for other in models if other.files != model.files for p in other.projectors}
+    return (*targets(model), *(p for p in model.projectors if p not in others))
 
 
 def _blob(path: Path) -> DownloadFile | None:

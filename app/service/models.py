@@ -6,11 +6,11 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 
-from app.catalog import api, entries, library, tokens
+from app.catalog import api, entries, library, repository, tokens
 from app.catalog.cache import Answer
 from app.catalog.library import Library, LocalModel, State
 from app.catalog.places import places
-from app.catalog.repository import FileSet, Role, Snapshot, file_sets
+from app.catalog.repository import FileSet, Snapshot, file_sets, named_sets
 from app.catalog.search import HubLookUps
 from app.download.model import Download
 from app.errors import AppError, ErrorKind
@@ -77,6 +77,7 @@ class ModelService:
         self._layouts: dict[tuple[str, str], ModelLayout] = {}
         self._local_fits: dict[str, Fit] = {}
         self._sets: dict[str, Mapping[str, FileSet]] = {}
+        self._answers: dict[str, tuple[Answer[Snapshot], ...]] = {}
         self.library = Library(models=())
 
     # --- the list -------------------------------------------------------------
@@ -197,6 +198,14 @@ class ModelService:
         """What was found on the Hub for a page, by the row's name."""
         return self._sets.get(key, {})
 
+    def projector_of(self, key: str, name: str) -> FileSet | None:
+        """The projector that goes with what a row of a page offers; None if there is none."""
+        found = self.sets_of(key).get(name)
+        for answer in self._answers.get(key, ()):
+            if found is not None and answer.value.repo == found.repo:
+                return repository.projector(file_sets(answer.value), found)
+        return None
+
     def offer(
         self,
         subject: Subject,
@@ -243,7 +252,7 @@ class ModelService:
         sets: Mapping[str, FileSet],
         error: AppError | None,
     ) -> None:
-        self._sets[subject.key] = sets
+        self._sets[subject.key], self._answers[subject.key] = sets, answers
         self._emit(RepositoriesRead(key=subject.key, answers=answers, sets=sets, error=error))
 
     def _study_known(self, subject: Subject) -> None:
@@ -372,17 +381,6 @@ class ModelService:
         self.leave()
         self._searched = ""
         close_soon(self._hub, self._pages, self._lists)
-
-
-def named_sets(snapshot: Snapshot) -> dict[str, FileSet]:
-    """The models of a repository by quantization, or by name where that does not tell them apart."""
-    models = [found for found in file_sets(snapshot) if found.role is Role.MODEL]
-    kinds = [found.quantization for found in models]
-    return {
-        found.quantization if kinds.count(found.quantization) == 1 and found.quantization
-        else found.name.rpartition("/")[2]: found
-        for found in models
-    }  # fmt: skip
 
 
 def _overview(machine: Machine, rows: list[overview.Row], pending: tuple[str, ...]) -> Overview:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from app import paths
+from app.catalog import names
 from app.chat.message import Message
 from app.download.manager import Hours
 from app.download.model import Download
@@ -228,9 +229,9 @@ class AppService:
     def _downloaded(self, download: Download) -> None:
         """A set is whole and right."""
         self.models.scan()
-        if self.load_when_done:
+        request = download.request
+        if self.load_when_done and not names.is_projector(request.files[0].path):
             self.load_when_done = False
-            request = download.request
             self.choose_model(request.target(request.files[0]), load=True)
 
     # --- the chat -----------------------------------------------------------

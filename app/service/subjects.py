@@ -146,10 +146,10 @@ def offer(
 
 
 def _download_of(found: FileSet, downloads: Iterable[Download]) -> Download | None:
-    """The download of the same files, of whatever commit."""
+    """The download of the same files, of whatever commit; a projector may come along."""
     paths = {file.path for file in found.files}
     for download in downloads:
         request = download.request
-        if request.repo == found.repo and {file.path for file in request.files} == paths:
+        if request.repo == found.repo and paths <= {file.path for file in request.files}:
             return download
     return None

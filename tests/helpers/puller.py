@@ -1,6 +1,7 @@
 """A process that downloads what a description says, until it is done: to be killed at any moment.
 
-`python -m tests.helpers.puller DESCRIPTION`, a JSON file; prints `begun`, then `done`.
+`python -m tests.helpers.puller DESCRIPTION`, a JSON file; prints `begun`, then `done`, and between
+them what is told, where that is wanted.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import sys
 import threading
 from pathlib import Path
 
+from app.download import text
 from app.download.manager import DownloadManager
 from app.download.model import (
     DownloadEvent,
@@ -20,15 +22,29 @@ from app.download.model import (
     DownloadState,
     DownloadStateChanged,
 )
+from app.download.source import Timing
 
 
-def describe(path: Path, request: DownloadRequest, state: Path, *, restored: bool = False) -> None:
+def describe(
+    path: Path,
+    request: DownloadRequest,
+    state: Path,
+    *,
+    restored: bool = False,
+    stall_s: float = Timing().stall_s,
+    tells: bool = False,
+) -> None:
     """Write a description; where `restored` the queue's own record is to be enough."""
     files = [
         {"path": f.path, "size_bytes": f.size_bytes, "sha256": f.sha256} for f in request.files
     ]
-    value = {"repo": request.repo, "commit": request.commit, "folder": str(request.folder)}
-    path.write_text(json.dumps(value | {"files": files, "state": str(state), "restored": restored}))
+    value: dict[str, object] = {
+        "repo": request.repo,
+        "commit": request.commit,
+        "folder": str(request.folder),
+    }
+    value |= {"files": files, "state": str(state), "restored": restored}
+    path.write_text(json.dumps(value | {"stall_s": stall_s, "tells": tells}))
 
 
 def start(description: Path, endpoint: str) -> subprocess.Popen[str]:
@@ -42,19 +58,27 @@ def start(description: Path, endpoint: str) -> subprocess.Popen[str]:
     )
 
 
+def say(line: str) -> None:
+    """Print a line in one piece, from whatever thread."""
+    os.write(1, f"{line}\n".encode())
+
+
 def main() -> None:
     """Download and say when it is done."""
     wanted = json.loads(Path(sys.argv[1]).read_text())
     ended = threading.Event()
 
     def listen(event: DownloadEvent) -> None:
+        if wanted["tells"]:
+            say(json.dumps(text.to_json(event)))
         if isinstance(event, DownloadStateChanged):
             if event.download.error is not None:
                 print(event.download.error, file=sys.stderr, flush=True)
             if event.download.state in (DownloadState.DONE, DownloadState.FAILED):
                 ended.set()
 
-    manager = DownloadManager(Path(wanted["state"]), listen)
+    timing = Timing(stall_s=wanted["stall_s"])
+    manager = DownloadManager(Path(wanted["state"]), listen, timing=timing)
     request = DownloadRequest(
         repo=wanted["repo"],
         revision="main",
@@ -64,10 +88,10 @@ def main() -> None:
     )
     if not wanted["restored"] or not manager.downloads():
         manager.add(request)
-    print("begun", flush=True)
+    say("begun")
     ended.wait()
     manager.close()
-    print("done", flush=True)
+    say("done")
 
 
 if __name__ == "__main__":

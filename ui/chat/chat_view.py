@@ -136,7 +136,7 @@ class ChatView(QWidget):
         self.alarm = ErrorLine(action="Adjust split")
         self.alarm.acted.connect(self.split_clicked)
         inner.addWidget(self.alarm)
-        self.question = QuestionLine("Stop", "Wait")
+        self.question = QuestionLine("Stop engine", "Wait")
         self.question.accepted.connect(self.end_clicked)
         inner.addWidget(self.question)
         row = QHBoxLayout()

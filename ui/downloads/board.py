@@ -171,7 +171,7 @@ class Board(QFrame):
         self.resume.setText("Try again" if again else "Resume")
         self.discard.setVisible(not running and not done)
         self.login.setVisible(state is State.NEEDS_LOGIN)
-        self.load.setVisible(done)
+        self.load.setVisible(done and words.loadable(download))
         self.folder.setVisible(done)
         self.remove.setVisible(done)
 
@@ -216,6 +216,5 @@ class Board(QFrame):
         name = words.file_name(download, index)
         shard.bar.set_values(name, size, written, file.hashed_bytes)
         whole = units.format_file_size(size)
-        shard.left.setText(whole if file.verified else f"{words.gb(written, size)} of {whole}")
-        hashed = f"Hashed to {words.gb(file.hashed_bytes, size)} of {whole}"
-        shard.right.setText("SHA-256 matches" if file.verified else hashed if written else "")
+        shard.left.setText(whole if written == size else f"{words.gb(written, size)} of {whole}")
+        shard.right.setText(words.file_check(download, file))

@@ -75,7 +75,8 @@ class Queue(QWidget):
             action, signal = "Load", self.loaded
         else:
             action, signal = "Start now", self.started
-        act = button(action, "link")
-        act.clicked.connect(lambda: signal.emit(download.id))
-        row.addWidget(act)
+        if action != "Load" or words.loadable(download):
+            act = button(action, "link")
+            act.clicked.connect(lambda: signal.emit(download.id))
+            row.addWidget(act)
         return box

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from app import units
 from app.catalog import entries, names
+from app.download import text
 from app.download.model import Download, DownloadState, FileProgress, Reason
 
 State = DownloadState
@@ -35,7 +36,14 @@ def name(download: Download) -> str:
 
 def quantization(download: Download) -> str:
     """As the first file's name tells; empty if it does not."""
+    if names.is_projector(download.request.files[0].path):
+        return "projector"
     return names.quantization(download.request.files[0].path)
+
+
+def loadable(download: Download) -> bool:
+    """True unless it is a projector alone, which is no model."""
+    return not names.is_projector(download.request.files[0].path)
 
 
 def kept(download: Download) -> str:
@@ -54,6 +62,8 @@ def state(download: Download) -> tuple[str, str, str]:
         words = "Waits for its hours"
     elif download.state is State.PAUSED:
         words = f"Paused, {kept(download)}"
+    elif text.unchecked(download):
+        return f"Complete, {text.NOT_CHECKED}", "", "download"
     return words, color, icon
 
 
@@ -75,10 +85,23 @@ def file_name(download: Download, index: int) -> str:
     return files[index].path.rpartition("/")[2]
 
 
+def file_check(download: Download, file: FileProgress) -> str:
+    """What its checksum says, or how far it is hashed; empty while nothing of it is here."""
+    if file.verified:
+        return "SHA-256 matches"
+    if download.state is State.DONE:
+        return "No checksum published"
+    size = file.size_bytes
+    hashed = f"Hashed to {gb(file.hashed_bytes, size)} of {units.format_file_size(size)}"
+    return hashed if file.written_bytes else ""
+
+
 def file_state(download: Download, file: FileProgress, *, current: bool) -> tuple[str, str, str]:
     """What happens to one file: words, colour, icon."""
     if file.verified:
         return "Verified", "ok", "shield-check"
+    if download.state is State.DONE:
+        return "Complete, not checked", "", "download"
     if not current:
         return ("Partly here" if file.written_bytes else "Next"), "busy", "clock"
     if download.state in (State.WAITING, State.VERIFYING, State.DOWNLOADING, State.RESOLVING):
@@ -87,7 +110,9 @@ def file_state(download: Download, file: FileProgress, *, current: bool) -> tupl
 
 
 def current_file(download: Download) -> int:
-    """Which file is worked on: the first that is not whole and right; -1 if all are."""
+    """Which file is worked on: the first that is not whole and right; -1 if none is."""
+    if download.state is State.DONE:
+        return -1
     for index, file in enumerate(download.progress.files):
         if not file.verified:
             return index

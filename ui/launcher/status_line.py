@@ -30,7 +30,7 @@ class StatusLine(QWidget):
         self.alarm = ErrorLine(action="Adjust split")
         self.alarm.acted.connect(self.split_clicked)
         column.addWidget(self.alarm)
-        self.question = QuestionLine("Stop", "Wait")
+        self.question = QuestionLine("Stop engine", "Wait")
         self.question.accepted.connect(self.stop_clicked)
         column.addWidget(self.question)
         row = QHBoxLayout()

@@ -10,14 +10,17 @@ from PySide6.QtGui import QActionGroup
 from PySide6.QtWidgets import QHBoxLayout, QMenu, QWidget
 
 from app import units
+from app.download import text
 from app.events import ModelVerified
 from app.service.subjects import OfferKind
-from ui.widgets.labels import button
+from ui.widgets.labels import button, label
+from ui.widgets.switch import Switch
 from ui.widgets.verdict import StateWord
 
 Places = Sequence[tuple[Path, int | None]]
 """Folders with their free bytes, the next download's first; None: it is not there."""
 PLACE_PX = 380
+NOT_RUN = "This app does not run it yet."
 FROM_DISK = "Get it from a disk or share…"
 
 
@@ -28,6 +31,7 @@ class PlaceLine(QWidget):
     other_clicked = Signal()
     import_clicked = Signal()
     hub_clicked = Signal()
+    update_clicked = Signal()
     verify_clicked = Signal()
     delete_clicked = Signal()
 
@@ -41,12 +45,17 @@ class PlaceLine(QWidget):
         self.place.setMenu(self.menu)
         self.place.setProperty("menu", "true")
         self.place.setAccessibleDescription("Where the download goes, or where else it may be from")
+        self.update_ = button("Update available", "link")
+        self.update_.setToolTip(
+            "Its repository has newer files. Fetch them; those here stay until all of them are whole"
+        )
+        self.update_.clicked.connect(self.update_clicked)
         self.verify = button("Verify", "link")
         self.verify.setToolTip("Read all of it again and compare it with its checksum")
         self.verify.clicked.connect(self.verify_clicked)
         self.delete = button("Delete…", "link")
         self.delete.clicked.connect(self.delete_clicked)
-        for one in (self.place, self.verify, self.delete):
+        for one in (self.place, self.update_, self.verify, self.delete):
             row.addWidget(one)
             one.hide()
         self._places: Places = ()
@@ -85,13 +94,60 @@ class PlaceLine(QWidget):
     def _cut(self, words: str) -> str:
         return self.fontMetrics().elidedText(words, Qt.TextElideMode.ElideMiddle, PLACE_PX)
 
-    def show_disk(self, *, here: bool, kept_because: str, busy: bool) -> None:
+    def show_disk(self, *, here: bool, kept_because: str, busy: bool, outdated: bool) -> None:
         """What can be done with a model that is on disk; `busy` while it is verified."""
+        self.update_.setVisible(here and outdated)
+        self.update_.setEnabled(not busy)
         self.verify.setVisible(here)
         self.verify.setEnabled(not busy)
         self.delete.setVisible(here)
         self.delete.setEnabled(not kept_because)
         self.delete.setToolTip(kept_because or "Delete its files from this disk")
+
+
+class ProjectorLine(QWidget):
+    """The file that reads pictures or sound for a model, where it has one. Signal: get_clicked."""
+
+    get_clicked = Signal()
+
+    def __init__(self, parent: QWidget | None = None) -> None:
+        super().__init__(parent)
+        row = QHBoxLayout(self)
+        row.setContentsMargins(0, 4, 0, 0)
+        row.setSpacing(8)
+        self.switch = Switch()
+        self.switch.setAccessibleName("Download its projector, too")
+        self.words = label("", "body-muted", elide=True)
+        self.get = button("", "link")
+        self.get.clicked.connect(self.get_clicked)
+        row.addWidget(self.switch)
+        row.addWidget(self.get)
+        row.addWidget(self.words, 1)
+        self.hide()
+
+    @property
+    def wanted(self) -> bool:
+        """True if it is to come along with the next download."""
+        return not self.isHidden() and not self.switch.isHidden() and self.switch.isChecked()
+
+    def show_projector(self, kind: OfferKind, offered: int | None, here: Sequence[Path]) -> None:
+        """Offer one of `offered` bytes, or name those that are on disk beside the model."""
+        on_disk = kind in (OfferKind.LOAD, OfferKind.OPEN_CHAT)
+        choice = kind is OfferKind.DOWNLOAD and offered is not None
+        later = on_disk and offered is not None and not here
+        size = units.format_file_size(offered or 0)
+        self.switch.setVisible(choice)
+        self.get.setVisible(later)
+        self.get.setText(f"Get its projector, {size}")
+        if choice:
+            text = f"With its projector for pictures or sound (mmproj), {size}. {NOT_RUN}"
+        elif on_disk and here:
+            text = f"{here[0].name} beside it is its projector for pictures or sound. {NOT_RUN}"
+        else:
+            text = f"For pictures or sound (mmproj). {NOT_RUN}"
+        self.words.setText(text)
+        self.words.setToolTip(text)
+        self.setVisible(choice or later or (on_disk and bool(here)))
 
 
 class CheckLine(QWidget):
@@ -157,6 +213,9 @@ def verified_words(event: ModelVerified) -> tuple[str, str]:
     if event.stopped:
         return "Stopped before all of it was verified.", ""
     count, names = event.files, ", ".join(path.name for path in event.wrong)
+    if not names and event.unchecked:
+        some = "" if event.unchecked == count else f" {event.unchecked} of {count} files"
+        return f"Complete,{some} {text.NOT_CHECKED}.", ""
     if not names:
         right = "The file is right" if count == 1 else f"All {count} files are right"
         whose = f"as {event.against} has them now" if event.against else "the checksums match"

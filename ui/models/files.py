@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from PySide6.QtCore import QObject, Signal
@@ -15,7 +15,7 @@ from app.download.model import Download
 from app.errors import AppError, ErrorKind
 from app.events import FileEvent, FoldersMeasured, ModelDeleted, ModelVerified
 from app.service import AppService
-from app.service.files import targets
+from app.service.files import with_projectors
 from app.service.subjects import Offer, OfferKind
 from ui.models.model_page import ModelPage
 
@@ -61,8 +61,10 @@ class FilesController(QObject):
         page.place.other_clicked.connect(self._other_folder)
         page.place.import_clicked.connect(self._import)
         page.place.hub_clicked.connect(lambda: self._continue(None))
+        page.place.update_clicked.connect(self._update)
         page.place.verify_clicked.connect(self._verify_shown)
         page.place.delete_clicked.connect(self._delete_shown)
+        page.projector.get_clicked.connect(self._get_projector)
         page.check.stop_clicked.connect(service.files.stop)
         page.check.mend_clicked.connect(self._mend)
 
@@ -81,8 +83,43 @@ class FilesController(QObject):
             )
             self._service.files.measure()
             return
-        self._service.downloads.enqueue(found, DEFAULT_REVISION, folder=folder, source=source)
+        projector = self._projector() if self._page.projector.wanted else None
+        self._service.downloads.enqueue(
+            found, DEFAULT_REVISION, folder=folder, source=source, projector=projector
+        )
         self.download_shown.emit("")
+
+    def _projector(self) -> FileSet | None:
+        """The one that the repository has for what is chosen on the page."""
+        subject = self._page.subject
+        if subject is None:
+            return None
+        return self._service.models.projector_of(subject.key, self._page.matrix.chosen_name)
+
+    def _found(self) -> FileSet | None:
+        """What the repository has now of what is chosen on the page."""
+        subject = self._page.subject
+        sets = self._service.models.sets_of(subject.key) if subject is not None else {}
+        return sets.get(self._page.matrix.chosen_name)
+
+    def _update(self) -> None:
+        """Bring the newer files of a model that is here, in its place."""
+        local, found = self._local(), self._found()
+        if local is not None and found is not None:
+            folder = folder_of(local, self._service.files.folders)
+            projector = self._projector() if local.projectors else None
+            self._service.downloads.enqueue(
+                found, DEFAULT_REVISION, folder=folder, projector=projector
+            )
+            self.download_shown.emit("")
+
+    def _get_projector(self) -> None:
+        """Bring a projector to the model that is here already."""
+        local, projector = self._local(), self._projector()
+        if local is not None and projector is not None:
+            folder = folder_of(local, self._service.files.folders)
+            self._service.downloads.enqueue(projector, DEFAULT_REVISION, folder=folder)
+            self.download_shown.emit("")
 
     def _other_folder(self) -> None:
         folder = self._ask(self._page, "Where models go")
@@ -147,9 +184,12 @@ class FilesController(QObject):
             self._page.show_error(
                 AppError(f"{local.name} is not deleted.", hint=reason, kind=ErrorKind.USAGE)
             )
-        elif self._agree(self._page.window(), "Delete the model", delete_words(local)):
+        elif self._agree(self._page.window(), "Delete the model", self._delete_words(local)):
             self._deleted = (self._page.subject.key if self._page.subject else "", "")
             self._service.files.delete(local)
+
+    def _delete_words(self, model: LocalModel) -> str:
+        return delete_words(model, with_projectors(model, self._service.models.library.models))
 
     # --- what the service says ----------------------------------------------------------
 
@@ -188,18 +228,35 @@ class FilesController(QObject):
             place = (begun.request.folder, free)
             copied = begun.request.source is not None
             page.place.show_place(offer.kind, (place,), copied=copied)
-        local = self._local()
+        local, projector = self._local(), self._projector()
+        here = local.projectors if local is not None else ()
+        size = projector.size_bytes if projector is not None else None
+        page.projector.show_projector(offer.kind, size, here)
         key = str(local.files[0]) if local is not None else ""
         same = verified is not None and verified.key == key
         reason = self._service.files.kept_because(local) if local is not None else ""
         busy = verified is not None and same and not verified.ended
-        page.place.show_disk(here=local is not None, kept_because=reason, busy=busy)
+        page.place.show_disk(
+            here=local is not None,
+            kept_because=reason,
+            busy=busy,
+            outdated=self._is_outdated(local),
+        )
         if verified is not None and same:
             page.check.show_verified(verified)
         elif self._deleted[1] and page.subject and page.subject.key == self._deleted[0]:
             page.check.say(self._deleted[1])
         else:
             page.check.hide()
+
+    def _is_outdated(self, local: LocalModel | None) -> bool:
+        """True for one whose repository has newer files, which are not on their way."""
+        found = self._found()
+        return (
+            local is not None
+            and found is not None
+            and self._service.files.is_outdated(local, found)
+        )
 
     def _begun(self, offer: Offer) -> Download | None:
         if offer.kind is not OfferKind.RESUME:
@@ -208,12 +265,21 @@ class FilesController(QObject):
         return next((d for d in queue if d.id == offer.download_id), None)
 
 
-def delete_words(model: LocalModel) -> str:
-    """What is asked before files are deleted, each by its name."""
-    names = [path.name for path in targets(model)]
+def folder_of(model: LocalModel, folders: Sequence[Path]) -> Path:
+    """The folder of models that a model lies in; the first where it is another program's."""
+    return next((f for f in folders if model.files[0].is_relative_to(f)), folders[0])
+
+
+def delete_words(model: LocalModel, paths: Sequence[Path]) -> str:
+    """What is asked before the files of a model are deleted, each by its name."""
+    names = [path.name for path in paths]
     shown = names[:MOST_NAMES]
     more = len(names) - len(shown)
     lines = [*shown, f"and {more} more"] if more else shown
-    size = units.format_file_size(model.size_bytes)
+    size = units.format_file_size(model.size_bytes + _size(set(paths) & set(model.projectors)))
     what = f"{units.format_files(len(names))}, {size}, in {model.files[0].parent}"
     return f"Delete {model.name}? {what} will be gone:\n\n" + "\n".join(lines)
+
+
+def _size(paths: Iterable[Path]) -> int:
+    return sum(path.stat().st_size for path in paths if path.exists())

@@ -23,7 +23,7 @@ from app.plan.overview import Cell, Machine, Overview
 from app.service.subjects import Offer, OfferKind, Subject
 from ui import theme
 from ui.models import page_text, words
-from ui.models.disk_lines import CheckLine, PlaceLine
+from ui.models.disk_lines import CheckLine, PlaceLine, ProjectorLine
 from ui.models.facts import Facts, Lines, Questions
 from ui.models.matrix import Matrix
 from ui.models.plan_strip import PlanStrip
@@ -106,6 +106,8 @@ class ModelPage(QWidget):
         self.place, self.check = PlaceLine(), CheckLine()
         below.addWidget(self.place, 0, Qt.AlignmentFlag.AlignTop)
         head.addLayout(below)
+        self.projector = ProjectorLine()
+        head.addWidget(self.projector)
         head.addWidget(self.check)
         self.reason = label("", "body-muted", wrap=True)
         self.reason.hide()
@@ -175,6 +177,7 @@ class ModelPage(QWidget):
         self.subject, self._overview = subject, None
         self._touched = self._all = False
         self.error.clear()
+        self.projector.switch.setChecked(False)
         self._scroll.verticalScrollBar().setValue(0)
         self._crumb.setText(subject.name)
         self.title.setText(subject.name)

@@ -285,12 +285,13 @@ class ModelsView(QWidget):
 
     def _local_row(self, model: LocalModel) -> RowValues:
         verdict, state = words.fit(self._local_fits.get(str(model.files[0])))
+        with_projector = "with projector" if model.projectors else ""
         if model.state is not State.COMPLETE:
             verdict, state = _STATES[model.state]
         return RowValues(
             key=str(model.files[0]),
             name=model.name,
-            detail=model.quantization,
+            detail=", ".join(p for p in (model.quantization, with_projector) if p),
             weights=words.weights(model.parameter_count),
             size=units.format_file_size(model.size_bytes),
             licence=_ORIGINS.get(str(model.origin), str(model.files[0].parent)),

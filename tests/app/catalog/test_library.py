@@ -333,3 +333,34 @@ def test_places_of_every_system(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     del told["LLAMA_CACHE"]
     windows = places(models, home=tmp_path, environment=told, platform="win32")
     assert windows[-1].folder == Path("/app/llama.cpp")
+
+
+def test_a_projector_belongs_to_its_model_and_is_none_itself(tmp_path: Path) -> None:
+    own = tmp_path / "app"
+    for repo in ("org/seeing", "org/blind"):
+        model(own / repo / "Q4_K_M" / "tiny-Q4_K_M.gguf")
+        model(own / repo / "tiny-Q8_0.gguf")
+    projector = model(own / "org/seeing" / "mmproj-F16.gguf")
+    model(own / "org/blind" / "mmproj-F16.gguf").rename(own / "org/blind/mmproj-F16.gguf.part")
+    found = look(own, origin=Origin.APP).models
+    assert len(found) == 4, "no projector is a model, whole or not"
+    assert {one.repo: one.projectors for one in found} == {
+        "org/seeing": (projector,),
+        "org/blind": (),
+    }
+
+
+def test_in_a_folder_of_many_models_a_projector_is_told_by_its_name(tmp_path: Path) -> None:
+    for name in ("Seeing-7B-Q4_K_M", "Seeing-7B-Q8_0", "Other-Q4_K_M"):
+        model(tmp_path / "flat" / f"{name}.gguf")
+    mine = model(tmp_path / "flat" / "mmproj-Seeing-7B-f16.gguf")
+    model(tmp_path / "flat" / "mmproj-model-f16.gguf")  # whose it is, nobody knows
+    model(tmp_path / "alone" / "Some-Q4_K_M.gguf")
+    beside = model(tmp_path / "alone" / "mmproj-model-f16.gguf")
+    found = {one.files[0].stem: one.projectors for one in look(tmp_path).models}
+    assert found == {
+        "Seeing-7B-Q4_K_M": (mine,),
+        "Seeing-7B-Q8_0": (mine,),
+        "Other-Q4_K_M": (),
+        "Some-Q4_K_M": (beside,),
+    }

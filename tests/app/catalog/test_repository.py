@@ -268,6 +268,36 @@ def test_projectors_stand_apart_and_other_files_are_no_models() -> None:
 
 
 @pytest.mark.parametrize(
+    ("model", "paths", "chosen"),
+    [
+        ("m-Q8_0", ("mmproj-F32.gguf", "mmproj-F16.gguf", "mmproj-BF16.gguf"), "mmproj-F16"),
+        ("m-Q8_0", ("mmproj-F32.gguf", "mmproj-model-bf16.gguf"), "mmproj-model-bf16"),
+        ("b/m-Q8_0", ("mmproj-F16.gguf", "b/mmproj-F32.gguf"), "b/mmproj-F32"),
+        ("b/m-Q8_0", ("mmproj-F16.gguf", "c/m-Q8_0.gguf"), "mmproj-F16"),
+        ("m-Q8_0", ("m-Q4_K_M.gguf",), None),
+        ("m-Q8_0", ("mmproj-F16-00001-of-00002.gguf",), None),
+        ("mmproj-F16", ("mmproj-BF16.gguf",), None),
+    ],
+)
+def test_the_projector_of_a_model_is_the_one_beside_it_in_16_bits(
+    model: str, paths: tuple[str, ...], chosen: str | None
+) -> None:
+    all_sets = file_sets(snapshot(f"{model}.gguf", *paths))
+    found = repository.projector(all_sets, next(s for s in all_sets if s.name == model))
+    assert (found.name if found else None) == chosen
+
+
+def test_a_projector_is_taken_for_no_quantization_and_no_shard() -> None:
+    names = ("m-F16-00001-of-00002.gguf", "m-F16-00002-of-00002.gguf", "mmproj-F16.gguf")
+    assert len(choose("hf:org/repo:F16", *names).files) == 2
+    assert choose("hf:org/repo", "m-Q8_0.gguf", "mmproj-F16.gguf").name == "m-Q8_0"
+    with pytest.raises(AppError):
+        choose("hf:org/repo:F16", "m-Q8_0.gguf", "mmproj-F16.gguf")
+    named = repository.named_sets(snapshot("m-F16.gguf", "mmproj-F16.gguf"))
+    assert {name: s.name for name, s in named.items()} == {"F16": "m-F16"}
+
+
+@pytest.mark.parametrize(
     "parts",
     [
         ("m.Q6_K.gguf.part1of2", "m.Q6_K.gguf.part2of2"),

@@ -13,6 +13,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import httpx2
 import huggingface_hub
 import pytest
 
@@ -26,7 +27,7 @@ from app.download.records import Records
 from app.download.set_run import SetRun
 from app.download.source import Timing, TransientError
 from tests.app.download.conftest import QUICK, Stage, point_at
-from tests.app.download.test_faults import refused, run
+from tests.app.download.test_faults import refused, run, until_halted
 
 
 @pytest.fixture
@@ -306,6 +307,34 @@ def test_abort_wakes_a_reader(stage: Stage, scheme: str) -> None:
     thread.join()
     client.close()
     listener.close()
+
+
+def test_a_halt_does_not_wait_for_certificates(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They take long to read on a busy machine."""
+    request, read = stage.serve(units.MIB), httpx2.create_ssl_context
+    reading, go_on = threading.Event(), threading.Event()
+
+    def slowly() -> ssl.SSLContext:
+        reading.set()
+        go_on.wait()
+        return read()
+
+    monkeypatch.setattr(httpx2, "create_ssl_context", slowly)
+    made = SetRun(request, Records(stage.state), timing=QUICK)
+    worker = threading.Thread(target=until_halted, args=(made,))
+    worker.start()
+    assert reading.wait(20)
+    halt = threading.Thread(target=made.halt)
+    halt.start()
+    halt.join(2)
+    waited = halt.is_alive()
+    go_on.set()
+    halt.join()
+    worker.join()
+    assert not waited
+    assert not stage.hub.sent_bytes
 
 
 def test_the_limit_holds_over_all_who_share_it() -> None:

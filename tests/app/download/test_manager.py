@@ -8,11 +8,13 @@ import json
 import shutil
 import threading
 import time
+import zlib
 from pathlib import Path
 
 import pytest
 
 from app import units
+from app.download import preflight
 from app.download.manager import Hours
 from app.download.model import (
     DownloadProgressed,
@@ -22,8 +24,10 @@ from app.download.model import (
     Reason,
     UpdateFound,
 )
+from app.download.records import Records
 from tests.app.download.conftest import Log, Make, Stage, make_file, reach, state_of, wait_for
 from tests.helpers.faulty_hub import Fault
+from tests.helpers.hub import COMMIT
 
 SIZE = 8 * units.MIB
 State = DownloadState
@@ -301,3 +305,34 @@ def test_figures_come_a_few_times_a_second(stage: Stage, log: Log, make: Make) -
     reach(manager, id, State.DONE)
     told = sum(isinstance(event, DownloadProgressed) for event in log.events)
     assert told <= 8 * (time.monotonic() - begun) + 8
+
+
+def test_the_queue_of_another_version_of_the_app_is_taken_on(stage: Stage, make: Make) -> None:
+    """Its files letter by letter as the first version wrote them, and one field of a later one."""
+    request = stage.serve(3 * units.MIB + 5)
+    (file,) = request.files
+    data = (stage.source / "org/repo" / file.path).read_bytes()
+    part = preflight.part_of(request.target(file))
+    part.parent.mkdir(parents=True)
+    part.write_bytes(data[: units.MIB] + bytes(2 * units.MIB + 5))
+    job = {
+        "version": 1, "wish": "run", "order": 1, "repo": "org/repo", "revision": "main",
+        "commit": COMMIT, "folder": str(stage.folder), "priority": 0, "source": None,
+        "files": [{"path": file.path, "size_bytes": file.size_bytes, "sha256": file.sha256,
+                   "git_oid": None}],
+        "of_a_later_version": {"nobody": "knows"},
+    }  # fmt: skip
+    jobs_folder = stage.state / "jobs"
+    jobs_folder.mkdir(parents=True)
+    (jobs_folder / f"{request.id}.json").write_text(json.dumps(job))
+    record = Records(stage.state).journal(request.target(file))
+    record.parent.mkdir(parents=True)
+    record.write_text(
+        f'{{"path": "{file.path}", "commit": "{COMMIT}", "size_bytes": {file.size_bytes}, '
+        f'"digest": "{file.sha256}", "version": 1, "segment_bytes": {units.MIB}}}\n'
+        f"0 {zlib.crc32(data[: units.MIB]):08x}\nsynced 1\n"
+    )
+    manager = make()
+    reach(manager, request.id, State.DONE)
+    stage.assert_right(request)
+    assert stage.hub.sent_bytes == 2 * units.MIB + 5

@@ -59,7 +59,10 @@ def test_pull_verify_rm(stage: Stage, model: Path, capsys: pytest.CaptureFixture
     flip(model / NAME.format(3), 1_000_000)
     os.utime(model / NAME.format(3), ns=(0, 0))
     assert main(["verify", MODEL, "--json"]) == 3
-    assert [e["state"] for e in events(capsys)] == ["verified", "verified", "damaged"]
+    checked = events(capsys)
+    assert [e["state"] for e in checked[:-1]] == ["verified", "verified", "damaged"]
+    assert (checked[-1]["type"], checked[-1]["state"]) == ("model_checked", "damaged")
+    assert checked[-1]["command"] == f"pull {MODEL}"
     sent = stage.hub.sent_bytes
     assert main(["pull", MODEL, "--json"]) == 0
     assert stage.hub.sent_bytes - sent < 1_200_000

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import errno
+import hashlib
 import os
 import shutil
 import threading
@@ -54,7 +55,9 @@ def test_a_file_without_a_digest_is_called_verified_only_by_the_hubs(
     done = reach(manager, id, State.DONE)
     stage.assert_right(request)
     assert done.progress.verified_files == published
-    assert ("no digest" in text.describe(done)) is not published
+    words = "complete, not checked (no checksum published)"
+    assert (text.describe(done) == words) is not published
+    assert text.ended(done).endswith(words) is not published
     told = [event for event in log.events if isinstance(event, FileVerified)]
     assert len(told) == published
     assert manager.records.verified.knows(target, request.files[0]) is published
@@ -256,3 +259,34 @@ def test_the_hubs_digest_is_compared_where_the_list_has_none(stage: Stage, make:
     id = manager.add(dataclasses.replace(request, files=(file,)))
     assert reach(manager, id, State.FAILED).reason is Reason.DAMAGED
     assert not request.target(file).exists()
+
+
+@pytest.mark.parametrize("right", [True, False])
+def test_a_git_id_of_the_hub_proves_a_file_that_no_list_tells_a_digest_of(
+    stage: Stage, log: Log, make: Make, right: bool
+) -> None:
+    request = stage.serve(SIZE)
+    data = (stage.source / "org" / "repo" / "file-0.bin").read_bytes()
+    oid = hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest()
+    file = dataclasses.replace(request.files[0], sha256=None)
+    stage.hub.faults.linked_etag = oid if right else "0" * 40
+    manager = make()
+    id = manager.add(dataclasses.replace(request, files=(file,)))
+    if right:
+        done = reach(manager, id, State.DONE)
+        stage.assert_right(request)
+        assert done.progress.verified_files == 1
+        assert text.describe(done) == "done"
+        assert [e for e in log.events if isinstance(e, FileVerified)]
+        kept = manager.records.verified.last(request.target(file))
+        assert kept is not None
+        assert kept.git_oid == oid
+    else:
+        assert reach(manager, id, State.FAILED).reason is Reason.DAMAGED
+        assert not request.target(file).exists()
+        sent = stage.hub.sent_bytes
+        stage.hub.faults.linked_etag = oid
+        manager.resume(id)
+        reach(manager, id, State.DONE)
+        assert stage.hub.sent_bytes - sent >= SIZE, "nothing of what was damaged is taken on"
+        stage.assert_right(request)

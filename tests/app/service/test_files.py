@@ -12,7 +12,7 @@ import pytest
 from app.catalog import repository
 from app.catalog.library import LocalModel, State
 from app.catalog.places import Origin
-from app.catalog.repository import FileSet
+from app.catalog.repository import FileSet, named_sets
 from app.download.model import DownloadFile, DownloadRemoved, DownloadState, DownloadStateChanged
 from app.events import (
     FoldersMeasured,
@@ -23,7 +23,6 @@ from app.events import (
 )
 from app.service import AppService
 from app.service.files import targets
-from app.service.models import named_sets
 from tests.app.download.conftest import QUICK, Stage, stage
 from tests.app.download.test_crash import flip
 from tests.app.download.test_pull import model
@@ -43,9 +42,11 @@ class Desk:
     def found(self, kind: str = "Q4_1") -> FileSet:
         return named_sets(repository.read_snapshot("org/model"))[kind]
 
-    def get(self, kind: str = "Q4_1", **where: Path) -> LocalModel:
+    def get(
+        self, kind: str = "Q4_1", folder: Path | None = None, source: Path | None = None
+    ) -> LocalModel:
         """Download a set; returns it as it is found on disk."""
-        self.service.downloads.enqueue(self.found(kind), "main", **where)
+        self.service.downloads.enqueue(self.found(kind), "main", folder=folder, source=source)
         done = self.log.wait(
             DownloadStateChanged,
             lambda event: event.download.state in (DownloadState.DONE, DownloadState.FAILED),

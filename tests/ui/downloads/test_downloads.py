@@ -36,10 +36,11 @@ class Desk:
     stage: Stage
     qtbot: QtBot
 
-    def enqueue(self, *sizes: int, repo: str = "org/repo") -> str:
+    def enqueue(self, *sizes: int, repo: str = "org/repo", bare: bool = False) -> str:
         request = self.stage.serve(*sizes, repo=repo)
         files = tuple(
-            HubFile(path=f.path, size_bytes=f.size_bytes, sha256=f.sha256) for f in request.files
+            HubFile(path=f.path, size_bytes=f.size_bytes, sha256=None if bare else f.sha256)
+            for f in request.files
         )
         found = FileSet(
             repo=repo, commit=request.commit, name="file", role=Role.MODEL, quantization="",
@@ -205,3 +206,16 @@ def test_a_fault_that_ends_it_is_named_and_kept_for_another_try(desk: Desk) -> N
     assert "not the file" in board.explanation.text()
     assert board.discard.isVisible()
     assert board.resume.text() == "Try again"
+
+
+def test_what_has_no_published_checksum_reads_as_complete_and_not_checked(desk: Desk) -> None:
+    desk.stage.hub.faults.linked_etag = "of-its-own"
+    id = desk.enqueue(units.MIB, 2 * units.MIB, bare=True)
+    desk.wait(id, State.DONE)
+    board = desk.view.board
+    assert board.state.word.text() == "Complete, not checked (no checksum published)"
+    assert [shard.state.word.text() for shard in board._shards] == ["Complete, not checked"] * 2
+    assert [shard.right.text() for shard in board._shards] == ["No checksum published"] * 2
+    shown = board.state.word.text() + "".join(s.state.word.text() for s in board._shards)
+    assert not any(word in shown for word in ("matches", "erified", "amaged"))
+    assert board.load.isVisibleTo(board), "it can be loaded all the same"

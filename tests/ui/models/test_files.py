@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -259,6 +260,105 @@ def test_a_row_of_the_list_verifies_on_its_page_and_deletes(desk: Desk) -> None:
     desk.wait(lambda: not [r for r in view.local.rows if "org/model" in r.values.key])
 
 
+@pytest.fixture
+def seeing(stage: Stage, model: Path, starter_model: Path) -> str:
+    """A projector beside the model on the hub."""
+    shutil.copy(starter_model, stage.source / "mmproj-F16.gguf")
+    stage.hub.add("org/model/mmproj-F16.gguf", stage.source / "mmproj-F16.gguf")
+    return "mmproj-F16.gguf"
+
+
+def test_a_projector_is_offered_honestly_comes_along_and_goes_with_its_model(
+    seeing: str, desk: Desk
+) -> None:
+    desk.open()
+    line = desk.page.projector
+    assert line.isVisible()
+    assert line.switch.isVisible()
+    assert not line.wanted, "nobody gets it unasked"
+    assert "does not run it yet" in line.words.text()
+    line.switch.click()
+    desk.page.primary.click()
+    desk.wait_offer(OfferKind.LOAD)
+    desk.wait(lambda: seeing in line.words.text())
+    assert not line.switch.isVisible()
+    assert not line.get.isVisible()
+    there = {path.name for path in desk.service.folders.models.rglob("*.gguf")}
+    assert len(there) == 4
+    assert seeing in there
+    desk.page.place.verify.click()
+    desk.wait(lambda: desk.said.startswith("All 4 files are right"))
+    names = [row.name for row in desk.page._overview.rows] if desk.page._overview else []
+    assert "F16" not in names, "it is no quantization"
+    rows = desk.controller.view.local.rows
+    assert "Q4_1, with projector" in [row.values.detail for row in rows]
+    desk.page.place.delete.click()
+    desk.wait(lambda: desk.said.startswith("Deleted 4 files, "))
+    assert seeing in desk.asked[-1]
+
+
+def test_a_projector_is_had_later_for_a_model_that_is_here(seeing: str, desk: Desk) -> None:
+    desk.get()
+    line = desk.page.projector
+    desk.wait(line.get.isVisible)
+    assert line.get.text().startswith("Get its projector, ")
+    sent = desk.stage.hub.sent_bytes
+    line.get.click()
+    desk.wait(lambda: not line.get.isVisible() and seeing in line.words.text())
+    assert desk.page.offer.kind is OfferKind.LOAD
+    size = (desk.stage.source / seeing).stat().st_size
+    assert desk.stage.hub.sent_bytes - sent < size + 100_000
+
+
+def test_without_a_projector_none_is_offered(desk: Desk) -> None:
+    desk.open()
+    assert not desk.page.projector.isVisible()
+
+
+def test_a_branch_that_has_moved_is_an_update_that_one_can_have(desk: Desk, tmp_path: Path) -> None:
+    desk.get()
+    assert not desk.page.place.update_.isVisible()
+    third = sorted(desk.service.folders.models.rglob("*.gguf"))[2]
+    name = f"org/model/{third.name}"
+    new = shutil.copy(desk.stage.hub.files[name], tmp_path / "new.gguf")
+    flip(Path(new), 20_000_000)
+    desk.stage.hub.files[name] = Path(new)
+    desk.stage.hub.revisions["main"] = "d" * 40
+    before = third.read_bytes()
+    desk.controller.back()
+    desk.service.models.lookups.snapshot("org/model", refresh=True)  # the list is some minutes old
+    desk.controller.open(KEY)
+    desk.wait(lambda: desk.page.matrix.chosen_name and desk.page.place.update_.isVisible())
+    assert desk.page.offer.kind is OfferKind.LOAD, "what is here can be loaded all the same"
+    assert third.read_bytes() == before, "nothing is fetched unasked"
+    desk.page.place.update_.click()
+    desk.wait(lambda: third.read_bytes() == Path(new).read_bytes())
+    desk.wait(lambda: not desk.page.place.update_.isVisible())
+    desk.page.place.verify.click()
+    desk.wait(lambda: desk.said.startswith("All 3 files are right"))
+
+
+def test_what_has_no_published_checksum_is_complete_and_not_checked(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hub = desk.stage.hub
+    bare: list[dict[str, object]] = [
+        {key: entry[key] for key in ("type", "path", "size")} for entry in hub.tree("org/model")
+    ]
+    monkeypatch.setattr(hub, "tree", lambda _name: bare)
+    hub.faults.linked_etag = "of-its-own"
+    desk.get()
+    assert not desk.page.place.update_.isVisible()
+    desk.page.place.verify.click()
+    desk.wait(lambda: desk.said == "Complete, not checked (no checksum published).")
+    assert not desk.page.check.mend.isVisible()
+    third = sorted(desk.service.folders.models.rglob("*.gguf"))[2]
+    with third.open("r+b") as stream:
+        stream.truncate(30_000_000)
+    desk.page.place.verify.click()
+    desk.wait(lambda: third.name in desk.said)
+
+
 def test_results_in_words() -> None:
     def words(**values: object) -> tuple[str, str]:
         return verified_words(ModelVerified(key="k", **values))  # type: ignore[arg-type]
@@ -267,6 +367,8 @@ def test_results_in_words() -> None:
     assert words(ended=True, files=1)[0] == "The file is right: the checksums match."
     assert words(ended=True, files=2, against="a/b")[0].endswith("as a/b has them now.")
     assert words(ended=True, stopped=True)[1] == ""
+    some = words(ended=True, files=3, unchecked=1)
+    assert some == ("Complete, 1 of 3 files not checked (no checksum published).", "")
     missing = words(ended=True, files=2, wrong=(Path("x"), Path("y")))
     assert missing == ("2 of 2 files are damaged or missing: x, y.", "error")
     assert place_words(Path("/mnt/a"), 77_400_000_000) == "/mnt/a, 77 GB free"

@@ -1,0 +1,91 @@
+"""What a MODEL argument means, and the folders in which it may lie."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from app import paths
+from app.catalog import entries, hub, names
+from app.catalog.hub import Address
+from app.catalog.repository import FileSet
+from app.download import requests
+from app.download.records import Records
+from app.errors import AppError, ErrorKind
+from app.settings.model import Settings
+
+MODEL = "a known model such as nemotron-ultra-253b:Q4_K_M, hf:owner/repo:Q4_K_M, or hf:owner/repo/file.gguf"
+
+
+def add_folder(command: argparse.ArgumentParser) -> None:
+    """The option that names one folder of models."""
+    command.add_argument("--to", type=Path, metavar="FOLDER", help="another folder of models")
+
+
+def records() -> Records:
+    """What the app remembers about downloads."""
+    return Records(paths.folders().data / "downloads")
+
+
+def folders(options: argparse.Namespace, settings: Settings) -> tuple[Path, ...]:
+    """The one that `--to` names; else as in the window: the next download's first, then others."""
+    if options.to is not None:
+        to: Path = options.to
+        return (to.expanduser().absolute(),)
+    used, added = settings.download_folders, settings.model_folders
+    found = (*map(Path, used), paths.folders().models, *map(Path, added))
+    return tuple(dict.fromkeys(folder.expanduser().absolute() for folder in found))
+
+
+def check_there(folder: Path, settings: Settings) -> None:
+    """Make sure that a folder chosen in the window has not gone with its disk.
+
+    Raises:
+        AppError: It has.
+    """
+    if str(folder) in settings.download_folders and not folder.is_dir():
+        raise AppError(
+            f"{folder}, which takes downloads, is not there.",
+            hint="Connect its disk, or name another folder with --to.",
+            kind=ErrorKind.DISK,
+        )
+
+
+def addresses(name: str) -> tuple[Address, ...]:
+    """Where on the Hub a MODEL argument may be.
+
+    Raises:
+        AppError: It means nothing on the Hub.
+    """
+    if hub.is_address(name):
+        return (hub.parse(name),)
+    entry = entries.find(name)
+    found = entries.addresses(entry, names.quantization(name.partition(":")[2])) if entry else ()
+    if not found:
+        raise AppError(
+            f"“{name}” names nothing on the Hub.",
+            hint=f"Name {MODEL}; `models search WORDS` looks for one.",
+            kind=ErrorKind.USAGE,
+        )
+    return found
+
+
+def here(
+    wanted: Sequence[Address], places: Sequence[Path], *, strict: bool = False
+) -> Iterator[tuple[Address, Path, FileSet]]:
+    """The sets in folders of models that a MODEL argument means, whole or not.
+
+    Raises:
+        AppError: Several would do, and `strict`.
+    """
+    for address in wanted:
+        for folder in places:
+            try:
+                chosen = requests.here(address, folder)
+            except AppError as error:
+                if strict and error.kind is ErrorKind.USAGE:
+                    raise
+                continue  # others of the same repository
+            if chosen is not None:
+                yield address, folder, chosen
