@@ -189,7 +189,7 @@ def proposal(trials: Sequence[Trial]) -> TuningProposed:
 
 
 def prompt_length(effort: Effort, commands: Sequence[protocol.Load]) -> int:
-    """Tokens to read in one measurement: more than usual where micro-batches differ, or all read alike."""
+    """Tokens to read in one measurement: more where micro-batches differ, which shorter ones would not show."""
     sizes = {command.micro_batch for command in commands}
     wanted = max(sizes) if len(sizes) > 1 else effort.prompt_tokens
     room = min((command.context for command in commands), default=1) // 2

@@ -24,6 +24,7 @@ from app.engine.tuner import (
     TuningStarted,
     about,
     kept,
+    prompt_length,
     trials,
     turn_s,
 )
@@ -178,3 +179,12 @@ def test_how_long_it_takes_is_said_in_words(starter_model: Path) -> None:
     )
     assert about(3) == "About 5 seconds"
     assert about(61) == "About 1 minute"
+
+
+def test_prompts_are_long_enough_to_tell_micro_batches_apart() -> None:
+    def loads(*sizes: int, context: int = 8192) -> list[protocol.Load]:
+        return [protocol.Load(model_path="m", context=context, micro_batch=n) for n in sizes]
+
+    assert prompt_length(Effort(), loads(512, 512)) == 256
+    assert prompt_length(Effort(), loads(512, 1024)) == 1024
+    assert prompt_length(Effort(), loads(512, 512, context=300)) == 150
