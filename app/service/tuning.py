@@ -110,12 +110,18 @@ class TuningService:
             prepared = self.prepare(settings)
             self._engine.held_by = _BUSY
             try:
-                self._was_loaded = self._was_loaded or self._engine.loaded is not None
+                idle = self._engine.state in (EngineState.STOPPED, EngineState.CRASHED)
+                self._was_loaded = self._was_loaded or not idle
                 self._unload()
                 self._tuner = Tuner(self._listeners.tell, data=self._data, effort=self.effort)
                 if self._cancelled:
                     self._tuner.cancel()
                 self._results = self._tuner.run(prepared).results
+            except AppError:
+                raise
+            except Exception:  # a bug, which is reported; nobody shall wait for the end
+                self._listeners.tell(TuningEnded(cancelled=True))
+                raise
             finally:
                 self._tuner = None
                 self._engine.held_by = None
