@@ -338,10 +338,10 @@ class EngineSupervisor:
         loading = self._state is EngineState.LOADING and stage in ("allocating", "warming_up")
         returncode = child.wait()
         self._end_child()
-        error = diagnose.crashed(returncode, child.stderr)
+        error = diagnose.crashed(returncode, child.stderr, self._command)
         if self._command is not None and files.changed(self._files):
             error = diagnose.file_changed(self._command.model_path, error.detail)
-        step = safety.next_step(self._step)
+        step = safety.next_step(self._step, self._command)
         unexplained = loading and error.kind is ErrorKind.ENGINE
         if unexplained and returncode < 0 and step is not None and self._store is not None:
             self._step = step
