@@ -15,6 +15,7 @@ from app.catalog.search import FoundRepository
 from app.chat.events import ChatEvent
 from app.download.model import DownloadEvent
 from app.engine.model import EngineEvent
+from app.engine.tuner import TuningEvent
 from app.errors import AppError
 from app.gguf.model import ModelLayout
 from app.hardware.model import HardwareReport, HardwareSampled
@@ -339,6 +340,7 @@ AppEvent = (
     | SnapshotMeasured
     | SnapshotChanged
     | EngineEvent
+    | TuningEvent
     | ChatEvent
     | ModelEvent
     | FileEvent

@@ -34,6 +34,7 @@ from app.engine.model import (
     TurnEnded,
     TurnProgressed,
 )
+from app.engine.tuner import CandidateMeasured, TuningEnded, TuningProgressed, TuningProposed
 from app.events import (
     AlarmRaised,
     AppEvent,
@@ -77,6 +78,7 @@ from ui.launcher.launcher_view import LauncherView
 from ui.models.controller import ModelsController
 from ui.settings.settings_controller import SettingsController
 from ui.settings.split_dialog import SplitDialog
+from ui.settings.tuner_controller import TunerController
 from ui.widgets.rail import Rail
 
 _READY = (EngineState.READY, EngineState.PREFILL, EngineState.GENERATING)
@@ -118,6 +120,8 @@ class MainWindow(QMainWindow):
         row.addWidget(self.pages, 1)
         self.setCentralWidget(body)
         self.dialog: SplitDialog | None = None
+        self.tuner = TunerController(service, self)
+        self.tuner.chosen.connect(self._tuned)
         self._connect()
         self.show_page("Machine")
         self.chat.set_system_prompt(service.settings.system_prompt)
@@ -263,7 +267,17 @@ class MainWindow(QMainWindow):
         )
         self.dialog.applied.connect(self._applied)
         self.dialog.studied.connect(self._service.planning.study)
+        self.dialog.fastest_wanted.connect(self._find_fastest)
         self.dialog.open()
+
+    def _find_fastest(self, settings: Settings) -> None:
+        assert self.dialog is not None  # noqa: S101 - it asks
+        self.tuner.open(settings, self.dialog)
+
+    def _tuned(self, settings: Settings) -> None:
+        if self.dialog is not None:
+            self.dialog.accept()
+        self._applied(settings)
 
     def _applied(self, settings: Settings) -> None:
         self._service.update_settings(settings, reload=True)
@@ -355,6 +369,8 @@ class MainWindow(QMainWindow):
                 self.downloads.view.set_rules(settings.download_limit, settings.download_hours)
             case SettingRefused():
                 self.settings.view.show_problem(event.key, event.problem, event.value)
+            case TuningProposed() | TuningProgressed() | CandidateMeasured() | TuningEnded():
+                self.tuner.receive(event)
             case SnapshotMeasured():
                 self.chat.model.set_measured(event)
             case SnapshotChanged(sentence=sentence):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import itertools
 import json
 import queue
 import statistics
@@ -13,15 +12,16 @@ from pathlib import Path
 
 from app import units
 from app.chat.events import AnswerExtended, PromptRead, QuestionReturned, TurnFinished
+from app.cli.split import take_split
+from app.engine.filler import filler
 from app.engine.model import EngineStateChanged, ModelLoaded
 from app.errors import AppError, ErrorKind
 from app.events import AppEvent, OperationFailed, PlanChanged
-from app.plan.model import KvCacheType
+from app.plan import text as plan_text
+from app.plan.model import LoadPlan
 from app.service import AppService
 from app.settings.model import Overflow, Settings
 
-WORDS = ("the", "of", "and", "to", "in", "for", "with", "that", "on", "by", "this", "from", "at")
-"""Each one token with its space, in all usual vocabularies."""
 CALIBRATION = 64
 
 
@@ -50,9 +50,6 @@ def add_options(command: argparse.ArgumentParser) -> None:
     command.add_argument("--prompt-tokens", type=_count, default=512, help="tokens to process")
     command.add_argument("--tokens", type=_two_or_more, default=128, help="tokens to generate")
     command.add_argument("--runs", type=_count, default=3, help="the result is their median")
-    kinds = [str(kind) for kind in KvCacheType]
-    command.add_argument("--kv-type-k", type=str.lower, choices=kinds)
-    command.add_argument("--kv-type-v", type=str.lower, choices=kinds)
 
 
 def _count(text: str, least: int = 1) -> int:
@@ -69,8 +66,12 @@ def _two_or_more(text: str) -> int:
 def bench(options: argparse.Namespace, settings: Settings, model: Path) -> int:
     """Load the model, measure some answers and print the medians; returns the exit code."""
     room = options.prompt_tokens + options.tokens + 4 * CALIBRATION
+    context = -(-room // 256) * 256
+    if options.context is not None:
+        _check_room(options)
+        context = options.context
     changes = {
-        "context": max(settings.context or 0, -(-room // 256) * 256),
+        "context": max(settings.context or 0, context),
         "sampling": settings.sampling | {"ignore_end": True},
         "system_prompt": "",
         "overflow": Overflow.STOP,
@@ -82,30 +83,58 @@ def bench(options: argparse.Namespace, settings: Settings, model: Path) -> int:
     service.settings = settings.model_copy(update=changes)
     try:
         measurement = _Measurement(service)
-        loaded = measurement.load(model)
+        loaded = measurement.load(model, options)
+        plan = service.engine.loaded_plan
         runs = measurement.runs(options.prompt_tokens, options.tokens, options.runs)
     finally:
         service.close()
-    _print(options, model, loaded, runs)
+    assert plan is not None  # noqa: S101 - it is loaded
+    _print(options, model, loaded, plan, runs)
     return 0
 
 
-def _print(options: argparse.Namespace, model: Path, loaded: ModelLoaded, runs: list[Run]) -> None:
+def _check_room(options: argparse.Namespace) -> None:
+    needed = options.prompt_tokens + options.tokens
+    if needed > options.context:
+        raise AppError(
+            f"{options.prompt_tokens:,} tokens to read and {options.tokens:,} to write do not fit into "
+            f"a context of {options.context:,}.",
+            hint=f"Measure with --context {-(-needed // 256) * 256} or fewer tokens.",
+            kind=ErrorKind.USAGE,
+        )
+
+
+def _print(
+    options: argparse.Namespace, model: Path, loaded: ModelLoaded, plan: LoadPlan, runs: list[Run]
+) -> None:
     fields = ("generation_tokens_per_s", "prompt_tokens_per_s", "time_to_first_token_s")
-    medians = {name: statistics.median(getattr(run, name) for run in runs) for name in fields}
+    values = {name: [getattr(run, name) for run in runs] for name in fields}
+    medians = {name: statistics.median(found) for name, found in values.items()}
+    # Half of what the runs differ by, as a share of the median.
+    spread = {n: (max(v) - min(v)) / 2 / medians[n] for n, v in values.items()}
     if options.json:
-        facts = {"model": str(model), "threads": loaded.loaded.threads,
-                 "load_s": loaded.loaded.duration_s}  # fmt: skip
+        used = [share for share in plan.devices if share.used]
+        facts = {
+            "model": str(model),
+            "threads": loaded.loaded.threads,
+            "load_s": loaded.loaded.duration_s,
+            "context": loaded.loaded.context,
+            "devices": [share.device.engine_name for share in used],
+            "split_mode": "tensor" if plan.request.tensor_parallel else "layer",
+            "tensor_split": list(plan_text.split_of(plan)),
+            "host_layers": plan.host.layer_count,
+        }
         each = [dataclasses.asdict(run) for run in runs]
-        print(json.dumps(facts | medians | {"runs": each}))
+        print(json.dumps(facts | medians | {"spread": spread, "runs": each}))
         return
     print(f"{model.name}, {loaded.loaded.threads} threads, medians of {len(runs)} runs")
-    print(
-        f"  generation     {medians['generation_tokens_per_s']:9.1f} tok/s, {runs[0].tokens} tokens"
-    )
-    prompt = f"{runs[0].prompt_tokens} tokens"
-    print(f"  prompt         {medians['prompt_tokens_per_s']:9.1f} tok/s, {prompt}")
-    print(f"  first token    {units.format_duration(medians['time_to_first_token_s']):>9}")
+    print(f"  {plan_text.split_words(plan) or 'all on the CPU'}; {loaded.loaded.context:,} tokens")
+    within = {name: f"±{100 * share:.1f} %" for name, share in spread.items()}
+    rate, prompt, first = fields
+    print(f"  generation     {medians[rate]:9.1f} tok/s {within[rate]}, {runs[0].tokens} tokens")
+    count = f"{runs[0].prompt_tokens} tokens"
+    print(f"  prompt         {medians[prompt]:9.1f} tok/s {within[prompt]}, {count}")
+    print(f"  first token    {units.format_duration(medians[first]):>9} {within[first]}")
 
 
 class _Measurement:
@@ -116,12 +145,13 @@ class _Measurement:
         self._events: queue.SimpleQueue[tuple[float, AppEvent]] = queue.SimpleQueue()
         service.subscribe(lambda event: self._events.put((time.perf_counter(), event)))
 
-    def load(self, model: Path) -> ModelLoaded:
-        """Returns once the model is ready."""
+    def load(self, model: Path, options: argparse.Namespace) -> ModelLoaded:
+        """Returns once the model is ready, split as the options say."""
         self._service.start(model)
         while True:
             event = self._next()[1]
             if isinstance(event, PlanChanged):
+                take_split(options, self._service, event.plan)
                 self._service.engine.load()
             elif isinstance(event, ModelLoaded):
                 return event
@@ -141,8 +171,8 @@ class _Measurement:
 
         The second is as long as what is measured: memory that is touched for the first time is slow.
         """
-        self._ask(_text(0, CALIBRATION), 2)
-        overhead = self._ask(_text(1, prompt_tokens), 2).prompt_tokens - prompt_tokens
+        self._ask(filler(0, CALIBRATION), 2)
+        overhead = self._ask(filler(1, prompt_tokens), 2).prompt_tokens - prompt_tokens
         words = prompt_tokens - overhead
         if words < 1:
             raise AppError(
@@ -150,7 +180,7 @@ class _Measurement:
                 hint="Measure with more --prompt-tokens.",
                 kind=ErrorKind.USAGE,
             )
-        return [self._ask(_text(start, words), tokens) for start in range(2, count + 2)]
+        return [self._ask(filler(start, words), tokens) for start in range(2, count + 2)]
 
     def _ask(self, text: str, tokens: int) -> Run:
         self._service.new_chat()
@@ -178,8 +208,3 @@ class _Measurement:
             generation_tokens_per_s=(generated - 1) / (last - first),
             time_to_first_token_s=first - sent,
         )
-
-
-def _text(start: int, count: int) -> str:
-    """`count` words; those of another `start` begin differently, so that nothing is reused."""
-    return " ".join(itertools.islice(itertools.cycle(WORDS), start, start + count))

@@ -19,10 +19,10 @@ from app.chat.events import (
     TurnsSummarised,
 )
 from app.chat.message import Outcome
-from app.cli import plan as plan_command
 from app.cli.answer import AnswerWords
 from app.cli.context import ContextWords
 from app.cli.load_line import LoadLine
+from app.cli.split import take_split
 from app.cli.ways import Ways
 from app.engine import words
 from app.engine.model import EngineState, EngineStateChanged, ModelLoaded, SafetyApplied
@@ -110,15 +110,11 @@ class _Terminal:
                 self._say(event.layout.name)
             self._notice(event)
         plan = self._service.planning.plan
-        if plan is not None and self._options.layers:
-            ids = [share.device.id for share in plan.devices]
-            service = self._service
-            service.settings = plan_command.split_by_hand(
-                self._options.layers, service.settings, ids, plan.block_count + 1
-            )
-            service.planning.plan = plan = service.planning.preview(service.settings) or plan
         if plan is not None:
-            self._say(f"{VERDICT_WORDS[plan.verdict]} {plan.sentence}")
+            take_split(self._options, self._service, plan)
+            plan = self._service.planning.plan
+        if plan is not None:
+            self._say(f"{VERDICT_WORDS[plan.verdict]} {plan.sentence} {plan.note}".rstrip())
             self._emit(
                 "plan", sentence=plan.sentence, fits=plan.fits, tensor_split=plan.tensor_split
             )

@@ -23,8 +23,10 @@ from app.cli import recommend as recommend_command
 from app.cli import sampling as sampling_options
 from app.cli import settings as settings_command
 from app.cli import share as share_command
+from app.cli import tune as tune_command
 from app.cli.chat import chat
 from app.cli.doctor import doctor
+from app.cli.split import add_split_mode, with_split_mode
 from app.errors import AppError, ErrorKind
 from app.hardware import text as hardware_text
 from app.hardware.detect import detect
@@ -44,6 +46,7 @@ EXAMPLES = """examples:
   ultra-launcher chat --model starter           chat in the terminal
   ultra-launcher bench --model starter          how fast it answers
   ultra-launcher settings reply_reserve 2048    change a setting
+  ultra-launcher tune --model model.gguf        which split is the fastest
   ultra-launcher doctor                         all that a bug report needs
 
 exit codes: 0 done, 1 internal error, 2 wrong use, 3 model file, 4 memory, 5 engine,
@@ -108,8 +111,10 @@ def parser() -> argparse.ArgumentParser:
     on_disk_command.add_rm_options(
         add("rm", "delete a model's files", "rm hf:owner/repo:Q4_K_M --yes")
     )
-    measure = add("bench", "measure how fast a model answers", "bench --model starter --json")
-    bench_command.add_options(measure)
+    bench = add("bench", "measure how fast a model answers", "bench --model starter --json")
+    bench_command.add_options(bench)
+    tune = add("tune", "measure some splits and remember the fastest", "tune --model model.gguf")
+    tune_command.add_options(tune)
     share_command.add_options(
         add("share-gpus", "lend this machine's devices", "share-gpus --host 192.168.1.20")
     )
@@ -144,15 +149,17 @@ def parser() -> argparse.ArgumentParser:
     )
     talk.add_argument("--max-tokens", type=_positive, help="longest answer in tokens")
     kinds = [str(kind) for kind in KvCacheType]
-    for command in (plan, talk, least):
+    for command in (plan, talk, bench, tune):
+        add_split_mode(command)
+    for command in (plan, talk, bench, tune, least):
         command.add_argument(
             "--context", type=_tokens, help="tokens, at least 256; automatic if left out"
         )
         command.add_argument("--kv-type-k", type=str.lower, choices=kinds)
         command.add_argument("--kv-type-v", type=str.lower, choices=kinds)
-    for command in (talk, measure):
+    for command in (talk, bench):
         sampling_options.add_options(command)
-    talk.add_argument("--layers", metavar="N,N", help="layers per device, by hand")
+        command.add_argument("--layers", metavar="N,N", help="layers per device, by hand")
     plan.add_argument("--layers", metavar="N,N", help="number of layers for each device, by hand")
     return top
 
@@ -212,7 +219,8 @@ def _settings(options: argparse.Namespace) -> Settings:
     if options.command == "settings":
         return stored
     try:
-        settings = Settings.model_validate(stored.model_dump() | changes)
+        changed = Settings.model_validate(stored.model_dump() | changes)
+        settings = with_split_mode(options, changed)
     except pydantic.ValidationError as error:
         first = error.errors()[0]
         name = Settings.model_fields[str(first["loc"][0])].title or str(first["loc"][0])
@@ -243,6 +251,10 @@ def _bench(options: argparse.Namespace, settings: Settings) -> int:
     return bench_command.bench(options, settings, machine.model_path(options.model))
 
 
+def _tune(options: argparse.Namespace, settings: Settings) -> int:
+    return tune_command.tune(options, settings, machine.model_path(options.model))
+
+
 def _chat(options: argparse.Namespace, settings: Settings) -> int:
     return chat(options, settings, machine.model_path(options.model))
 
@@ -259,6 +271,7 @@ _COMMANDS: dict[str, Callable[[argparse.Namespace, Settings], int]] = {
     "share-gpus": lambda options, _settings: share_command.share(options),
     "settings": settings_command.settings,
     "show": models_command.show,
+    "tune": _tune,
     "pull": pull_command.pull,
     "rm": on_disk_command.remove,
     "verify": on_disk_command.verify_model,

@@ -9,7 +9,9 @@ from collections.abc import Sequence
 
 from app import paths, units
 from app.cli import machine
+from app.cli.split import split_by_hand
 from app.engine.once import dry_run
+from app.engine.safety import engine_version
 from app.errors import AppError, ErrorKind
 from app.gguf.model import ModelLayout
 from app.plan import placement, speed
@@ -17,7 +19,9 @@ from app.plan import text as plan_text
 from app.plan.model import FlashAttention, LoadPlan, Objective, PlanDevice, PlanRequest
 from app.plan.planner import make_plan
 from app.plan.remedies import with_remedies
+from app.plan.tuned import TunedStore, tuned_plan
 from app.plan.verdicts import confirmed
+from app.service.loading import check_confirmable
 from app.settings.model import Settings, SplitMode
 from app.settings.requests import load_command, make_request
 
@@ -65,9 +69,8 @@ def plan(options: argparse.Namespace, settings: Settings) -> int:
     devices, host = machine.machine(options, settings)
     if options.gpus is not None:
         # What was fixed by hand here means nothing there.
-        settings = settings.model_copy(
-            update={"split_mode": SplitMode.AUTOMATIC, "device_order": ()}
-        )
+        mode = SplitMode.TENSOR if options.split_mode == "tensor" else SplitMode.AUTOMATIC
+        settings = settings.model_copy(update={"split_mode": mode, "device_order": ()})
     _check(options)
     if options.tensor_split:
         options.layers = _cut(options, layout, len(devices))
@@ -76,10 +79,17 @@ def plan(options: argparse.Namespace, settings: Settings) -> int:
         total = layout.block_count + 1
         settings = split_by_hand(options.layers, settings, ids, total)
     request = _request(options, make_request(settings, layout, devices), devices)
-    made = make_plan(layout, request, devices, host)
+    if options.split_mode == "tensor":
+        request = dataclasses.replace(request, tensor_parallel=True)
+    made = None
+    if options.gpus is None:
+        store = TunedStore(paths.folders().data / "tuned.json", engine_version())
+        made = tuned_plan(store, layout, request, devices, host)
+    made = made or make_plan(layout, request, devices, host)
     made = with_remedies(made, layout, devices, host, machine.alternatives(options.model))
     note = ""
     if options.confirm:
+        check_confirmable(made, loaded=False)
         imagined = options.gpus is not None
         made = _confirm(made, layout, settings, imagined=imagined)
         note = IMAGINED_NOTE if imagined and made.gpu_layers else ""
@@ -189,32 +199,3 @@ def _reserves(text: str, devices: Sequence[PlanDevice]) -> dict[str, int]:
             kind=ErrorKind.USAGE,
         )
     return {device.id: round(size * units.GIB) for device, size in zip(devices, sizes, strict=True)}
-
-
-def split_by_hand(
-    text: str, settings: Settings, devices: Sequence[str], total_layers: int
-) -> Settings:
-    """Settings with `--layers` taken over.
-
-    Raises:
-        AppError: It is not a number of layers for each device, or they are more than there are.
-    """
-    try:
-        counts = [int(part) for part in text.split(",")]
-    except ValueError:
-        counts = []
-    if len(counts) != len(devices) or any(count < 0 for count in counts):
-        raise AppError(
-            f"The split {text} is not a number of layers for each of {len(devices)} devices.",
-            hint="Name as many numbers as there are devices, in their order.",
-            kind=ErrorKind.USAGE,
-        )
-    if not 0 < sum(counts) <= total_layers:
-        raise AppError(
-            f"The split {text} places {sum(counts)} layers; the model has {total_layers}, "
-            "the output included.",
-            hint=f"Choose numbers that sum up to {total_layers}, or to fewer with the rest on the CPU.",
-            kind=ErrorKind.USAGE,
-        )
-    layers = dict(zip(devices, counts, strict=True))
-    return settings.model_copy(update={"split_mode": SplitMode.MANUAL, "layers": layers})

@@ -44,6 +44,8 @@ def deviations(plan: LoadPlan, loaded: protocol.Loaded) -> tuple[Deviation, ...]
                     "planned for a GPU: answers are far slower than they could be."
                 )
                 found.append(Deviation(device="CPU", sentence=sentence, spilled=True))
+    if plan.request.tensor_parallel:
+        return (*found, *_of_parts(plan, loaded))
     for share in plan.devices:
         memory = actual.get(share.device.engine_name)
         if share.used and memory is not None:
@@ -64,6 +66,18 @@ def alarm(spilled: Deviation) -> AppError:
         action=Action.OPEN_SPLIT,
         kind=ErrorKind.MEMORY,
     )
+
+
+def _of_parts(plan: LoadPlan, loaded: protocol.Loaded) -> list[Deviation]:
+    """Of split tensors llama.cpp tells only what the device with most of them holds."""
+    real = max((m.weights_bytes for m in loaded.memory if m.device != "CPU"), default=0)
+    planned = max((share.weights_bytes for share in plan.devices), default=0)
+    if real - planned <= TOLERANCE_BYTES:
+        return []
+    sizes = (
+        f"{units.format_memory(real)} of the weights, estimated were {units.format_memory(planned)}"
+    )
+    return [Deviation(device="", sentence=f"The fullest device holds {sizes}.")]
 
 
 def _of_device(share: DevicePlan, memory: protocol.DeviceMemory) -> list[Deviation]:

@@ -71,6 +71,14 @@ def load_failed(failed: protocol.Failed, model_path: str) -> AppError:
             )
         case "device" if found := _NO_ANSWER.search(failed.detail):
             return ServerLostError(found[1])
+        case "split":
+            return AppError(
+                f"llama.cpp cannot split the tensors of {name}.",
+                detail=failed.detail,
+                hint="Choose a split by layers in the GPU split.",
+                action=Action.OPEN_SPLIT,
+                kind=ErrorKind.USAGE,
+            )
         case "device":
             return AppError(
                 f"A device of the plan is gone: {failed.detail}.",
@@ -154,8 +162,8 @@ def turn_failed(failed: protocol.Failed) -> AppError:
     )
 
 
-def crashed(returncode: int | None, stderr: str) -> AppError:
-    """Why the worker process ended; `stderr` is its end."""
+def crashed(returncode: int | None, stderr: str, command: protocol.Load | None = None) -> AppError:
+    """Why the worker process ended; `stderr` is its end, `command` what it loaded."""
     # It aborts with these words, so that they are its last; memory may have been short earlier.
     if match := _RPC.search(stderr):
         return ServerLostError(match["endpoint"] or match["shaken"] or "")
@@ -163,6 +171,14 @@ def crashed(returncode: int | None, stderr: str) -> AppError:
         return ShortOfMemoryError(found)
     assertion = re.search(r"GGML_ASSERT\([^\n]*", stderr)
     detail = f"{_how(returncode)}{' ' + assertion[0] if assertion else ''}"
+    if command is not None and command.split_mode == "tensor":
+        return AppError(
+            "The engine stopped while tensors were split over devices, which is experimental.",
+            detail=detail,
+            hint="Choose a split by layers in the GPU split, then reload; nothing of the chat is lost.",
+            action=Action.OPEN_SPLIT,
+            kind=ErrorKind.ENGINE,
+        )
     hint = "Reload to go on; nothing of the chat is lost."
     if returncode == -signal.SIGILL:
         hint = "The engine was built for another processor: run `make engine`."

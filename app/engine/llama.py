@@ -33,6 +33,7 @@ KV_TYPES = {
     "iq4_nl": 20,
     "bf16": 30,
 }
+SPLIT_MODES = {"layer": 1, "tensor": 3}
 FLASH = {"auto": -1, "off": 0, "on": 1}
 
 
@@ -78,7 +79,7 @@ class Model:
         params = lib.llama_model_default_params()
         params.devices = ctypes.cast(chosen, ctypes.c_void_p)
         params.n_gpu_layers = command.gpu_layers
-        params.split_mode = lib.LLAMA_SPLIT_MODE_LAYER
+        params.split_mode = SPLIT_MODES[command.split_mode]
         params.tensor_split = split
         self._overrides = overrides_array(command.tensor_overrides, handles)
         if command.tensor_overrides:
@@ -118,6 +119,8 @@ class Model:
 
     def _failure(self) -> LoadFailedError:
         text = " ".join(self._log.last_errors) or "llama.cpp gave no reason"
+        if "SPLIT_MODE_TENSOR" in text:
+            return LoadFailedError("split", text)
         if "unknown model architecture" in text:
             return LoadFailedError("architecture", text)
         if shortage.refusal(text):
@@ -164,7 +167,7 @@ class Model:
         if exact is None:
             weights, kv_cache, compute = self._logged(name)
         else:
-            mine = [buffer for buffer in exact if buffer.device == handle]
+            mine = [buffer for buffer in exact if self._is_of(buffer.device, handle)]
             weights = sum(buffer.weights_bytes for buffer in mine)
             kv_cache = sum(buffer.kv_cache_bytes for buffer in mine)
             compute = sum(buffer.compute_bytes for buffer in mine)
@@ -178,6 +181,16 @@ class Model:
             first_layer=layers[0] if layers else None,
             last_layer=layers[-1] if layers else None,
         )
+
+    def _is_of(self, owner: int | None, handle: int | None) -> bool:
+        """True if a buffer of `owner` lies on the device `handle` (None for main memory).
+
+        Split tensors are owned by a device that stands for all of them, and tells what the one
+        with most of them holds.
+        """
+        if handle is None or self._command.split_mode == "layer":
+            return owner == handle
+        return owner is not None
 
     def _logged(self, name: str) -> tuple[int, int, int]:
         """Weights, KV cache and compute as the log has them: MiB with two decimals."""

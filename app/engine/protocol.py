@@ -56,6 +56,8 @@ class Load(_Line):
     rpc_servers: tuple[str, ...] = ()
     gpu_layers: int = 0
     tensor_split: tuple[int, ...] = ()
+    """Layers for each device, or parts of each tensor."""
+    split_mode: Literal["layer", "tensor"] = "layer"
     context: int = pydantic.Field(gt=0)
     batch: int = 2048
     micro_batch: int = 512

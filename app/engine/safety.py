@@ -34,8 +34,13 @@ def apply(command: protocol.Load, step: str | None) -> protocol.Load:
     return command.model_copy(update=changes)
 
 
-def next_step(step: str | None) -> str | None:
-    """The setting to try after `step` crashed; None if there is none left."""
+def next_step(step: str | None, command: protocol.Load | None = None) -> str | None:
+    """The setting to try after `step` crashed; None if there is none left.
+
+    Where tensors are split, that is to blame and no kernel.
+    """
+    if command is not None and command.split_mode == "tensor":
+        return None
     names = list(STEPS)
     index = 0 if step is None else names.index(step) + 1
     return names[index] if index < len(names) else None

@@ -124,6 +124,7 @@ class PlanRequest:
         layer_counts: Layers for each device in device order, fixed by hand; the sum is `gpu_layers`.
         reserves: Bytes to keep free, by device id; others get the default.
         objective: Which of the splits that fit.
+        tensor_parallel: Not layers but each layer's tensors are divided (`app.plan.tensor_parallel`).
         any_order: Devices may be put into another order where that leaves more room.
         force: What was fixed by hand is wanted, fit or not; nothing else is proposed.
     """
@@ -138,6 +139,7 @@ class PlanRequest:
     layer_counts: tuple[int, ...] | None = None
     reserves: Mapping[str, int] = dataclasses.field(default_factory=dict)
     objective: Objective = Objective.BALANCED
+    tensor_parallel: bool = False
     any_order: bool = False
     force: bool = False
 
@@ -262,6 +264,7 @@ class LoadPlan:
         gpu_layers: llama.cpp's `n_gpu_layers`.
         tensor_split: Layers for each device: integers that sum to `gpu_layers`, so
             that llama.cpp's float arithmetic cuts exactly there (llama-model.cpp, `get_layer_buft_list`).
+            With `tensor_parallel`, parts of each tensor for each device.
         context: Tokens.
         max_context: Most tokens that fit with the same KV types, at most the trained context; 0 if none.
         bottleneck: Id of the device with the least left, `host` for main memory.
@@ -277,6 +280,7 @@ class LoadPlan:
         tensor_overrides: Tensors of layers that are too large for one device.
         warnings: What else to know, a sentence each.
         quantization: Of the model, as the field writes it, or empty.
+        note: Where the split comes from, a sentence; empty where it was worked out.
     """
 
     request: PlanRequest
@@ -302,6 +306,7 @@ class LoadPlan:
     missing_devices: int = 0
     missing_total_bytes: int = 0
     warnings: tuple[str, ...] = ()
+    note: str = ""
 
     @property
     def runs(self) -> bool:

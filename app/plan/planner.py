@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from app.errors import AppError, ErrorKind
 from app.gguf.model import ModelLayout
-from app.plan import memory, placement, rescue
+from app.plan import memory, placement, rescue, tensor_parallel
 from app.plan.model import LoadPlan, Objective, PlanDevice, PlanHost, PlanRequest, Verdict
 from app.plan.problem import Problem
 from app.plan.search import Search, Split
@@ -52,7 +52,10 @@ def make_plan(
     problem = Problem(layout, request, usable(devices), host, shapes)
     problem.check()
     context = request.context
-    if context is None:
+    if context is None and request.tensor_parallel:
+        first = min(layout.context_length, AUTOMATIC_CONTEXT)
+        context = tensor_parallel.automatic_context(problem, first, 2 * MIN_CONTEXT)
+    elif context is None:
         context = automatic_context(problem)
     if not 1 <= context <= MOST_CONTEXT:
         raise AppError(
@@ -65,9 +68,10 @@ def make_plan(
     plan = place(problem, context)
     most = max_context(problem, plan)
     if request.context is None and request.objective is Objective.LONGEST and most > context:
-        plan = _Limits(problem, plan).plan(most)
+        longest = place(problem, most) if request.tensor_parallel else None
+        plan = longest or _Limits(problem, plan).plan(most)
     plan = dataclasses.replace(plan, max_context=most)
-    if plan.fits or request.by_hand or not problem.devices:
+    if plan.fits or request.by_hand or request.tensor_parallel or not problem.devices:
         return plan
     lacking = Search(problem, context, 0).missing()
     if not lacking:
@@ -92,6 +96,8 @@ def usable(devices: Sequence[PlanDevice]) -> tuple[PlanDevice, ...]:
 def place(problem: Problem, context: int) -> LoadPlan:
     """Layers to devices for one context, to the byte."""
     request, total = problem.request, problem.total_layers
+    if request.tensor_parallel:
+        return tensor_parallel.place(problem, context)
     if request.layer_counts is not None:
         split: Split = range(len(problem.devices)), request.layer_counts
         return problem.build(context, split, exact=True)
@@ -116,6 +122,9 @@ def place(problem: Problem, context: int) -> LoadPlan:
 
 def whole(problem: Problem, context: int) -> LoadPlan | None:
     """The plan with all layers on devices, none of them taken apart, to the byte; None if they do not fit."""
+    if problem.request.tensor_parallel:
+        split_up = tensor_parallel.place(problem, context)
+        return split_up if split_up.runs else None
     margin = -SLACK
     for _ in range(CORRECTIONS):
         split = Search(problem, context, margin).placed(problem.total_layers)
@@ -131,6 +140,8 @@ def whole(problem: Problem, context: int) -> LoadPlan | None:
 
 def quick(problem: Problem, context: int) -> LoadPlan:
     """The plan with quick figures, but to the byte where they leave it open whether all fits."""
+    if problem.request.tensor_parallel:
+        return tensor_parallel.place(problem, context)
     plan = _quick(problem, context, 0)
     by_hand = problem.request.by_hand or not problem.devices
     roomy = all(share.left_bytes >= TIGHT for share in plan.devices if share.used)
@@ -178,6 +189,8 @@ def max_context(problem: Problem, plan: LoadPlan) -> int:
 
     By quick figures, which may leave some percent unused; that it fits is sure to the byte.
     """
+    if problem.request.tensor_parallel:
+        return tensor_parallel.max_context(problem)
     limits = _Limits(problem, plan)
     step, most = memory.CONTEXT_STEP, problem.layout.context_length
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 
 from app.errors import AppError, ErrorKind
 from app.gguf.model import ModelLayout
-from app.plan import memory, moved, verdicts
+from app.plan import memory, moved, tensor_parallel, verdicts
 from app.plan.compute import ComputeTable, buffers, compute_table
 from app.plan.model import (
     DevicePlan,
@@ -123,6 +123,10 @@ class Problem:
             )
         if request.layer_counts is not None:
             self._check_counts(request.layer_counts)
+        if request.tensor_parallel:
+            reason = tensor_parallel.withheld(self.layout, request, self.devices)
+            if reason:
+                raise AppError(reason, hint="Choose a split by layers.", kind=ErrorKind.USAGE)
 
     def _check_counts(self, counts: tuple[int, ...]) -> None:
         wrong = len(counts) != len(self.devices) or any(count < 0 for count in counts)
@@ -149,6 +153,11 @@ class Problem:
             for override in overrides
             if not override.reason
         )
+
+    @property
+    def kind(self) -> BackendRules:
+        """The rules of the devices, the strictest where they differ; the CPU's without any."""
+        return max(self._rules, key=lambda rule: rule.alignment, default=CPU)
 
     @property
     def barred(self) -> frozenset[str]:

@@ -38,6 +38,11 @@ def with_remedies(
 def _found(
     plan: LoadPlan, problem: Problem, wanted: Verdict, alternatives: Sequence[ModelLayout]
 ) -> Iterator[Remedy]:
+    if problem.request.tensor_parallel:
+        by_layers = problem.changed(tensor_parallel=False, any_order=True)
+        if _fits(by_layers, plan, wanted):
+            reset = {"layer_counts": None, "gpu_layers": None}
+            yield Remedy(sentence="With layers split instead of tensors it fits.", changes=reset)
     automatic: dict[str, object] = {}
     if problem.request.by_hand:
         moved = _moved(problem, plan)

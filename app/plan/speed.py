@@ -74,8 +74,11 @@ class Speed:
 
 
 def estimate(plan: LoadPlan, layout: ModelLayout) -> Speed:
-    """What the devices' bandwidths and measured rates allow; nothing is known of what cannot run."""
-    if plan.verdict is Verdict.TOO_LARGE:
+    """What the devices' bandwidths and measured rates allow.
+
+    Nothing is known of what cannot run, and of tensors that are split: there the way between devices counts.
+    """
+    if plan.verdict is Verdict.TOO_LARGE or plan.request.tensor_parallel:
         return Speed(generation=None, empty_context=None, prompt=None)
     generation = _generation(plan, layout, cache=True)
     prompt = _prompt(plan, layout)

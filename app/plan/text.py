@@ -26,8 +26,18 @@ BASES = {
 }
 
 
+def basis(plan: LoadPlan) -> str:
+    """How far its numbers can be trusted, a sentence."""
+    if plan.request.tensor_parallel:
+        return "Each device's share is an estimate."
+    return BASES[plan.basis]
+
+
 def layer_range(plan: LoadPlan, share: DevicePlan) -> str:
-    """`0–31`, `152–161 + output`, or a dash."""
+    """`0–31`, `152–161 + output`, `25 % of all`, or a dash."""
+    if plan.request.tensor_parallel and share.layer_count:
+        part = plan.tensor_split[plan.devices.index(share)] / sum(plan.tensor_split)
+        return f"{units.format_percent(part)} of all"
     if share.first_layer is None or share.last_layer is None:
         return "–"
     last = min(share.last_layer, plan.block_count - 1)
@@ -35,6 +45,29 @@ def layer_range(plan: LoadPlan, share: DevicePlan) -> str:
         return "output"
     shown = f"{share.first_layer}–{last}" if last > share.first_layer else f"{last}"
     return f"{shown} + output" if share.holds_output else shown
+
+
+def split_words(plan: LoadPlan) -> str:
+    """Where the layers are, in one line: `GPU 0: 20, GPU 1: 11`."""
+    parts = split_of(plan)
+    used = [share for share in plan.devices if share.used]
+    if plan.request.tensor_parallel:
+        shares = [units.format_percent(part / sum(parts)) for part in parts]
+        return ", ".join(f"{s.device.label}: {p}" for s, p in zip(used, shares, strict=True))
+    places = [f"{share.device.label}: {share.layer_count}" for share in used]
+    if plan.host.layer_count:
+        places.append(f"CPU: {plan.host.layer_count}")
+    return ", ".join(places)
+
+
+def fullest(plan: LoadPlan) -> str:
+    """What the fullest device takes, with its share: `GPU 2 20.1 GiB (84 %)`."""
+    used = [share for share in plan.devices if share.used and share.device.total_bytes]
+    if not used:
+        return f"CPU {units.format_memory(plan.host.model_bytes)}"
+    most = max(used, key=lambda share: share.model_bytes / share.device.total_bytes)
+    part = units.format_percent(most.model_bytes / most.device.total_bytes)
+    return f"{most.device.label} {units.format_memory(most.model_bytes)} ({part})"
 
 
 def columns(rows: Sequence[Sequence[str]]) -> list[str]:
@@ -88,6 +121,7 @@ def describe(
     helps = [str(r) for r in plan.remedies] or [plan.hint] * bool(plan.hint)
     lines = [
         f"{words} {plan.sentence}",
+        *([plan.note] * bool(plan.note)),
         *plan.warnings,
         *(["What would help:", *(f"  {line}" for line in helps)] if helps else []),
         "",
@@ -115,7 +149,7 @@ def describe(
         lines.append(
             f"No speed: the bandwidth of {unknown[0]} is not known; name the card to have one."
         )
-    lines += [BASES[plan.basis], ""]
+    lines += [basis(plan), ""]
     server = "The same with llama.cpp's own server"
     server += ":" if plan.runs else ", which would run out of memory:"
     return "\n".join([*lines, server, f"  {command_line(plan, model_path)}"])
@@ -155,14 +189,25 @@ def command_line(plan: LoadPlan, model_path: str) -> str:
     used = [share for share in plan.devices if share.used]
     if used:
         parts += ["-dev", ",".join(share.device.engine_name for share in used)]
-        parts += ["-ts", ",".join(str(share.layer_count) for share in used)]
+        parts += ["-ts", ",".join(str(n) for n in split_of(plan))]
+    if request.tensor_parallel:
+        parts += ["-sm", "tensor"]
     for override in plan.tensor_overrides:
         parts += ["-ot", f"{override.pattern}={override.device}"]
     if plan.host.layer_count or plan.tensor_overrides:
         parts.append("--no-op-offload")
     # One conversation at a time, as here; more would share the context.
-    parts += ["-np", "1", "-fa", request.flash_attention, "--fit", "off"]
+    flash_attention = "on" if request.tensor_parallel else request.flash_attention
+    parts += ["-np", "1", "-fa", flash_attention, "--fit", "off"]
     return shlex.join(parts)
+
+
+def split_of(plan: LoadPlan) -> tuple[int, ...]:
+    """llama.cpp's `--tensor-split` for the devices that are used."""
+    pairs = zip(plan.devices, plan.tensor_split, strict=True)
+    if plan.request.tensor_parallel:
+        return tuple(part for share, part in pairs if share.used)
+    return tuple(share.layer_count for share, _ in pairs if share.used)
 
 
 def to_json(plan: LoadPlan, rate: Speed | None = None) -> dict[str, object]:
@@ -176,6 +221,7 @@ def to_json(plan: LoadPlan, rate: Speed | None = None) -> dict[str, object]:
         "context": plan.context,
         "max_context": plan.max_context,
         "gpu_layers": plan.gpu_layers,
+        "split_mode": "tensor" if plan.request.tensor_parallel else "layer",
         "tensor_split": list(plan.tensor_split),
         "tensor_overrides": [
             {"tensor": o.tensor, "device": o.device, "bytes": o.size_bytes, "reason": o.reason}
@@ -189,6 +235,7 @@ def to_json(plan: LoadPlan, rate: Speed | None = None) -> dict[str, object]:
         "missing_devices": plan.missing_devices,
         "missing_total": plan.missing_total_bytes,
         "warnings": list(plan.warnings),
+        "measured": plan.note,
         "speed": dataclasses.asdict(rate) if rate else None,
         "basis": plan.basis,
         "devices": [_share_json(share) for share in plan.devices],

@@ -34,8 +34,12 @@ def judged(
     context: int,
     sizes: tuple[int, ...],
     overrides: tuple[TensorOverride, ...] = (),
+    parts: tuple[int, ...] | None = None,
 ) -> LoadPlan:
-    """The plan for shares that are already computed; `sizes` are the layers' bytes."""
+    """The plan for shares that are already computed.
+
+    `sizes` are the layers' bytes; `parts` of each tensor go to each device where tensors are split.
+    """
     known = layout.architecture in KNOWN_ARCHITECTURES
     counts = tuple(share.layer_count for share in shares)
     plan = LoadPlan(
@@ -44,8 +48,8 @@ def judged(
         devices=shares,
         host=host,
         block_count=layout.block_count,
-        gpu_layers=sum(counts),
-        tensor_split=counts,
+        gpu_layers=sum(counts) if parts is None else layout.block_count + 1,
+        tensor_split=counts if parts is None else parts,
         context=context,
         max_context=0,
         bottleneck=None,
@@ -137,6 +141,8 @@ def _sentence(plan: LoadPlan) -> str:
     apart = f", {moved} of their tensors" if moved > 1 else ", one of their tensors"
     on_host = any(override.device == "CPU" for override in plan.tensor_overrides)
     apart += " in main memory" if on_host else " apart"
+    if plan.request.tensor_parallel:
+        return f"{head}all {blocks} layers on {where}, the tensors of each split over all of them."
     if plan.gpu_layers == blocks + 1:
         return f"{head}all {blocks} layers on {where}{apart if moved else ''}."
     rest = f"the rest on the CPU{apart if moved else ''}"

@@ -13,6 +13,7 @@ from app.engine.model import EngineEvent, EngineState, ModelLoaded, TurnEnded, T
 from app.engine.once import dry_run
 from app.engine.safety import SafetyStore, engine_version
 from app.engine.supervisor import EngineSupervisor
+from app.errors import AppError
 from app.events import AlarmRaised, NoticeRaised
 from app.gguf.model import ModelLayout
 from app.plan.measured import measured
@@ -37,6 +38,7 @@ class EngineService:
         loaded_settings: The settings in force when it was.
         command: How that was done.
         asleep: True while what was loaded was put away, and comes back with the next question.
+        held_by: What else needs the devices now, so that nothing can be loaded; None as a rule.
     """
 
     def __init__(
@@ -67,6 +69,7 @@ class EngineService:
         self.loaded: ModelLoaded | None = None
         self.loaded_plan: LoadPlan | None = None
         self.loaded_settings: Settings | None = None
+        self.held_by: AppError | None = None
         self.command: protocol.Load | None = None
         self.asleep = False
         self._data = data
@@ -125,8 +128,10 @@ class EngineService:
         """The same from within a job, before those that wait.
 
         Raises:
-            AppError: No model is chosen, or it does not fit.
+            AppError: No model is chosen, it does not fit, or the devices are needed.
         """
+        if self.held_by is not None:
+            raise self.held_by
         layout, plan = checked(self._planning.layout, self._planning.plan)
         self.loaded_plan, self.command = plan, self._command(plan, layout)
         self.loaded_settings = self._settings()
@@ -201,7 +206,8 @@ class EngineService:
             return
         telling = any(share.used and share.device.backend == "cuda" for share in plan.devices)
         report = self._hardware.detect(self.pid, self.loaded) if telling else None
-        self._hardware.measured.record(measured(plan, held(loaded), report))
+        if not plan.request.tensor_parallel:  # of which only the largest share is known
+            self._hardware.measured.record(measured(plan, held(loaded), report))
         for deviation in deviations(plan, loaded.loaded):
             if deviation.spilled:
                 self._emit(AlarmRaised(error=alarm(deviation)))

@@ -17,12 +17,7 @@ def checked(layout: ModelLayout | None, plan: LoadPlan | None) -> tuple[ModelLay
         AppError: No model is chosen, or it does not fit.
     """
     if layout is None or plan is None:
-        raise AppError(
-            "No model is chosen.",
-            hint="Choose a GGUF file.",
-            action=Action.CHOOSE_MODEL,
-            kind=ErrorKind.USAGE,
-        )
+        raise no_model()
     if not plan.runs:
         raise AppError(
             f"{layout.name} does not fit: {plan.sentence}",
@@ -31,6 +26,16 @@ def checked(layout: ModelLayout | None, plan: LoadPlan | None) -> tuple[ModelLay
             kind=ErrorKind.MEMORY,
         )
     return layout, plan
+
+
+def no_model() -> AppError:
+    """Nothing can be done yet."""
+    return AppError(
+        "No model is chosen.",
+        hint="Choose a GGUF file.",
+        action=Action.CHOOSE_MODEL,
+        kind=ErrorKind.USAGE,
+    )
 
 
 def held(loaded: ModelLoaded) -> dict[str, int]:
@@ -55,7 +60,8 @@ def same_load(plan: LoadPlan, loaded: LoadPlan) -> bool:
 
     An automatic split that would come out a little different now is no reason to load again.
     """
-    by_hand = plan.request.layer_counts is not None or loaded.request.layer_counts is not None
+    requested = (plan.request, loaded.request)
+    by_hand = any(each.layer_counts is not None or each.tensor_parallel for each in requested)
     if by_hand and plan.tensor_split != loaded.tensor_split:
         return False
     used = [
@@ -72,8 +78,14 @@ def check_confirmable(plan: LoadPlan, *, loaded: bool) -> None:
     """Make sure that a dry run of the plan would be answered.
 
     Raises:
-        AppError: It needs RPC servers, which already serve the engine.
+        AppError: It splits tensors, or needs RPC servers, which already serve the engine.
     """
+    if plan.request.tensor_parallel:
+        raise AppError(
+            "A dry run cannot tell how the tensors are split.",
+            hint="Load the model: what the fullest device really holds is shown then.",
+            kind=ErrorKind.USAGE,
+        )
     if loaded and any(s.used and s.device.backend == "rpc" for s in plan.devices):
         raise AppError(
             "RPC servers serve one engine at a time.",

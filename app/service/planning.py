@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,12 +12,14 @@ from app.events import ModelChosen, PlanChanged, PlanPreviewed
 from app.gguf import bundled
 from app.gguf.model import ModelLayout
 from app.gguf.reader import read_layout
+from app.plan import tensor_parallel
 from app.plan.model import LoadPlan
 from app.plan.planner import make_plan
 from app.plan.remedies import with_remedies
+from app.plan.tuned import TunedStore, tuned_plan
 from app.service.hardware import HardwareService
 from app.service.jobs import Emit, Worker
-from app.settings.model import Settings
+from app.settings.model import Settings, SplitMode
 from app.settings.requests import make_request
 
 
@@ -35,6 +38,7 @@ class Planning:
         jobs: Worker,
         emit: Emit,
         settings: Callable[[], Settings],
+        tuned: TunedStore,
     ) -> None:
         """No model yet.
 
@@ -44,6 +48,7 @@ class Planning:
             jobs: Works out what takes seconds.
             emit: Told of everything.
             settings: Those in force.
+            tuned: Splits that were measured.
         """
         self.layout: ModelLayout | None = None
         self.plan: LoadPlan | None = None
@@ -52,6 +57,7 @@ class Planning:
         self._jobs = jobs
         self._emit = emit
         self._settings = settings
+        self._tuned = tuned
         self._studied: Settings | None = None
 
     def choose(self, model: Path | None) -> None:
@@ -87,7 +93,12 @@ class Planning:
             return None
         devices, host = here.devices, here.host
         request = make_request(settings, self.layout, devices)
-        plan = make_plan(self.layout, request, devices, host, limits=limits)
+        plan = tuned_plan(
+            self._tuned, self.layout, request, devices, host, limits=limits
+        ) or make_plan(self.layout, request, devices, host, limits=limits)
+        if settings.split_mode is SplitMode.TENSOR and not plan.request.tensor_parallel:
+            reason = tensor_parallel.withheld(self.layout, request, devices)
+            plan = dataclasses.replace(plan, note=f"{reason} So layers are split.")
         if not limits:
             return plan
         return with_remedies(plan, self.layout, devices, host, bundled.relatives(self.layout))

@@ -14,6 +14,7 @@ from app.download.manager import Hours
 from app.download.model import Download
 from app.engine import protocol
 from app.engine.model import EngineState, EngineStateChanged, ModelLoaded, TurnEnded, TurnProgressed
+from app.engine.safety import engine_version
 from app.errors import AppError
 from app.events import (
     AppEvent,
@@ -24,6 +25,7 @@ from app.events import (
     WayOut,
 )
 from app.plan.model import KvCacheType
+from app.plan.tuned import TunedStore
 from app.service.context import ContextService
 from app.service.conversation import Conversation
 from app.service.downloads import DownloadService
@@ -36,6 +38,7 @@ from app.service.planning import Planning
 from app.service.setting_check import is_checked, problem_with
 from app.service.snapshots import SnapshotService
 from app.service.subjects import Offer, Subject
+from app.service.tuning import TuningService
 from app.service.ways import local_file
 from app.service.ways_out import WaysOutService
 from app.settings.entries import Entry, Json, replans
@@ -67,8 +70,14 @@ class AppService:
         self.hardware = HardwareService(
             self.folders, self._emit, lambda: self.settings, self._detected
         )
+        tuned = TunedStore(self.folders.data / "tuned.json", engine_version())
         self.planning = Planning(
-            self.folders.models, self.hardware, self._jobs, self._emit, lambda: self.settings
+            self.folders.models,
+            self.hardware,
+            self._jobs,
+            self._emit,
+            lambda: self.settings,
+            tuned,
         )
         self.ways = WaysOutService(
             self.hardware,
@@ -89,6 +98,9 @@ class AppService:
             self._turn,
             self.ways.heard,
             self._idle,
+        )
+        self.tuning = TuningService(
+            self.folders.data, self.hardware, self.planning, self.engine, tuned, self._listeners
         )
         self.snapshots = SnapshotService(
             self.folders.data / "kv",
@@ -442,6 +454,7 @@ class AppService:
         """End all threads and processes."""
         self.ways.close()
         self.downloads.close()
+        self.tuning.close()
         self.engine.close()
         self._jobs.close()
         with contextlib.suppress(AppError):

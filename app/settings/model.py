@@ -31,6 +31,8 @@ class SplitMode(enum.StrEnum):
     EVEN = "even"
     BY_MEMORY = "by_memory"
     MANUAL = "manual"
+    TENSOR = "tensor"
+    """Not layers but the tensors of each layer are divided; experimental."""
 
 
 class LoadMode(enum.StrEnum):
@@ -180,7 +182,7 @@ class Settings(pydantic.BaseModel):
     split_mode: SplitMode = pydantic.Field(
         default=SplitMode.AUTOMATIC,
         title="Split",
-        description="Who decides which layers go where.",
+        description="Who decides which layers go where; tensor, experimental, divides each layer instead.",
         json_schema_extra=_SPLIT,
     )
     device_order: tuple[str, ...] = pydantic.Field(

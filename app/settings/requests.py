@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from typing import Literal
 
@@ -10,9 +11,9 @@ from app.engine.defaults import sampling_for
 from app.engine.visible import visible
 from app.gguf.model import ModelLayout
 from app.hardware.model import HardwareReport
-from app.plan import placement
+from app.plan import placement, tensor_parallel
 from app.plan.model import LoadPlan, PlanDevice, PlanRequest, Remedy
-from app.plan.text import DEFAULT_BATCH
+from app.plan.text import DEFAULT_BATCH, split_of
 from app.settings.model import Overflow, Settings, SplitMode
 
 _OVERFLOW: dict[Overflow, Literal["stop", "drop_oldest", "summarise"]] = {
@@ -37,12 +38,12 @@ def with_remedy(settings: Settings, remedy: Remedy) -> Settings:
 def make_request(
     settings: Settings, layout: ModelLayout, devices: tuple[PlanDevice, ...]
 ) -> PlanRequest:
-    """What the settings ask of the planner."""
+    """What the settings ask of the planner; layers are split where tensors cannot be."""
     total = layout.block_count + 1
     counts: tuple[int, ...] | None = None
     if devices:
         match settings.split_mode:
-            case SplitMode.AUTOMATIC:
+            case SplitMode.AUTOMATIC | SplitMode.TENSOR:
                 counts = None
             case SplitMode.EVEN:
                 counts = placement.even(total, len(devices))
@@ -51,7 +52,7 @@ def make_request(
             case SplitMode.MANUAL:
                 chosen = tuple(settings.layers.get(device.id, 0) for device in devices)
                 counts = chosen if 0 < sum(chosen) <= total else None
-    return PlanRequest(
+    request = PlanRequest(
         context=settings.context,
         kv_type_k=settings.kv_type_k,
         kv_type_v=settings.kv_type_v,
@@ -63,6 +64,10 @@ def make_request(
         objective=settings.objective,
         any_order=settings.split_mode is SplitMode.AUTOMATIC and not settings.device_order,
     )
+    if settings.split_mode is SplitMode.TENSOR:
+        allowed = not tensor_parallel.withheld(layout, request, devices)
+        return dataclasses.replace(request, tensor_parallel=allowed, any_order=not allowed)
+    return request
 
 
 def load_command(
@@ -80,13 +85,16 @@ def load_command(
         devices=names,
         rpc_servers=tuple(server for server in servers if server in answering),
         gpu_layers=plan.gpu_layers,
-        tensor_split=tuple(share.layer_count for share in used),
+        split_mode="tensor" if plan.request.tensor_parallel else "layer",
+        tensor_split=split_of(plan),
         context=plan.context,
         batch=plan.request.batch,
         micro_batch=plan.request.micro_batch,
         kv_type_k=plan.request.kv_type_k,
         kv_type_v=plan.request.kv_type_v,
-        flash_attention=plan.request.flash_attention.value,
+        flash_attention="on"
+        if plan.request.tensor_parallel
+        else plan.request.flash_attention.value,
         tensor_overrides=tuple((o.pattern, o.device) for o in plan.tensor_overrides),
         op_offload=on_devices,
         load_mode="read" if settings.load_mode.reads(on_devices) else "mapped",

@@ -114,9 +114,25 @@ def real(folder: Path) -> None:
         for name, page in (("launcher-narrow", "Machine"), ("chat-narrow", "Chat")):
             window.show_page(page)
             save(window, folder / f"{name}.png")
+        measured(window, folder)
         dialog.close()
         window.close()
         service.close()
+
+
+def measured(window: MainWindow, folder: Path) -> None:
+    """Plans that are measured against each other, before and after."""
+    assert window.dialog is not None
+    window.dialog.fastest_button.click()
+    tuner = window.tuner.dialog
+    assert tuner is not None
+    wait(tuner.start_button.isEnabled)
+    save(tuner, folder / "tuner.png")
+    tuner.start_button.click()
+    wait(tuner.use_button.isVisible)
+    for suffix in looks():
+        save(tuner, folder / f"tuner-measured{suffix}.png")
+    tuner.reject()
 
 
 def machine(scene: Scene, folder: Path) -> None:

@@ -53,7 +53,9 @@ class _Model:
         self.writer.close()
 
 
-def sliding_window(path: Path, *, window: int = 32, layers: int = 6, template: str = "") -> Path:
+def sliding_window(
+    path: Path, *, window: int = 32, layers: int = 6, template: str = "", kv_heads: int = HEADS
+) -> Path:
     """Gemma 3: five of six layers see `window` tokens only."""
     model = _Model(path, "gemma3", layers)
     if template:
@@ -61,7 +63,7 @@ def sliding_window(path: Path, *, window: int = 32, layers: int = 6, template: s
     writer, head = model.writer, WIDTH // HEADS
     writer.add_feed_forward_length(FEED_FORWARD)
     writer.add_head_count(HEADS)
-    writer.add_head_count_kv(HEADS)
+    writer.add_head_count_kv(kv_heads)
     writer.add_key_length(head)
     writer.add_value_length(head)
     writer.add_sliding_window(32)
@@ -71,8 +73,10 @@ def sliding_window(path: Path, *, window: int = 32, layers: int = 6, template: s
             model.ones(f"{block}{name}.weight", WIDTH)
         for name in ("attn_q_norm", "attn_k_norm"):
             model.ones(f"{block}{name}.weight", head, value=2.0)
-        for name in ("attn_q", "attn_k", "attn_v", "attn_output"):
+        for name in ("attn_q", "attn_output"):
             model.random(f"{block}{name}.weight", WIDTH, WIDTH)
+        for name in ("attn_k", "attn_v"):
+            model.random(f"{block}{name}.weight", kv_heads * head, WIDTH)
         model.random(f"{block}ffn_gate.weight", FEED_FORWARD, WIDTH)
         model.random(f"{block}ffn_up.weight", FEED_FORWARD, WIDTH)
         model.random(f"{block}ffn_down.weight", WIDTH, FEED_FORWARD)

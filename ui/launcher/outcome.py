@@ -60,7 +60,7 @@ class Outcome(QWidget):
         set_state(self.verdict, "" if state == "ok" else state)
         self._show_icon()
         rate = speed.estimate(plan, layout) if layout is not None and plan.runs else None
-        self._show_speed(rate)
+        self._show_speed(rate, _note(plan))
         facts = " ".join(_missing(plan))
         self.missing.setText(facts)
         self.missing.setVisible(bool(facts))
@@ -78,8 +78,8 @@ class Outcome(QWidget):
         self._icon.setPixmap(theme.pixmap(name, color, 20, self.devicePixelRatioF()))
         self._icon.show()
 
-    def _show_speed(self, rate: speed.Speed | None) -> None:
-        words = _speed_words(rate) if rate else ""
+    def _show_speed(self, rate: speed.Speed | None, note: str) -> None:
+        words = note or (_speed_words(rate) if rate else "")
         self.speed.setText(words)
         self.speed.setVisible(bool(words))
         sources = "\n".join(speed_lines(rate)) if rate else ""
@@ -100,6 +100,13 @@ class Outcome(QWidget):
                 link.clicked.connect(lambda _on=False, r=remedy: self.remedy_chosen.emit(r))
                 # A link stands beside its sentence, not at the far edge.
                 self._grid.addWidget(link, row, 2, Qt.AlignmentFlag.AlignLeft)
+
+
+def _note(plan: LoadPlan) -> str:
+    """What is known better than an estimated speed: a measured one, or that there is none."""
+    if plan.request.tensor_parallel and plan.runs:
+        return plan.warnings[-1]
+    return plan.note
 
 
 def _missing(plan: LoadPlan) -> Iterator[str]:

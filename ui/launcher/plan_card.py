@@ -8,7 +8,7 @@ from PySide6.QtWidgets import QFrame, QHBoxLayout, QVBoxLayout, QWidget
 from app import units
 from app.engine.protocol import DeviceMemory, Loaded
 from app.plan.model import Basis, DevicePlan, HostPlan, LoadPlan
-from app.plan.text import BASES
+from app.plan.text import basis
 from ui.launcher.apart import TensorsApart
 from ui.plan.device_grid import DeviceGrid
 from ui.widgets.labels import button, frame, label, set_state
@@ -69,7 +69,8 @@ class PlanCard(QFrame):
         self._plan = plan
         self.confirm.setEnabled(True)
         self._actual = actual = {m.device: m for m in loaded.memory} if loaded else {}
-        self.confirm.setVisible(plan.basis is not Basis.CONFIRMED and not actual)
+        told = plan.basis is Basis.CONFIRMED or plan.request.tensor_parallel
+        self.confirm.setVisible(not told and not actual)
         self.apart.set_plan(plan)
         self._grid.set_plan(plan, actual)
         self.footnote.setText(_footnote(plan, actual))
@@ -92,7 +93,9 @@ def _compared(plan: LoadPlan, actual: dict[str, DeviceMemory]) -> str:
 
 def _footnote(plan: LoadPlan, actual: dict[str, DeviceMemory]) -> str:
     if actual:
-        return f"{BASES[plan.basis]} Loaded: {_compared(plan, actual)}"
+        return f"{basis(plan)} Loaded: {_compared(plan, actual)}"
+    if plan.request.tensor_parallel:
+        return basis(plan)
     empty = sum(1 for size in plan.layer_sizes[:-1] if size == 0)
     sizes = [size for size in plan.layer_sizes[:-1] if size]
     ratio = max(sizes) / min(sizes) if sizes else 1
@@ -100,4 +103,4 @@ def _footnote(plan: LoadPlan, actual: dict[str, DeviceMemory]) -> str:
     notes += [f"{empty} of {plan.block_count} hold no weights"] if empty else []
     sentence = f"{' and '.join(notes)}, so devices get unequal counts." if notes else ""
     sentence = sentence or "Every layer is placed by its own size."
-    return f"{BASES[plan.basis]} {sentence}"
+    return f"{basis(plan)} {sentence}"

@@ -89,6 +89,11 @@ class DeviceRow:
         self.number.setValue(count)
         self.slider.setValue(count)
 
+    def fix_layers(self) -> None:
+        """Each device has a part of every layer: there is no number to choose."""
+        for control in (self.slider, self.number, self.lock):
+            control.setEnabled(False)
+
     def show_share(
         self, plan: LoadPlan, share: DevicePlan | None, in_use: int | None, scale: int
     ) -> None:

@@ -1,4 +1,4 @@
-"""Who decides about the split: four tiles, each with what would come of it."""
+"""Who decides about the split: tiles, each with what would come of it."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from PySide6.QtWidgets import QButtonGroup, QHBoxLayout, QPushButton, QVBoxLayou
 
 from app import units
 from app.plan.model import LoadPlan
+from app.plan.tensor_parallel import WARNING
 from app.settings.model import SplitMode
 from ui.widgets.labels import label, set_state
 
@@ -15,7 +16,9 @@ MODES = {
     SplitMode.EVEN: "Even",
     SplitMode.BY_MEMORY: "By memory",
     SplitMode.MANUAL: "By hand",
+    SplitMode.TENSOR: "Tensors",
 }
+EXPERIMENTAL = "Experimental"
 
 
 class ModeTiles(QWidget):
@@ -23,7 +26,8 @@ class ModeTiles(QWidget):
 
     chosen = Signal()
 
-    def __init__(self, parent: QWidget | None = None) -> None:
+    def __init__(self, parent: QWidget | None = None, *, several: bool = True) -> None:
+        """Tensors are split over `several` devices, or not at all."""
         super().__init__(parent)
         row = QHBoxLayout(self)
         row.setContentsMargins(0, 0, 0, 0)
@@ -46,6 +50,7 @@ class ModeTiles(QWidget):
             self._group.addButton(tile)
             self._tiles[mode] = tile
             row.addWidget(tile, 1)
+        self._tiles[SplitMode.TENSOR].setVisible(several)
 
     @property
     def mode(self) -> SplitMode:
@@ -61,10 +66,19 @@ class ModeTiles(QWidget):
         """Say what would come of a mode."""
         note = self._notes[mode]
         words, state = _outcome(plan)
+        tip = words
+        if mode is SplitMode.TENSOR and plan is not None:
+            words = words.replace("Fullest device", f"{EXPERIMENTAL},")
+            tip = WARNING
+            allowed = plan.request.tensor_parallel
+            if not allowed:
+                words, tip, state = "Not possible here", plan.note, ""
+            self._tiles[mode].setEnabled(allowed)
         note.setText(words)
-        note.setToolTip(words)
+        note.setToolTip(tip)
         set_state(note, state)
-        self._tiles[mode].setAccessibleDescription(words)
+        self._tiles[mode].setToolTip(tip)
+        self._tiles[mode].setAccessibleDescription(tip if mode is SplitMode.TENSOR else words)
 
 
 def _outcome(plan: LoadPlan | None) -> tuple[str, str]:

@@ -38,10 +38,11 @@ class Preview(Protocol):
 
 
 class SplitDialog(QDialog):
-    """Signals: applied(Settings); studied(Settings), to be answered by `show_exact`."""
+    """Signals: applied(Settings); studied(Settings), to be answered by `show_exact`; fastest_wanted(Settings)."""
 
     applied = Signal(object)
     studied = Signal(object)
+    fastest_wanted = Signal(object)
 
     def __init__(
         self,
@@ -90,10 +91,11 @@ class SplitDialog(QDialog):
         self._facts = label("", "body-muted")
         head.addWidget(self._facts)
         column.addLayout(head)
-        self._tiles = ModeTiles()
+        self._tiles = ModeTiles(several=len(self._rows) > 1)
         column.addWidget(self._tiles)
         row = QHBoxLayout()
-        row.addWidget(label("Layers in order, drawn by size", "strong"))
+        self._layers_title = label("Layers in order, drawn by size", "strong")
+        row.addWidget(self._layers_title)
         row.addStretch(1)
         self._how = label("Drag a cut, or use the arrow keys.", "muted")
         row.addWidget(self._how)
@@ -109,6 +111,10 @@ class SplitDialog(QDialog):
         reset = button("Reset to automatic", "plain")
         reset.clicked.connect(self._reset)
         foot.addWidget(reset)
+        self.fastest_button = button("Find the fastest")
+        self.fastest_button.setToolTip("Measure some plans on these devices")
+        self.fastest_button.clicked.connect(self._find_fastest)
+        foot.addWidget(self.fastest_button)
         self._problem = label("", "small", wrap=True)
         set_state(self._problem, "error")
         foot.addWidget(self._problem, 1)
@@ -245,6 +251,11 @@ class SplitDialog(QDialog):
         self.applied.emit(chosen)
         self.accept()
 
+    def _find_fastest(self) -> None:
+        chosen = self._chosen_or_none()
+        if chosen is not None:
+            self.fastest_wanted.emit(chosen)
+
     # --- what would come of it --------------------------------------------------------
 
     def _show(self, settings: Settings) -> None:
@@ -328,9 +339,13 @@ class SplitDialog(QDialog):
             row.show_share(plan, share, self._in_use.get(name), scale)
             if share is not None and self.mode is not SplitMode.MANUAL:
                 row.set_layers(share.layer_count)
+            if plan.request.tensor_parallel:
+                row.fix_layers()
         self._updating = False
         self._tiles.set_outcome(SplitMode.MANUAL, None)
         self._tiles.set_outcome(self.mode, plan)
+        for part in (self.layers, self._layers_title, self._how):
+            part.setVisible(not plan.request.tensor_parallel and bool(self._rows))
         self.layers.set_values(
             LayerBarValues(
                 sizes=plan.layer_sizes,
@@ -342,11 +357,14 @@ class SplitDialog(QDialog):
         empty = sum(1 for size in plan.layer_sizes if not size)
         more = f" Grey slivers are the {empty} empty layers." if empty else ""
         self._how.setText(f"Drag a cut, or use the arrow keys.{more}")
-        self._verdict.setText(f"{VERDICT_WORDS[plan.verdict]} {plan.sentence} {plan.hint}".strip())
+        warning = plan.warnings[-1] if plan.request.tensor_parallel else ""
+        words = (f"{VERDICT_WORDS[plan.verdict]} {plan.sentence}", plan.note, warning, plan.hint)
+        self._verdict.setText(" ".join(part for part in words if part))
         set_state(self._verdict, "" if plan.runs else "error")
         self._facts.setText(self._facts_of(plan, exact=exact))
         self._table.show_sums(plan)
-        self.apply_button.setEnabled(plan.runs)
+        for each in (self.apply_button, self.fastest_button):
+            each.setEnabled(plan.runs)
         self.apply_button.setToolTip("" if plan.runs else plan.sentence)
 
     def _facts_of(self, plan: LoadPlan, *, exact: bool) -> str:

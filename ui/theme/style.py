@@ -137,6 +137,13 @@ QSlider::handle:horizontal {
     background: $thumb; border: 1px solid $switch_off;
 }
 QSlider::handle:horizontal:focus { border: 2px solid $accent; }
+QRadioButton::indicator {
+    width: 14px; height: 14px; border: 1px solid $muted; border-radius: 8px; background: $surface;
+}
+QRadioButton::indicator:checked { width: 6px; height: 6px; border: 5px solid $accent; }
+QRadioButton::indicator:focus { border-color: $text; }
+QRadioButton::indicator:disabled { border-color: $line_strong; background: $alt; }
+QRadioButton:disabled { color: $muted; }
 QMenu { background: $surface; border: 1px solid $line_strong; padding: 4px; }
 QMenu::item { padding: 6px 20px; border-radius: 6px; }
 QMenu::item:selected { background: $alt; }

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 
 from app.cli import main
+from app.gguf import bundled
+from app.gguf.writer import write_sparse
+from tests.helpers.rpc import rpc_servers
 
 
 def test_bench_measures_what_was_asked_for(capsys: pytest.CaptureFixture[str]) -> None:
@@ -37,3 +41,34 @@ def test_a_prompt_shorter_than_the_template_is_refused(
 ) -> None:
     assert main(["bench", "--threads", "1", "--prompt-tokens", "1", "--tokens", "2"]) == 2
     assert "--prompt-tokens" in capsys.readouterr().err
+
+
+def test_a_split_is_measured_and_what_it_was_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+    with rpc_servers(2) as endpoints:
+        rpc = [part for endpoint in endpoints for part in ("--rpc", endpoint)]
+        sizes = ["--prompt-tokens", "64", "--tokens", "4", "--runs", "3", "--context", "1024"]
+        assert main(["bench", "--layers", "20,11", *sizes, *rpc, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert (found["tensor_split"], found["split_mode"]) == ([20, 11], "layer")
+    assert found["devices"] == ["RPC0", "RPC1"]
+    assert found["context"] == 1024
+    rates = [run["prompt_tokens_per_s"] for run in found["runs"]]
+    assert found["prompt_tokens_per_s"] == sorted(rates)[1]
+    half = (max(rates) - min(rates)) / 2
+    assert found["spread"]["prompt_tokens_per_s"] == pytest.approx(half / sorted(rates)[1])
+
+
+def test_what_cannot_be_measured_is_refused_with_what_to_do(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    huge = tmp_path / "huge.gguf"
+    write_sparse(bundled.layout("nemotron-ultra-253b:Q4_K_M"), huge)
+    for arguments, code, word in (
+        (["--model", str(tmp_path / "absent.gguf")], 3, "absent.gguf"),
+        (["--model", str(huge)], 4, "does not fit"),
+        (["--tokens", "0"], 2, "--tokens"),
+        (["--prompt-tokens", "2000", "--context", "1024"], 2, "--context 2304"),
+        (["--layers", "1,2,3"], 2, "0 devices"),
+    ):
+        assert main(["bench", *arguments]) == code, arguments
+        assert word in capsys.readouterr().err

@@ -16,6 +16,7 @@ from app.events import AppEvent, WaysOutFound
 from app.gguf import bundled
 from app.hardware.model import HardwareReport, Program
 from app.plan.model import KvCacheType, LoadPlan
+from app.plan.tuned import TunedStore
 from app.service.hardware import HardwareService
 from app.service.jobs import Worker
 from app.service.planning import Planning
@@ -49,7 +50,12 @@ class Described:
         self.hardware = HardwareService(folders, self.events.put, self._settings, lambda: None)
         self.hardware.report = self.before
         self.planning = Planning(
-            folders.models, self.hardware, self.jobs, self.events.put, self._settings
+            folders.models,
+            self.hardware,
+            self.jobs,
+            self.events.put,
+            self._settings,
+            TunedStore(folders.data / "tuned.json", ""),
         )
         self.planning.layout = bundled.layout(f"nemotron-ultra-253b:{kind}")
         self.planning.replan()

@@ -104,6 +104,16 @@ def _context(plan: LoadPlan) -> int:
     return found[0]
 
 
+def test_a_measured_speed_stands_in_the_place_of_the_estimate(view: LauncherView) -> None:
+    plan = show(view, "8x RTX 3090", LONG)
+    assert view.outcome.speed.text().startswith("Likely ")
+    note = "Measured fastest on 25 Nov 2026: 7.1 tokens/s."
+    view.set_plan(dataclasses.replace(plan, note=note), current=True)
+    settle()
+    assert view.outcome.speed.text() == note
+    assert view.outcome.speed.isVisibleTo(view)
+
+
 def test_an_even_split_that_does_not_fit_is_reset_by_one_click(view: LauncherView) -> None:
     even = LONG.model_copy(update={"split_mode": SplitMode.EVEN})
     plan = show(view, "8x RTX 3090", even)

@@ -139,6 +139,39 @@ def test_every_tile_says_what_would_come_of_it(dialog: SplitDialog) -> None:
     assert "GPU 0 needs" in notes[SplitMode.EVEN].text()
 
 
+def test_tensors_are_split_where_that_is_possible(dialog: SplitDialog) -> None:
+    tile = dialog._tiles._tiles[SplitMode.TENSOR]
+    assert tile.isVisible()
+    assert tile.isEnabled()
+    assert dialog._tiles._notes[SplitMode.TENSOR].text().startswith("Experimental, ")
+    tile.click()
+    assert dialog.mode is SplitMode.TENSOR
+    assert not dialog.layers.isVisible()
+    assert not any(row.number.isEnabled() for row in dialog._rows)
+    assert [row.span.text() for row in dialog._rows] == ["33 % of all"] * 3
+    assert "Experimental" in dialog._verdict.text()
+    assert dialog.apply_button.isEnabled()
+    assert dialog.chosen().split_mode is SplitMode.TENSOR
+    flash_attention = dialog.choices.flash_attention
+    flash_attention.setCurrentIndex(flash_attention.findData(FlashAttention.OFF))
+    assert not tile.isEnabled()
+    dialog._reset()
+    assert dialog.layers.isVisible()
+    assert all(row.number.isEnabled() for row in dialog._rows)
+
+
+def test_the_fastest_is_looked_for_with_what_is_chosen(qtbot: QtBot, dialog: SplitDialog) -> None:
+    dialog.choices.context.setValue(4096)
+    with qtbot.waitSignal(dialog.fastest_wanted) as wanted:
+        dialog.fastest_button.click()
+    assert wanted.args == [dialog.chosen()]
+    for row in dialog._rows:
+        row.reserve.setValue(2.0)
+    dialog._rows[0].number.setValue(30)
+    assert not dialog.apply_button.isEnabled()
+    assert not dialog.fastest_button.isEnabled()
+
+
 def test_what_is_chosen_reaches_the_planner_and_the_outcome_follows(
     qtbot: QtBot, dialog: SplitDialog, layout: ModelLayout
 ) -> None:
