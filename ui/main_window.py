@@ -8,16 +8,7 @@ from typing import assert_never
 from PySide6.QtGui import QCloseEvent
 from PySide6.QtWidgets import QFileDialog, QHBoxLayout, QMainWindow, QStackedWidget, QWidget
 
-from app.chat.events import (
-    AnswerExtended,
-    AnswerResumed,
-    ConversationCleared,
-    PromptRead,
-    QuestionReturned,
-    TurnFinished,
-    TurnsSummarised,
-    TurnStarted,
-)
+from app.chat.events import ChatEvent
 from app.download.model import (
     DownloadProgressed,
     DownloadRemoved,
@@ -286,6 +277,9 @@ class MainWindow(QMainWindow):
 
     def receive(self, event: AppEvent) -> None:  # noqa: C901 - one arm an event
         """One event, on the GUI thread."""
+        if isinstance(event, ChatEvent):
+            self.chat.receive(event)
+            return
         match event:
             case HardwareDetected(report=report):
                 self.launcher.set_report(report)
@@ -324,17 +318,6 @@ class MainWindow(QMainWindow):
                 self.chat.set_engine(
                     "not loaded", ready=self._service.engine.state in _READY, error=str(error)
                 )
-            case (
-                TurnStarted()
-                | AnswerResumed()
-                | PromptRead()
-                | TurnsSummarised()
-                | AnswerExtended()
-                | TurnFinished()
-                | QuestionReturned()
-                | ConversationCleared()
-            ):
-                self.chat.receive(event)
             case ContextOffered():
                 self.chat.set_offer(event)
             case HardwareSampled():
