@@ -31,7 +31,6 @@ from app.engine.model import (
     EngineStateChanged,
     ModelLoaded,
     SafetyApplied,
-    TokensCounted,
     TurnEnded,
     TurnProgressed,
 )
@@ -376,7 +375,7 @@ class MainWindow(QMainWindow):
                 self.chat.model.set_measured(event)
             case SnapshotChanged(sentence=sentence):
                 self.chat.show_note(sentence)
-            case TokensCounted() | TurnProgressed() | TurnEnded():
+            case TurnProgressed() | TurnEnded():
                 pass
             case _:
                 assert_never(event)

@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 
 from app import units
-from app.chat.events import AnswerExtended, PromptRead, TurnFinished
+from app.chat.events import AnswerExtended, PromptRead, QuestionReturned, TurnFinished
 from app.cli.split import take_split
 from app.engine.filler import filler
 from app.engine.model import EngineStateChanged, ModelLoaded
@@ -20,7 +20,7 @@ from app.events import AppEvent, OperationFailed, PlanChanged
 from app.plan import text as plan_text
 from app.plan.model import LoadPlan
 from app.service import AppService
-from app.settings.model import Settings
+from app.settings.model import Overflow, Settings
 
 CALIBRATION = 64
 
@@ -74,6 +74,8 @@ def bench(options: argparse.Namespace, settings: Settings, model: Path) -> int:
         "context": max(settings.context or 0, context),
         "sampling": settings.sampling | {"ignore_end": True},
         "system_prompt": "",
+        "overflow": Overflow.STOP,
+        "reply_reserve": 0,
     }
     if options.threads:
         changes["threads"] = options.threads
@@ -159,7 +161,7 @@ class _Measurement:
         match event:
             case OperationFailed(error=error) | EngineStateChanged(error=AppError() as error):
                 raise error
-            case TurnFinished(error=AppError() as error):
+            case TurnFinished(error=AppError() as error) | QuestionReturned(error=error):
                 raise error
             case _:
                 return when, event

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import json
 import queue
 import signal
@@ -20,14 +19,13 @@ from app.chat.events import (
     TurnsSummarised,
 )
 from app.chat.message import Outcome
-from app.chat.meters import Meters
+from app.cli.answer import AnswerWords
 from app.cli.context import ContextWords
 from app.cli.load_line import LoadLine
 from app.cli.split import take_split
 from app.cli.ways import Ways
 from app.engine import words
 from app.engine.model import EngineState, EngineStateChanged, ModelLoaded, SafetyApplied
-from app.engine.protocol import PartKind
 from app.errors import AppError
 from app.events import (
     AlarmRaised,
@@ -74,8 +72,9 @@ class _Terminal:
         self._events: queue.Queue[AppEvent] = queue.Queue()
         self._answering = self._silent = False
         self._line = LoadLine()
-        self._ways = Ways(service, self._say, self._emit)
+        self._words = AnswerWords(self._say, self._emit, as_json=self._json)
         self._context = ContextWords(service, self._say, self._emit)
+        self._ways = Ways(service, self._say, self._emit)
         self._kept = ""
         signal.signal(signal.SIGINT, self._interrupted)
         service.subscribe(self._events.put)
@@ -346,7 +345,7 @@ class _Terminal:
                 case TurnsSummarised():
                     self._context.summarised(event)
                 case AnswerExtended():
-                    self._extend(event)
+                    self._words.extend(event)
                 case TurnFinished(answer=answer):
                     code = self._finished(event)
                     waits = enlarges and answer.outcome is Outcome.FULL
@@ -365,34 +364,11 @@ class _Terminal:
             if ended and not waits and not self._service.running:
                 return code
 
-    def _extend(self, event: AnswerExtended) -> None:
-        """The answer goes to stdout; what the model thinks on the way, beside it."""
-        if self._json:
-            call = event.call.model_dump() if event.call else None
-            self._emit(event.part, text=event.text, tokens=event.tokens, call=call)
-        elif event.part is PartKind.TEXT:
-            print(event.text, end="", flush=True)
-        else:
-            words = event.call.model_dump_json() if event.call else event.text
-            print(words, end="", file=sys.stderr, flush=True)
-
     def _finished(self, event: TurnFinished) -> int:
-        if not self._json:
-            print(flush=True)
         self._kept = ""
-        stats = event.answer.stats
-        self._emit(
-            "finished",
-            outcome=event.answer.outcome,
-            text=event.answer.text,
-            stats=dataclasses.asdict(stats) | {"evaluated_tokens": stats.evaluated_tokens}
-            if stats
-            else None,
-            error=str(event.error) if event.error else None,
-        )
-        if stats:
-            self._say(str(Meters.of(stats)))
-            self._context.warn(stats)
+        self._words.finished(event)
+        if event.answer.stats:
+            self._context.warn(event.answer.stats)
         if event.error is not None:
             if not self._followed(event.error):
                 again = "" if event.context_full else " Press Enter to load it again."

@@ -87,14 +87,4 @@ class TurnEnded:
     context_full: bool = False
 
 
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class TokensCounted:
-    """Event: answer to `count_tokens`."""
-
-    request: int
-    tokens: int
-
-
-EngineEvent = (
-    EngineStateChanged | ModelLoaded | SafetyApplied | TurnProgressed | TurnEnded | TokensCounted
-)
+EngineEvent = EngineStateChanged | ModelLoaded | SafetyApplied | TurnProgressed | TurnEnded

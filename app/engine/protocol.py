@@ -106,14 +106,6 @@ class Cancel(_Line):
     type: Literal["cancel"] = "cancel"
 
 
-class CountTokens(_Line):
-    """Ask how many tokens a conversation takes with the model's own template."""
-
-    type: Literal["count_tokens"] = "count_tokens"
-    request: int
-    messages: tuple[ChatMessage, ...]
-
-
 class Snapshot(_Line):
     """Write the KV cache to a file, read it from there, or only tell how large it would be."""
 
@@ -137,7 +129,7 @@ class Shutdown(_Line):
 
 
 Command = Annotated[
-    Load | Generate | Cancel | CountTokens | Snapshot | Ping | Shutdown,
+    Load | Generate | Cancel | Snapshot | Ping | Shutdown,
     pydantic.Field(discriminator="type"),
 ]
 
@@ -302,14 +294,6 @@ class TurnFinished(_Line):
         return (self.generated_tokens - 1) / self.generate_s
 
 
-class TokensCounted(_Line):
-    """Answer to `CountTokens`."""
-
-    type: Literal["tokens_counted"] = "tokens_counted"
-    request: int
-    tokens: int
-
-
 class SnapshotDone(_Line):
     """Answer to `Snapshot`: its size in bytes, and the tokens in it."""
 
@@ -328,10 +312,10 @@ class Alive(_Line):
 
 
 class Failed(_Line):
-    """A command failed, the worker goes on. `stage`: `load`, `generate`, `count`, `snapshot`, `protocol`."""
+    """A command failed, the worker goes on. `stage`: `load`, `generate`, `snapshot`, `protocol`."""
 
     type: Literal["failed"] = "failed"
-    stage: Literal["load", "generate", "count", "snapshot", "protocol"]
+    stage: Literal["load", "generate", "snapshot", "protocol"]
     reason: str
     """Machine-readable: `file`, `architecture`, `memory`, `template`, `context`, `cancelled`, `device`,
     `sampling`, `other`."""
@@ -348,7 +332,6 @@ Message = Annotated[
     | SummaryProgressed
     | TokensGenerated
     | TurnFinished
-    | TokensCounted
     | SnapshotDone
     | Alive
     | Failed,

@@ -17,7 +17,6 @@ from app.engine.model import (
     EngineStateChanged,
     ModelLoaded,
     SafetyApplied,
-    TokensCounted,
     TurnEnded,
     TurnProgressed,
 )
@@ -93,10 +92,6 @@ class EngineSupervisor:
 
     def generate(self, command: protocol.Generate) -> None:
         """Answer a conversation."""
-        self._inbox.put(command)
-
-    def count_tokens(self, command: protocol.CountTokens) -> None:
-        """Ask for a number of tokens; the answer is an event."""
         self._inbox.put(command)
 
     def snapshot(self, command: protocol.Snapshot, done: inbox.SnapshotListener) -> None:
@@ -205,9 +200,7 @@ class EngineSupervisor:
                     self._set(EngineState.STOPPED)
                 elif self._state in _BUSY:
                     self._send(command)
-            case (
-                protocol.CountTokens() | protocol.Snapshot() | protocol.Ping() | protocol.Shutdown()
-            ):
+            case protocol.Snapshot() | protocol.Ping() | protocol.Shutdown():
                 self._send(command)
             case _:
                 assert_never(command)
@@ -275,8 +268,6 @@ class EngineSupervisor:
                 self._turn = None
                 self._set(EngineState.READY)
                 self._listener(TurnEnded(turn=message.turn, finished=message))
-            case protocol.TokensCounted():
-                self._listener(TokensCounted(request=message.request, tokens=message.tokens))
             case protocol.SnapshotDone():
                 if done := self._snapshots.pop(message.request, None):
                     done(message)

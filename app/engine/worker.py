@@ -86,8 +86,6 @@ class Worker:
             elif isinstance(command, protocol.Generate):
                 self._generate(command)
                 self._count_turns(-1)
-            elif isinstance(command, protocol.CountTokens):
-                self._count(command)
             elif isinstance(command, protocol.Snapshot):
                 self._snapshot(command)
 
@@ -105,19 +103,6 @@ class Worker:
             return
         self._model = model
         self.send(model.loaded())
-
-    def _count(self, command: protocol.CountTokens) -> None:
-        from app.engine import llama
-
-        if not isinstance(self._model, llama.Model):
-            self.send(protocol.Failed(stage="count", reason="other", detail="no model is loaded"))
-            return
-        try:
-            tokens = len(self._model.prompt(command.messages))
-        except llama.TemplateError as error:
-            self.send(protocol.Failed(stage="count", reason="template", detail=str(error)))
-            return
-        self.send(protocol.TokensCounted(request=command.request, tokens=tokens))
 
     def _snapshot(self, command: protocol.Snapshot) -> None:
         from app.engine import llama

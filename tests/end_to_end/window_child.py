@@ -24,7 +24,7 @@ from ui import theme
 from ui.main_window import MainWindow
 
 LOOK_MS = 50
-ENDED = (Outcome.COMPLETE, Outcome.TRUNCATED)
+ENDED = (Outcome.COMPLETE, Outcome.TRUNCATED, Outcome.FULL)
 
 
 class Person(QObject):

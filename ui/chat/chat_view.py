@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import assert_never
 
 from PySide6.QtCore import Qt, Signal
+from PySide6.QtGui import QTextCursor
 from PySide6.QtWidgets import QHBoxLayout, QVBoxLayout, QWidget
 
 from app.chat.events import (
@@ -307,6 +308,7 @@ class ChatView(QWidget):
         self._returned = event.text
         written = self.composer.toPlainText().strip()
         self.composer.setPlainText(f"{event.text}\n\n{written}" if written else event.text)
+        self.composer.moveCursor(QTextCursor.MoveOperation.End)
         self.context_line.set_problem(f"{event.error.title} Your question is kept below.")
         self._end()
 
