@@ -12,7 +12,7 @@ from app.catalog.library import Library
 from app.catalog.model import ModelEntry
 from app.catalog.repository import FileSet, Snapshot
 from app.catalog.search import FoundRepository
-from app.chat.session import ChatEvent
+from app.chat.events import ChatEvent
 from app.download.model import DownloadEvent
 from app.engine.model import EngineEvent
 from app.engine.tuner import TuningEvent
@@ -20,6 +20,7 @@ from app.errors import AppError
 from app.gguf.model import ModelLayout
 from app.hardware.model import HardwareReport, HardwareSampled
 from app.plan import least
+from app.plan.larger import LargerContext
 from app.plan.model import LoadPlan
 from app.plan.overview import Fit, Overview
 from app.settings.model import Settings
@@ -56,10 +57,62 @@ class PlanPreviewed:
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class WayOut:
+    """One thing to do about a fault, worked out already.
+
+    Attributes:
+        title: What a button says.
+        effect: What comes of it, a phrase.
+        settings: With which the model is planned and loaded again; None if no setting helps.
+        quantization: To be downloaded, where that is the way.
+        looks_again: The machine is looked at first, as what changes is outside the app.
+    """
+
+    title: str
+    effect: str
+    settings: Settings | None = None
+    quantization: str = ""
+    looks_again: bool = False
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class WaysOutFound:
+    """What is wrong with the model's load, in one sentence, and what can be done, best first.
+
+    Attributes:
+        sentence: Empty once nothing is wrong any more.
+        detail: What was seen, in sentences; may be empty.
+        good: It is good news: a device is back.
+    """
+
+    sentence: str = ""
+    detail: str = ""
+    ways: tuple[WayOut, ...] = ()
+    good: bool = False
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class ContextOffered:
+    """Which longer context fits beside the loaded model, and what it takes, as a sentence."""
+
+    offer: LargerContext
+    sentence: str
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class SettingsChanged:
     """The settings were changed and stored."""
 
     settings: Settings
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class SettingRefused:
+    """A setting that had to be checked first is not possible, and was not stored."""
+
+    key: str
+    value: object
+    problem: str
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -277,7 +330,10 @@ AppEvent = (
     | ModelChosen
     | PlanChanged
     | PlanPreviewed
+    | WaysOutFound
+    | ContextOffered
     | SettingsChanged
+    | SettingRefused
     | NoticeRaised
     | AlarmRaised
     | OperationFailed

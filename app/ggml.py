@@ -72,6 +72,7 @@ def _library() -> ctypes.CDLL:
         ("ggml_backend_dev_count", ctypes.c_size_t, []),
         ("ggml_backend_dev_get", pointer, [ctypes.c_size_t]),
         ("ggml_backend_dev_get_props", None, [pointer, ctypes.POINTER(_Properties)]),
+        ("ggml_backend_dev_memory", None, [pointer, pointer, pointer]),
         ("ggml_backend_dev_backend_reg", pointer, [pointer]),
         ("ggml_backend_reg_name", text, [pointer]),
         ("ggml_backend_reg_by_name", pointer, [text]),
@@ -162,6 +163,13 @@ def add_rpc_server(endpoint: str) -> bool:
         return False
     library.ggml_backend_register(registry)
     return True
+
+
+def free_bytes(handle: int) -> int:
+    """What the device with this `ggml_backend_dev_t` says is free now."""
+    free, total = ctypes.c_size_t(), ctypes.c_size_t()
+    _library().ggml_backend_dev_memory(handle, ctypes.byref(free), ctypes.byref(total))
+    return free.value
 
 
 def serve_rpc(endpoint: str, handles: Sequence[int]) -> bool:

@@ -8,11 +8,14 @@ from typing import assert_never
 from PySide6.QtGui import QCloseEvent
 from PySide6.QtWidgets import QFileDialog, QHBoxLayout, QMainWindow, QStackedWidget, QWidget
 
-from app.chat.session import (
+from app.chat.events import (
     AnswerExtended,
+    AnswerResumed,
     ConversationCleared,
     PromptRead,
+    QuestionReturned,
     TurnFinished,
+    TurnsSummarised,
     TurnStarted,
 )
 from app.download.model import (
@@ -38,6 +41,7 @@ from app.events import (
     AppEvent,
     CatalogListed,
     ChoicePlanned,
+    ContextOffered,
     FoldersMeasured,
     HardwareDetected,
     HardwareFound,
@@ -53,9 +57,12 @@ from app.events import (
     PlanChanged,
     PlanPreviewed,
     RepositoriesRead,
+    SettingRefused,
     SettingsChanged,
     SnapshotChanged,
     SnapshotMeasured,
+    WayOut,
+    WaysOutFound,
 )
 from app.hardware.model import HardwareSampled
 from app.hardware.text import diagnostics
@@ -64,11 +71,13 @@ from app.service import AppService
 from app.service.loading import held
 from app.settings.model import Settings
 from app.settings.requests import with_remedy
+from ui import theme
 from ui.bridge import Bridge
 from ui.chat.chat_view import ChatView
 from ui.downloads.controller import DownloadsController
 from ui.launcher.launcher_view import LauncherView
 from ui.models.controller import ModelsController
+from ui.settings.settings_controller import SettingsController
 from ui.settings.split_dialog import SplitDialog
 from ui.settings.tuner_controller import TunerController
 from ui.widgets.rail import Rail
@@ -93,12 +102,14 @@ class MainWindow(QMainWindow):
         self.rail, self.launcher, self.chat = Rail(), LauncherView(), ChatView()
         self.models = ModelsController(service, self)
         self.downloads = DownloadsController(service, self)
+        self.settings = SettingsController(service, self)
         self.pages = QStackedWidget()
         self._places: dict[str, QWidget] = {
             "Machine": self.launcher,
             "Models": self.models.pages,
             "Downloads": self.downloads.view,
             "Chat": self.chat,
+            "Settings": self.settings.view,
         }
         for place in self._places.values():
             self.pages.addWidget(place)
@@ -115,12 +126,15 @@ class MainWindow(QMainWindow):
         self._connect()
         self.show_page("Machine")
         self.chat.set_system_prompt(service.settings.system_prompt)
+        self.chat.set_settings(service.settings)
         self._bridge = Bridge(self)
         self._bridge.received.connect(self.receive)
         self._unsubscribe = service.subscribe(self._bridge.post)
 
     def _connect(self) -> None:
-        self.rail.chosen.connect(self._rail_chosen)
+        self.rail.chosen.connect(self.show_page)
+        self.settings.split_wanted.connect(self.open_split)
+        self.settings.reloading.connect(lambda: self.show_page("Machine"))
         self.launcher.primary_clicked.connect(self._primary)
         self.launcher.stop_clicked.connect(self._service.engine.unload)
         self.launcher.choose_clicked.connect(self._choose_file)
@@ -134,6 +148,8 @@ class MainWindow(QMainWindow):
             lambda kind: self._change(kv_type_k=kind, kv_type_v=kind)
         )
         self.launcher.remedy_chosen.connect(self._remedy)
+        self.launcher.way_chosen.connect(self._take)
+        self.chat.way_chosen.connect(self._take)
         self.models.loading.connect(lambda: self.show_page("Machine"))
         self.models.download_shown.connect(self._show_download)
         self.models.chat_wanted.connect(lambda: self.show_page("Chat"))
@@ -143,6 +159,9 @@ class MainWindow(QMainWindow):
         self.downloads.busy_changed.connect(lambda busy: self.rail.set_busy("Downloads", busy))
         self.downloads.view.models_clicked.connect(lambda: self.show_page("Models"))
         self.chat.submitted.connect(self._service.send)
+        self.chat.continue_clicked.connect(lambda: self._service.resume())
+        self.chat.overflow_chosen.connect(self._service.set_overflow)
+        self.chat.enlarge_clicked.connect(self._service.enlarge_context)
         self.chat.stop_clicked.connect(self._service.engine.cancel)
         self.chat.new_chat_clicked.connect(self._service.new_chat)
         self.chat.reload_clicked.connect(self._reload)
@@ -159,18 +178,13 @@ class MainWindow(QMainWindow):
 
     # --- what the person does -------------------------------------------------
 
-    def _rail_chosen(self, name: str) -> None:
-        if name == "Settings":
-            self.open_split()
-        else:
-            self.show_page(name)
-
     def show_page(self, name: str) -> None:
         """Go to a place of the rail."""
         again = self.pages.currentWidget() is self._places[name]
         self.rail.set_current(name)
         self.pages.setCurrentWidget(self._places[name])
         if name == "Chat":
+            self.chat.set_system_prompt(self._service.settings.system_prompt)
             self.chat.composer.setFocus()
         elif name == "Models" and again:
             self.models.back()
@@ -178,6 +192,9 @@ class MainWindow(QMainWindow):
             self.models.focus_main()
         elif name == "Downloads":
             self.downloads.view.focus_main()
+        elif name == "Settings":
+            self.settings.refresh()
+            self.settings.view.search.setFocus()
 
     def _show_download(self, id: str) -> None:
         self.downloads.view.show_download(id)
@@ -212,6 +229,13 @@ class MainWindow(QMainWindow):
 
     def _remedy(self, remedy: Remedy) -> None:
         self._plan_with(with_remedy(self._service.settings, remedy))
+
+    def _take(self, way: WayOut) -> None:
+        """A way out of a fault; what must be downloaded first is on the page of models."""
+        if way.settings is None:
+            self.show_page("Models")
+        else:
+            self._service.take(way)
 
     def _plan_with(self, settings: Settings) -> None:
         self.launcher.set_pending()
@@ -269,6 +293,7 @@ class MainWindow(QMainWindow):
                 self.chat.set_report(report)
                 self.downloads.set_report(report)
             case ModelChosen(layout=layout):
+                self.settings.refresh()
                 self.launcher.set_layout_of(layout)
                 self.chat.set_model(layout.name)
             case PlanChanged(plan=plan):
@@ -276,9 +301,13 @@ class MainWindow(QMainWindow):
             case PlanPreviewed():
                 if self.dialog is not None:
                     self.dialog.show_exact(event.settings, event.plan, event.error)
+            case WaysOutFound():
+                self.launcher.set_ways(event)
+                self.chat.set_ways(event)
             case EngineStateChanged():
                 self._engine(event)
             case ModelLoaded(loaded=loaded):
+                self.settings.refresh()
                 self.launcher.set_loaded(loaded)
                 if self._service.planning.plan is not None:
                     self._show_plan(self._service.planning.plan)
@@ -292,19 +321,23 @@ class MainWindow(QMainWindow):
                 self.launcher.show_error(error)
                 self.downloads.view.show_error(error)
                 self.models.page.show_error(error)
+                self.settings.view.error.show_error(str(error))
                 self.chat.set_engine(
                     "not loaded", ready=self._service.engine.state in _READY, error=str(error)
                 )
-            case TurnStarted(user=user):
-                self.chat.start_turn(user)
-            case PromptRead():
-                self.chat.read_prompt(event)
-            case AnswerExtended():
-                self.chat.extend(event)
-            case TurnFinished():
-                self.chat.finish_turn(event)
-            case ConversationCleared():
-                self.chat.clear()
+            case (
+                TurnStarted()
+                | AnswerResumed()
+                | PromptRead()
+                | TurnsSummarised()
+                | AnswerExtended()
+                | TurnFinished()
+                | QuestionReturned()
+                | ConversationCleared()
+            ):
+                self.chat.receive(event)
+            case ContextOffered():
+                self.chat.set_offer(event)
             case HardwareSampled():
                 self.launcher.set_sample(event)
                 self.chat.set_sample(event)
@@ -330,9 +363,15 @@ class MainWindow(QMainWindow):
             ):
                 self.downloads.receive(event)
             case SettingsChanged(settings=settings):
+                self.chat.set_settings(settings)
+                look = theme.Appearance(settings.appearance)
+                theme.manager().set_appearance(look, high_contrast=settings.high_contrast)
+                self.settings.refresh()
                 self.downloads.view.set_rules(settings.download_limit, settings.download_hours)
             case TuningProposed() | TuningProgressed() | CandidateMeasured() | TuningEnded():
                 self.tuner.receive(event)
+            case SettingRefused():
+                self.settings.view.show_problem(event.key, event.problem, event.value)
             case SnapshotMeasured():
                 self.chat.model.set_measured(event)
             case SnapshotChanged(sentence=sentence):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import enum
 
+from app.engine.overflow import kept_for_reply
 from app.engine.protocol import PartKind, ToolCall
 
 
@@ -23,17 +24,47 @@ class Outcome(enum.StrEnum):
     STOPPED = "stopped"
     """The person stopped it."""
     TRUNCATED = "truncated"
-    """The context or the allowed number of tokens was used up."""
+    """The allowed number of tokens was used up."""
+    FULL = "full"
+    """The context was used up."""
     INTERRUPTED = "interrupted"
     """The engine failed; what had arrived is kept."""
 
 
 class ContextLevel(enum.IntEnum):
-    """Percent of the context from which on a person is told."""
+    """Percent of the room for the conversation from which on a person is told."""
 
     FREE = 0
     FILLING = 75
     NEARLY_FULL = 90
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class ContextUse:
+    """How much of a context is used, in tokens.
+
+    Attributes:
+        kept: What no prompt may take, since it is for the reply.
+    """
+
+    used: int
+    size: int
+    kept: int = 0
+
+    @classmethod
+    def of(cls, used: int, size: int, reserve: int) -> ContextUse:
+        """With the reserve that was asked for, of which at most half of the context is kept."""
+        return cls(used=used, size=size, kept=kept_for_reply(size, reserve) if reserve else 0)
+
+    @property
+    def share(self) -> float:
+        """Of what a conversation can take before something must happen; above 1 in a long answer."""
+        return self.used / (self.size - self.kept) if self.size > self.kept else 0.0
+
+    @property
+    def level(self) -> ContextLevel:
+        """How near it is to its end."""
+        return max(level for level in ContextLevel if self.share >= level / 100)
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,6 +96,7 @@ class TurnStats:
         prompt_s: Time of prompt processing, the template included.
         reasoning_tokens: Of `tokens`, those of the reasoning, which took `reasoning_s`.
         context_used: Tokens in the KV cache after the turn, of `context`.
+        kept_for_reply: Of `context`, what no prompt may take.
     """
 
     tokens: int
@@ -77,12 +109,17 @@ class TurnStats:
     prompt_s: float = 0.0
     reasoning_tokens: int = 0
     reasoning_s: float = 0.0
+    kept_for_reply: int = 0
+
+    @property
+    def context_use(self) -> ContextUse:
+        """How full the context is."""
+        return ContextUse(used=self.context_used, size=self.context, kept=self.kept_for_reply)
 
     @property
     def context_level(self) -> ContextLevel:
         """How near the context is to its end."""
-        used = self.context_used / self.context if self.context else 0.0
-        return max(level for level in ContextLevel if used >= level / 100)
+        return self.context_use.level
 
     @property
     def evaluated_tokens(self) -> int:
@@ -103,6 +140,7 @@ class Message:
         text: What was said, without reasoning and tool calls.
         parts: The whole answer in order; empty for a user's message.
         dropped: True once it was left out of the prompt for lack of room; it stays in the chat.
+        summarised: True if a summary stands in the prompt for it.
     """
 
     role: Role
@@ -111,6 +149,7 @@ class Message:
     stats: TurnStats | None = None
     parts: tuple[Part, ...] = ()
     dropped: bool = False
+    summarised: bool = False
 
     @property
     def reasoning(self) -> str:
@@ -121,3 +160,20 @@ class Message:
     def tool_calls(self) -> tuple[ToolCall, ...]:
         """The tools that the model wants to be used."""
         return tuple(part.call for part in self.parts if part.call is not None)
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Summary:
+    """What the model wrote of the oldest messages; it stands in the prompt for them.
+
+    Attributes:
+        after: Index of the last message that it is about.
+        messages: How many it is about; an earlier summary's are among them.
+        tokens: What it takes in the prompt, in the place of `replaced_tokens`.
+    """
+
+    text: str
+    after: int
+    messages: int
+    tokens: int
+    replaced_tokens: int

@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 
 from app import units
-from app.chat.session import AnswerExtended, PromptRead, TurnFinished
+from app.chat.events import AnswerExtended, PromptRead, TurnFinished
 from app.cli.split import take_split
 from app.engine.filler import filler
 from app.engine.model import EngineStateChanged, ModelLoaded
@@ -72,7 +72,7 @@ def bench(options: argparse.Namespace, settings: Settings, model: Path) -> int:
         context = options.context
     changes = {
         "context": max(settings.context or 0, context),
-        "sampling": settings.sampling.model_copy(update={"ignore_end": True}),
+        "sampling": settings.sampling | {"ignore_end": True},
         "system_prompt": "",
     }
     if options.threads:

@@ -12,9 +12,18 @@ from pathlib import Path
 from types import FrameType
 
 from app import units
-from app.chat.session import AnswerExtended, PromptRead, TurnFinished
+from app.chat.events import (
+    AnswerExtended,
+    PromptRead,
+    QuestionReturned,
+    TurnFinished,
+    TurnsSummarised,
+)
+from app.chat.message import ContextLevel, Outcome, TurnStats
+from app.chat.meters import Meters
 from app.cli.load_line import LoadLine
 from app.cli.split import take_split
+from app.cli.ways import Ways
 from app.engine import words
 from app.engine.model import EngineState, EngineStateChanged, ModelLoaded, SafetyApplied
 from app.engine.protocol import PartKind
@@ -22,6 +31,7 @@ from app.errors import AppError
 from app.events import (
     AlarmRaised,
     AppEvent,
+    ContextOffered,
     HardwareDetected,
     ModelChosen,
     NoticeRaised,
@@ -29,15 +39,19 @@ from app.events import (
     PlanChanged,
     SnapshotChanged,
     SnapshotMeasured,
+    WaysOutFound,
 )
 from app.plan.text import VERDICT_WORDS
 from app.service import AppService
-from app.settings.model import Settings
+from app.service.context import warning
+from app.settings.model import OVERFLOW_WORDS, Overflow, Settings
 
 HELP = (
-    "Ctrl+C stops an answer, /new begins a new chat, /reload loads the model again, /unload frees its "
-    "memory until the next question (/unload save keeps the KV cache on disk), Ctrl+D ends."
+    "Ctrl+C stops an answer, /continue goes on with it, /new begins a new chat, /reload loads the model "
+    "again, /unload frees its memory until the next question (/unload save keeps the KV cache on disk), "
+    "/overflow says what happens when the context is full, Ctrl+D ends."
 )
+_CHOICES = {"drop": Overflow.DROP_OLDEST} | {overflow.value: overflow for overflow in Overflow}
 
 
 def chat(options: argparse.Namespace, settings: Settings, model: Path) -> int:
@@ -61,6 +75,9 @@ class _Terminal:
         self._events: queue.Queue[AppEvent] = queue.Queue()
         self._answering = self._silent = False
         self._line = LoadLine()
+        self._ways = Ways(service, self._say, self._emit)
+        self._kept = ""
+        self._left_out = 0
         signal.signal(signal.SIGINT, self._interrupted)
         service.subscribe(self._events.put)
 
@@ -118,11 +135,16 @@ class _Terminal:
                     return
                 case EngineStateChanged(error=AppError() as error):
                     self._line.clear()
-                    raise error
+                    if not (self._followed(error) and self._ways.ask()):
+                        raise error
                 case EngineStateChanged(state=EngineState.LOADING):
                     self._loading(event)
                 case _:
                     pass
+
+    def _followed(self, error: AppError) -> bool:
+        """Tell what can be done about a fault; False if nothing can by a setting."""
+        return self._ways.follow(error, self._events, self._notice)
 
     def _loading(self, event: EngineStateChanged) -> None:
         if event.silent_s is not None:
@@ -154,6 +176,8 @@ class _Terminal:
                 for notice in report.notices:
                     self._say(f"{notice.title} {notice.hint}".strip())
                     self._emit("notice", sentence=f"{notice.title} {notice.hint}".strip())
+            case WaysOutFound():
+                self._ways.tell(event)
             case NoticeRaised(sentence=sentence) | SafetyApplied(sentence=sentence):
                 self._say(sentence)
                 self._emit("notice", sentence=sentence)
@@ -176,18 +200,26 @@ class _Terminal:
                 continue
             if line is None or line.strip() == "/quit":
                 return code
-            text = line.strip()
-            if text == "/new":
-                self._service.new_chat()
-                self._say("New chat.")
-            elif text in ("/unload", "/unload save"):
-                self._unload(keep=text.endswith("save"))
-            elif text == "/reload" or (not text and self._crashed()):
+            text = line.strip() or self._kept
+            if self._way(text):
+                continue
+            if text.startswith("/"):
+                code = self._obey(*text.split(maxsplit=1))
+            elif not text and self._crashed():
                 self._reload()
             elif text:
                 if self._crashed():
                     self._reload()
                 code = self._answer(text)
+
+    def _way(self, text: str) -> bool:
+        """True if the line chose a way out of a fault, or one must be chosen first."""
+        if text.startswith("/") and self._ways.take(text):
+            self._drop_events()
+            self._await_ready()
+            return True
+        command = text.startswith("/") and text != "/reload"
+        return not command and self._crashed() and self._ways.block()
 
     def _unload(self, *, keep: bool) -> None:
         """Free the engine's memory; the next question loads the model again."""
@@ -216,6 +248,57 @@ class _Terminal:
         print("Save it? [Y/n] ", end="", file=sys.stderr, flush=True)
         return sys.stdin.readline().strip().lower() in ("", "y", "yes")
 
+    def _obey(self, command: str, value: str = "") -> int:
+        """A line that begins with a slash."""
+        match command:
+            case "/new":
+                self._service.new_chat()
+                self._kept = ""
+                self._say("New chat.")
+            case "/unload":
+                self._unload(keep=value == "save")
+            case "/reload":
+                self._reload()
+            case "/continue":
+                return self._go_on()
+            case "/enlarge":
+                return self._enlarge()
+            case "/overflow":
+                self._choose_overflow(value)
+            case _:
+                self._say(f"There is no {command}. {HELP}")
+        return 0
+
+    def _choose_overflow(self, value: str) -> None:
+        if value in _CHOICES:
+            self._service.set_overflow(_CHOICES[value])
+        elif value:
+            self._say(f"“{value}” is none of stop, drop, summarise and enlarge.")
+        self._say(
+            f"When the context is full, {OVERFLOW_WORDS[self._service.settings.overflow]}."
+            " Change it with /overflow stop, drop, summarise or enlarge."
+        )
+
+    def _enlarge(self) -> int:
+        """Load again with the longer context that fits; a question that was kept is sent then."""
+        before = self._service.context.offer
+        self._drop_events()
+        if self._crashed():
+            self._say("No model is loaded.")
+            return 0
+        self._service.enlarge_context(self._kept)
+        while not isinstance(event := self._events.get(), ContextOffered):
+            self._notice(event)
+        self._offered(event)
+        offer = event.offer
+        if not offer.larger:
+            return 0
+        if offer.kv_type is not None and offer != before:
+            self._say("/enlarge once more does that.")
+            return 0
+        self._await_ready()
+        return self._print_answer() if self._kept else 0
+
     def _read(self) -> str | None:
         if sys.stdin.isatty() and not self._json:
             print("\n> ", end="", file=sys.stderr, flush=True)
@@ -235,30 +318,103 @@ class _Terminal:
         """What was told before the question; alarms are heard all the same."""
         while not self._events.empty():
             event = self._events.get()
-            if isinstance(event, AlarmRaised):
+            if isinstance(event, AlarmRaised | WaysOutFound):
                 self._notice(event)
+            elif isinstance(event, ContextOffered):
+                self._offered(event)
 
     def _answer(self, text: str) -> int:
         self._drop_events()
+        self._service.send(text, max_tokens=self._options.max_tokens)
+        return self._print_answer()
+
+    def _go_on(self) -> int:
+        """With the answer that was cut off."""
+        self._drop_events()
+        before = self._service.turn
+        self._service.resume(max_tokens=self._options.max_tokens)
+        if self._service.turn == before:
+            self._say("There is no answer to continue.")
+            return 0
+        return self._print_answer()
+
+    def _print_answer(self) -> int:
         self._answering = True
         try:
-            self._service.send(text, max_tokens=self._options.max_tokens)
-            return self._print_answer()
+            return self._print_until_end()
         finally:
             self._answering = False
 
-    def _print_answer(self) -> int:
+    def _print_until_end(self) -> int:
+        """Where the context is enlarged by itself, the answer goes on after that."""
+        enlarges = self._service.settings.overflow is Overflow.ENLARGE
+        code, waits = 0, False
         while True:
             event = self._events.get()
             match event:
-                case PromptRead(done=done, total=total, reused=reused):
-                    self._emit("prompt_read", done=done, total=total, reused=reused)
+                case PromptRead():
+                    self._read_prompt(event)
+                case TurnsSummarised():
+                    self._summarised(event)
                 case AnswerExtended():
                     self._extend(event)
-                case TurnFinished():
-                    return self._finished(event)
+                case TurnFinished(answer=answer):
+                    code = self._finished(event)
+                    waits = enlarges and answer.outcome is Outcome.FULL
+                case QuestionReturned():
+                    code, waits = self._returned(event), enlarges
+                case ContextOffered(offer=offer):
+                    self._offered(event)
+                    waits = waits and bool(offer.larger) and offer.kv_type is None
+                case EngineStateChanged(error=AppError() as error) if waits:
+                    raise error
                 case _:
                     self._notice(event)
+                    continue
+            ended = isinstance(event, TurnFinished | QuestionReturned | ContextOffered)
+            if ended and not waits and not self._service.running:
+                return code
+
+    def _read_prompt(self, event: PromptRead) -> None:
+        self._emit(
+            "prompt_read",
+            done=event.done,
+            total=event.total,
+            reused=event.reused,
+            evaluated=event.evaluated,
+            left_out=len(event.left_out),
+        )
+        if len(event.left_out) > self._left_out:
+            self._say(f"[Left out of the prompt: {len(event.left_out)} older messages.]")
+        self._left_out = len(event.left_out)
+
+    def _summarised(self, event: TurnsSummarised) -> None:
+        summary = event.summary
+        if summary is None:
+            self._emit("summarising", turns=event.turns, done=event.done, total=event.total,
+                       tokens=event.tokens)  # fmt: skip
+            if event.done == event.total and not event.tokens:
+                self._say(f"[Summarising the oldest turns: {event.turns}.]")
+            return
+        self._emit("summary", **dataclasses.asdict(summary))
+        self._say(
+            f"[Summary of {summary.messages} older messages, {summary.tokens} tokens instead of"
+            f" {summary.replaced_tokens}: {summary.text}]"
+        )
+
+    def _offered(self, event: ContextOffered) -> None:
+        self._emit("context_offered", sentence=event.sentence, **event.offer.changes)
+        self._say(event.sentence)
+
+    def _returned(self, event: QuestionReturned) -> int:
+        """The question does not fit, and is kept."""
+        self._kept = event.text
+        self._emit("question_returned", text=event.text, error=str(event.error))
+        self._say(
+            f"{event.error} Your question is kept: /overflow drop, /overflow summarise or /enlarge,"
+            " then Enter sends it again."
+        )
+        return event.error.exit_code
 
     def _extend(self, event: AnswerExtended) -> None:
         """The answer goes to stdout; what the model thinks on the way, beside it."""
@@ -274,32 +430,31 @@ class _Terminal:
     def _finished(self, event: TurnFinished) -> int:
         if not self._json:
             print(flush=True)
+        self._kept = ""
         stats = event.answer.stats
         self._emit(
             "finished",
             outcome=event.answer.outcome,
             text=event.answer.text,
-            stats=dataclasses.asdict(stats) if stats else None,
+            stats=dataclasses.asdict(stats) | {"evaluated_tokens": stats.evaluated_tokens}
+            if stats
+            else None,
             error=str(event.error) if event.error else None,
         )
         if stats:
-            self._say(
-                meters(
-                    stats.tokens_per_second, stats.first_token_s, stats.context_used, stats.context
-                )
-            )
+            self._say(str(Meters.of(stats)))
+            self._warn(stats)
         if event.error is not None:
-            self._say(f"{event.error} Press Enter to load it again.")
+            if not self._followed(event.error):
+                again = "" if event.context_full else " Press Enter to load it again."
+                self._say(f"{event.error}{again}")
             return event.error.exit_code
         return 0
 
-
-def meters(rate: float | None, first_s: float | None, used: int, context: int) -> str:
-    """One quiet line: rate, time to first token, context."""
-    parts = [f"{rate:.1f} tok/s"] if rate is not None else []
-    parts += [f"first token {units.format_duration(first_s)}"] if first_s is not None else []
-    short = units.format_tokens_short
-    parts.append(
-        f"context {short(used)} / {short(context)} ({units.format_percent(used / context)})"
-    )
-    return " · ".join(parts)
+    def _warn(self, stats: TurnStats) -> None:
+        """Before the context is full, say what will happen then."""
+        if stats.context_level is ContextLevel.FREE:
+            return
+        sentence = warning(stats.context_use, self._service.settings.overflow)
+        self._emit("context_warning", level=int(stats.context_level), sentence=sentence)
+        self._say(f"{sentence} See /overflow and /enlarge.")

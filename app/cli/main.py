@@ -20,6 +20,8 @@ from app.cli import on_disk as on_disk_command
 from app.cli import plan as plan_command
 from app.cli import pull as pull_command
 from app.cli import recommend as recommend_command
+from app.cli import sampling as sampling_options
+from app.cli import settings as settings_command
 from app.cli import share as share_command
 from app.cli import tune as tune_command
 from app.cli.chat import chat
@@ -29,7 +31,7 @@ from app.errors import AppError, ErrorKind
 from app.hardware import text as hardware_text
 from app.hardware.detect import detect
 from app.plan.model import KvCacheType
-from app.settings.model import Settings
+from app.settings.model import Overflow, Settings
 from app.settings.store import SettingsStore
 
 READER_GONE = 141
@@ -44,6 +46,7 @@ EXAMPLES = """examples:
   ultra-launcher chat --model starter           chat in the terminal
   ultra-launcher bench --model starter          how fast it answers
   ultra-launcher tune --model model.gguf        which split is the fastest
+  ultra-launcher settings reply_reserve 2048    change a setting
   ultra-launcher doctor                         all that a bug report needs
 
 exit codes: 0 done, 1 internal error, 2 wrong use, 3 model file, 4 memory, 5 engine,
@@ -115,6 +118,9 @@ def parser() -> argparse.ArgumentParser:
     share_command.add_options(
         add("share-gpus", "lend this machine's devices", "share-gpus --host 192.168.1.20")
     )
+    settings_command.add_options(
+        add("settings", "show and change settings", "settings sampling.temperature 0.6")
+    )
     plan = add("plan", "show what of a model would run where", "plan model.gguf --context 8192")
     best = add(
         "recommend",
@@ -136,6 +142,11 @@ def parser() -> argparse.ArgumentParser:
     talk.add_argument("--model", default="starter", help="a GGUF file, or `starter` (the default)")
     talk.add_argument("--prompt", help="ask this, print the answer and end")
     talk.add_argument("--system", help="system prompt")
+    talk.add_argument(
+        "--overflow",
+        choices=[str(overflow) for overflow in Overflow],
+        help="what to do when the context is full",
+    )
     talk.add_argument("--max-tokens", type=_positive, help="longest answer in tokens")
     kinds = [str(kind) for kind in KvCacheType]
     for command in (plan, talk, bench, tune):
@@ -147,6 +158,7 @@ def parser() -> argparse.ArgumentParser:
         command.add_argument("--kv-type-k", type=str.lower, choices=kinds)
         command.add_argument("--kv-type-v", type=str.lower, choices=kinds)
     for command in (talk, bench):
+        sampling_options.add_options(command)
         command.add_argument("--layers", metavar="N,N", help="layers per device, by hand")
     plan.add_argument("--layers", metavar="N,N", help="number of layers for each device, by hand")
     return top
@@ -197,16 +209,17 @@ def _settings(options: argparse.Namespace) -> Settings:
         print(notice, file=sys.stderr)
     changes = {
         name: getattr(options, name)
-        for name in ("context", "kv_type_k", "kv_type_v")
+        for name in ("context", "kv_type_k", "kv_type_v", "overflow")
         if getattr(options, name, None) is not None
     }
     if options.rpc:
         changes["rpc_servers"] = tuple(options.rpc)
     if getattr(options, "system", None) is not None:
         changes["system_prompt"] = options.system
+    if options.command == "settings":
+        return stored
     try:
-        changed = Settings.model_validate(stored.model_dump() | changes)
-        return with_split_mode(options, changed)
+        settings = Settings.model_validate(stored.model_dump() | changes)
     except pydantic.ValidationError as error:
         first = error.errors()[0]
         name = Settings.model_fields[str(first["loc"][0])].title or str(first["loc"][0])
@@ -223,6 +236,7 @@ def _settings(options: argparse.Namespace) -> Settings:
             hint=f"See `ultra-launcher {options.command} --help`.",
             kind=ErrorKind.USAGE,
         ) from None
+    return sampling_options.with_options(options, with_split_mode(options, settings))
 
 
 def _detect(options: argparse.Namespace, settings: Settings) -> int:
@@ -254,6 +268,7 @@ _COMMANDS: dict[str, Callable[[argparse.Namespace, Settings], int]] = {
     "plan": plan_command.plan,
     "recommend": recommend_command.recommend,
     "share-gpus": lambda options, _settings: share_command.share(options),
+    "settings": settings_command.settings,
     "show": models_command.show,
     "tune": _tune,
     "pull": pull_command.pull,

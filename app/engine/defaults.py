@@ -40,17 +40,37 @@ def reasoning_switch(layout: ModelLayout) -> ReasoningSwitch | None:
     return NEMOTRON if nemotron else None
 
 
+def stored_options(layout: ModelLayout) -> dict[str, object]:
+    """Options that the model's file itself names."""
+    return {
+        name: layout.metadata[f"general.sampling.{key}"]
+        for key, name in _KEYS.items()
+        if f"general.sampling.{key}" in layout.metadata
+    }
+
+
+def advice_words(layout: ModelLayout) -> str:
+    """Who advises which options, as a sentence or two; "" if nobody does."""
+    if stored_options(layout):
+        return f"The file of {layout.name} names its own options; they hold where you set none."
+    switch = reasoning_switch(layout)
+    if switch is None:
+        return ""
+    on = sampling_for(layout, system_prompt=switch.on)
+    return (
+        f"The makers of {layout.name} advise temperature {on.temperature:g} and top-p {on.top_p:g} "
+        f"with reasoning on (“{switch.on}” in the system prompt), and greedy with it off. "
+        "That holds where you set nothing."
+    )
+
+
 def sampling_for(layout: ModelLayout, *, system_prompt: str = "") -> Sampling:
     """The options to begin with; whether it reasons stands in the system prompt.
 
     NVIDIA's model cards of the Llama Nemotron family advise 0.6 and 0.95 with reasoning, and
     greedy decoding without.
     """
-    stored = {
-        name: layout.metadata[f"general.sampling.{key}"]
-        for key, name in _KEYS.items()
-        if f"general.sampling.{key}" in layout.metadata
-    }
+    stored = stored_options(layout)
     if stored:
         try:
             return Sampling.model_validate(stored)

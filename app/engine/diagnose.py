@@ -5,34 +5,53 @@ from __future__ import annotations
 import re
 import signal
 
+from app import units
 from app.engine import protocol
+from app.engine.shortage import HOST, Refusal, refusal
 from app.errors import Action, AppError, ErrorKind
 
-_MEMORY = re.compile(
-    r"out of memory|ErrorOutOfDeviceMemory|bad_alloc|failed to allocate|unable to allocate|cudaMalloc failed"
-    r"|MemoryError|Cannot allocate memory|Thread creation failed",
-    re.IGNORECASE,
+_RPC = re.compile(
+    r"Remote RPC server|RPC handshake failed for (?P<shaken>\S+)|Failed to connect to (?P<endpoint>\S+)"
+    r"|RPC transport initialization failed"
 )
-_SHORT = re.compile(r"allocat\w* (?P<size>[\d.]+) MiB on device (?P<device>\w+)")
-_BUFFER = re.compile(r"failed to allocate (?P<device>\S+) buffer of size (?P<size>\d+)")
-_LESS = "Choose a shorter context or a smaller KV cache type, or move layers to another device."
-_RPC = re.compile(r"Remote RPC server|Failed to connect to (?P<endpoint>\S+)")
+"""ggml-rpc.cpp; the first says not which."""
+_NO_ANSWER = re.compile(r"no RPC server answers at (\S+)")
 
 
-def _memory_error(text: str) -> AppError:
-    where, size = "", ""
-    if match := _SHORT.search(text):
-        where, size = match["device"], f"{float(match['size']):,.0f} MiB"
-    elif match := _BUFFER.search(text):
-        where, size = match["device"], f"{int(match['size']) / 1024**2:,.0f} MiB"
-    place = f" on {'GPU ' + where if where.isdigit() else where}" if where else ""
-    return AppError(
-        f"There was not enough memory{place}.",
-        detail=f"{size} could not be allocated." if size else "",
-        hint=_LESS,
-        action=Action.OPEN_SPLIT,
-        kind=ErrorKind.MEMORY,
-    )
+class ShortOfMemoryError(AppError):
+    """An allocation failed; `refusal` has what llama.cpp said of it."""
+
+    def __init__(self, refusal: Refusal) -> None:
+        """In llama.cpp's names; who knows the plan says it better."""
+        self.refusal = refusal
+        card = re.fullmatch(r"(?:CUDA|ROCm|MUSA|Vulkan|SYCL|MTL)(\d+)", refusal.device)
+        place = f"on {f'GPU {card[1]}' if card else refusal.device}" if refusal.device else ""
+        if refusal.device == HOST:
+            place = "in main memory"
+        size = units.format_memory(refusal.size_bytes) if refusal.size_bytes else "Memory"
+        what = f" for the {refusal.part}" if refusal.part else ""
+        super().__init__(
+            f"There was not enough memory{' ' if place else ''}{place}.",
+            detail=f"{size}{what} could not be allocated.",
+            hint="Choose a shorter context or a smaller KV cache type, or move layers to another device.",
+            action=Action.OPEN_SPLIT,
+            kind=ErrorKind.MEMORY,
+        )
+
+
+class ServerLostError(AppError):
+    """An RPC server is gone; `endpoint` is empty where llama.cpp does not say which."""
+
+    def __init__(self, endpoint: str = "") -> None:
+        """Name it."""
+        self.endpoint = endpoint
+        place = f" at {endpoint}" if endpoint else ""
+        super().__init__(
+            f"The connection to an RPC server{place} was lost.",
+            hint="Start the server again and reload, or switch its device off in the GPU split.",
+            action=Action.RELOAD,
+            kind=ErrorKind.HARDWARE,
+        )
 
 
 def load_failed(failed: protocol.Failed, model_path: str) -> AppError:
@@ -40,7 +59,7 @@ def load_failed(failed: protocol.Failed, model_path: str) -> AppError:
     name = _name(model_path)
     match failed.reason:
         case "memory":
-            return _memory_error(failed.detail)
+            return short_of_memory(failed.detail)
         case "architecture":
             found = re.search(r"unknown model architecture: '([^']*)'", failed.detail)
             kind = f" “{found[1]}”" if found else ""
@@ -58,6 +77,8 @@ def load_failed(failed: protocol.Failed, model_path: str) -> AppError:
                 action=Action.OPEN_SPLIT,
                 kind=ErrorKind.USAGE,
             )
+        case "device" if found := _NO_ANSWER.search(failed.detail):
+            return ServerLostError(found[1])
         case "device":
             return AppError(
                 f"A device of the plan is gone: {failed.detail}.",
@@ -73,6 +94,11 @@ def load_failed(failed: protocol.Failed, model_path: str) -> AppError:
                 action=Action.CHOOSE_MODEL,
                 kind=ErrorKind.MODEL_FILE,
             )
+
+
+def short_of_memory(text: str) -> ShortOfMemoryError:
+    """Memory was lacking; `text` is what llama.cpp said."""
+    return ShortOfMemoryError(refusal(text) or Refusal())
 
 
 def snapshot_failed(detail: str) -> AppError:
@@ -104,11 +130,13 @@ def turn_failed(failed: protocol.Failed) -> AppError:
     """Why an answer failed that the worker survived."""
     if failed.reason == "context":
         return AppError(
-            f"The conversation no longer fits into the context ({failed.detail} tokens).",
-            hint="Start a new chat, or choose a longer context.",
+            f"The conversation no longer fits into the context ({failed.detail}).",
+            hint="Leave out or summarise the oldest turns, enlarge the context, or start a new chat.",
             action=Action.OPEN_SPLIT,
             kind=ErrorKind.USAGE,
         )
+    if failed.reason == "memory":
+        return short_of_memory(failed.detail)
     if failed.reason == "template":
         return AppError(
             "The model's chat template cannot be used.",
@@ -136,16 +164,11 @@ def turn_failed(failed: protocol.Failed) -> AppError:
 
 def crashed(returncode: int | None, stderr: str, command: protocol.Load | None = None) -> AppError:
     """Why the worker process ended; `stderr` is its end, `command` what it loaded."""
-    if _MEMORY.search(stderr):
-        return _memory_error(stderr)
+    # It aborts with these words, so that they are its last; memory may have been short earlier.
     if match := _RPC.search(stderr):
-        place = f" at {match['endpoint']}" if match["endpoint"] else ""
-        return AppError(
-            f"The connection to an RPC server{place} was lost.",
-            hint="Start the server again and reload, or switch its device off in the GPU split.",
-            action=Action.RELOAD,
-            kind=ErrorKind.HARDWARE,
-        )
+        return ServerLostError(match["endpoint"] or match["shaken"] or "")
+    if found := refusal(stderr):
+        return ShortOfMemoryError(found)
     assertion = re.search(r"GGML_ASSERT\([^\n]*", stderr)
     detail = f"{_how(returncode)}{' ' + assertion[0] if assertion else ''}"
     if command is not None and command.split_mode == "tensor":

@@ -12,7 +12,7 @@ import llama_cpp.llama_cpp as lib
 import psutil
 from pydantic import JsonValue
 
-from app.engine import breakdown, load_devices, protocol
+from app.engine import breakdown, load_devices, protocol, shortage
 from app.engine.load_devices import HOST, LoadFailedError
 from app.engine.load_log import LogReader
 from app.engine.load_watch import LoadWatch, Report
@@ -51,7 +51,7 @@ class Model:
         started = time.monotonic()
         self._devices = load_devices.find(command)
         watch = LoadWatch(command, report, self._devices.name_of, stop.is_set)
-        self._log = LogReader(watch.heard)
+        self._log = LogReader(watch.heard, self._devices)
         with watch:
             self._model = self._load_model(command, watch)
             watch.enter("allocating")
@@ -65,6 +65,7 @@ class Model:
         if command.self_test and not command.dry_run:
             watch.enter("warming_up")
             self._self_test()
+        self._log.last_errors.clear()
         self.duration_s = time.monotonic() - started
 
     def _load_model(self, command: protocol.Load, watch: LoadWatch) -> int:
@@ -122,11 +123,16 @@ class Model:
             return LoadFailedError("split", text)
         if "unknown model architecture" in text:
             return LoadFailedError("architecture", text)
-        if re.search(r"out of memory|failed to allocate|unable to allocate|alloc.*failed", text):
+        if shortage.refusal(text):
             return LoadFailedError("memory", text)
         if re.search(r"failed to (open|load) |not within the file|invalid magic|gguf", text):
             return LoadFailedError("file", text)
         return LoadFailedError("other", text)
+
+    def why(self, error: DecodeError) -> tuple[str, str]:
+        """Reason and detail of what went wrong in a turn, as in `protocol.Failed`."""
+        text = " ".join((*self._log.last_errors, str(error)))
+        return ("memory", text) if shortage.refusal(text) else ("other", f"{error}")
 
     def _self_test(self) -> None:
         """Decode a few tokens: a kernel that crashes here must not crash in the first answer."""
@@ -136,7 +142,7 @@ class Model:
                 for _ in self.sequence.prefill([bos] * length):
                     pass
         except DecodeError as error:
-            raise LoadFailedError("other", "the self-test could not decode") from error
+            raise LoadFailedError(*self.why(error)) from error
         self.sequence.clear()
 
     def loaded(self) -> protocol.Loaded:

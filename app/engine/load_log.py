@@ -10,6 +10,10 @@ from typing import Literal
 
 import llama_cpp.llama_cpp as lib
 
+from app import ggml
+from app.engine import shortage
+from app.engine.load_devices import Devices
+
 Part = Literal["weights", "kv_cache", "compute"]
 _PARTS: dict[str, Part] = {
     "model": "weights",
@@ -41,12 +45,12 @@ class LogReader:
         last_errors: The last lines of the level of errors.
     """
 
-    def __init__(self, heard: Heard) -> None:
+    def __init__(self, heard: Heard, devices: Devices) -> None:
         """Listen from now on; `heard` is called on the thread that loads."""
         self.layers: dict[str, list[int]] = {}
         self.megabytes: dict[tuple[str, Part], float] = {}
         self.last_errors: list[str] = []
-        self._heard = heard
+        self._heard, self._devices = heard, devices
         self._callback = lib.llama_log_callback(self._line)
         lib.llama_log_set(self._callback, ctypes.c_void_p(0))
 
@@ -64,6 +68,18 @@ class LogReader:
             if key[1] != "weights":
                 self._heard(key[1], key[0])
         if level == 4:  # GGML_LOG_LEVEL_ERROR
+            line += self._refused(line)
             self.last_errors = [*self.last_errors[-7:], line.strip()]
         if level != 1:  # not GGML_LOG_LEVEL_DEBUG
             sys.stderr.write(line)
+
+    def _refused(self, line: str) -> str:
+        """What llama.cpp does not say of an allocation that failed: whose it was, and what was free."""
+        for word in shortage.named(line):
+            name = self._devices.name_of(word)
+            if name is not None:
+                # In the middle of a CUDA error the driver is asked nothing more.
+                allocating = shortage.failed_buffer(line) is not None
+                free = ggml.free_bytes(self._devices.handles[name]) if allocating else None
+                return shortage.place_line(word, name, free)
+        return ""

@@ -69,18 +69,22 @@ class SafetyApplied:
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class TurnProgressed:
-    """Event: prompt processing advanced, or text arrived."""
+    """Event: prompt processing or a summary advanced, or text arrived."""
 
-    message: protocol.PrefillProgressed | protocol.TokensGenerated
+    message: protocol.PrefillProgressed | protocol.SummaryProgressed | protocol.TokensGenerated
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class TurnEnded:
-    """Event: a turn ended well (`finished`), or failed (`error`, partial text stays valid)."""
+    """Event: a turn ended well (`finished`), or failed (`error`, partial text stays valid).
+
+    `context_full` says that it failed for that reason, before anything was answered.
+    """
 
     turn: int
     finished: protocol.TurnFinished | None = None
     error: AppError | None = None
+    context_full: bool = False
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)

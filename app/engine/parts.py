@@ -33,6 +33,11 @@ TOOLS = {
 Nemotron, Mistral, Llama 3.1 twice."""
 TAGS = frozenset((*REASONING, *REASONING.values(), *TOOLS, *TOOLS.values())) - {""}
 _FIRST = frozenset(tag[0] for tag in TAGS)
+_JSON_BEGUN = re.compile(r"<[\w=]+>\s*[{\[]")
+_XML_CALL = re.compile(
+    r"\s*(?:<tool_call>)?\s*<function=([\w.-]+)>(.*?)</function>\s*(?:</tool_call>)?\s*", re.DOTALL
+)
+_XML_ARGUMENT = re.compile(r"\s*<parameter=([\w.-]+)>\n?(.*?)\n?</parameter>\s*", re.DOTALL)
 _NAMES, _ARGUMENTS = ("name", "function"), ("arguments", "parameters", "args")
 
 
@@ -52,17 +57,18 @@ class PartParser:
         closed: False while reasoning is open, also at the very end.
     """
 
-    def __init__(self, prompt: str = "", *, tools: bool = False) -> None:
+    def __init__(self, prompt: str = "", *, tools: bool = False, goes_on: bool = False) -> None:
         """Begin.
 
         Args:
             prompt: The end of the prompt, in which the template may have opened the reasoning.
             tools: The model was told of tools, so that an answer that is nothing but JSON may be a call.
+            goes_on: Something was said before, so that what comes may begin with a space.
         """
         self._held = ""
         self._close = ""
-        self._said = False
-        self._reasoned = False
+        self._said = goes_on
+        self._reasoned = self._thought = False
         self._line, self._in_fence = "", False
         self._json_possible = tools
         self.kind = PartKind.TEXT
@@ -78,7 +84,7 @@ class PartParser:
     def feed(self, text: str) -> list[Piece]:
         """What is certain by now."""
         plain = not self._held and _FIRST.isdisjoint(text)
-        if plain and self.kind is PartKind.REASONING:
+        if plain and self.kind is PartKind.REASONING and self._thought:
             return [Piece(PartKind.REASONING, text)] if text else []
         if plain and self.kind is PartKind.TEXT and self._said:
             return list(self._say(text))
@@ -105,16 +111,23 @@ class PartParser:
         self.kind, self._close, self._reasoned = PartKind.REASONING, REASONING[tag], True
 
     def _reasoning(self, *, final: bool) -> Iterator[Piece]:
+        if not self._thought:
+            # Opened by the template and once more by the model.
+            start = self._held.lstrip()
+            again = next((tag for tag in REASONING if start.startswith(tag)), None)
+            if again is not None:
+                self._held = start[len(again) :]
+            elif not final and any(tag.startswith(start) for tag in REASONING):
+                return
         text, tag, rest = _split(self._held, (self._close,), final=final)
         if text:
+            self._thought = True
             yield Piece(PartKind.REASONING, text)
         self._held = rest
         if tag:
             self.kind, self._said = PartKind.TEXT, False
 
     def _text(self, *, final: bool) -> Iterator[Piece]:
-        if self._json_possible and not self._said and self._may_be_json(final=final):
-            return
         if not self._said:
             start = self._held.lstrip()
             tag = next((tag for tag in REASONING if start.startswith(tag)), None)
@@ -123,6 +136,8 @@ class PartParser:
                 self._held = start[len(tag) :]
                 return
             if not final and any(tag.startswith(start) for tag in REASONING):
+                return
+            if self._json_possible and self._may_be_json(final=final):
                 return
         closing = (*REASONING.values(),) if self._reasoned else ()
         text, tag, self._held = _split(self._held, (*closing, *TOOLS), final=final)
@@ -176,16 +191,29 @@ class PartParser:
         if not final and (not self._close or self._close not in self._held):
             return
         raw, rest = self._held, ""
-        if self._close and self._close in raw:
-            raw, _, rest = raw.partition(self._close)
-            raw += self._close
-        calls = parse_calls(raw)
+        calls: list[ToolCall] = []
+        if self._close in self._held and self._close:
+            # The tag may also stand in an argument: the call ends where it makes sense.
+            ends = list(_ends(self._held, self._close))
+            raw, rest = next((end for end in ends if parse_calls(end[0])), ends[0])
+            calls = parse_calls(raw)
+            if not calls and not final and _JSON_BEGUN.match(self._held):
+                return
+        else:
+            calls = parse_calls(raw)
         self._held, self.kind = rest, PartKind.TEXT
         if not calls:
             # Broken, or no call at all: nothing that was written gets lost.
             yield from self._say(raw)
         for call in calls:
             yield Piece(PartKind.TOOL_CALL, "", call)
+
+
+def _ends(text: str, tag: str) -> Iterator[tuple[str, str]]:
+    """What may be the whole call, and what follows it, for each place of the tag that ends it."""
+    end = -1
+    while (end := text.find(tag, end + 1)) >= 0:
+        yield text[: end + len(tag)], text[end + len(tag) :]
 
 
 def _split(text: str, tags: tuple[str, ...], *, final: bool) -> tuple[str, str, str]:
@@ -205,9 +233,9 @@ def _split(text: str, tags: tuple[str, ...], *, final: bool) -> tuple[str, str, 
 
 def parse_calls(raw: str) -> list[ToolCall]:
     """The tool calls in `raw`: Hermes, Nemotron, Mistral, Llama 3.1 or plain JSON; empty if it is none."""
-    named = re.fullmatch(r"\s*<function=([\w.-]+)>\s*(.*?)\s*</function>\s*", raw, re.DOTALL)
-    if named:
-        arguments = _json(named[2] or "{}")
+    if named := _XML_CALL.fullmatch(raw):
+        arguments = _json(named[2].strip() or "{}")
+        arguments = _xml_arguments(named[2]) if arguments is None else arguments
         return [ToolCall(name=named[1], arguments=arguments)] if isinstance(arguments, dict) else []
     text = raw.strip()
     for start, end in TOOLS.items():
@@ -216,9 +244,19 @@ def parse_calls(raw: str) -> list[ToolCall]:
     found = _json(text)
     if found is None and ";" in text:  # Llama 3.1 parts several calls with semicolons
         found = [_json(part) for part in text.split(";")]
+    if found is None and "<tool_call>" in text:  # the tag between was forgotten
+        found = [_json(part) for part in text.split("<tool_call>")]
     rows = found if isinstance(found, list) else [found]
     calls = [_call(row) for row in rows]
     return [] if None in calls else [call for call in calls if call is not None]
+
+
+def _xml_arguments(text: str) -> dict[str, object] | None:
+    """Arguments as Qwen 3 Coder and Nemotron 3 write them; each is JSON, or else text."""
+    found = {m[1]: m[2] for m in _XML_ARGUMENT.finditer(text)}
+    if _XML_ARGUMENT.sub("", text).strip():
+        return None
+    return {name: value if (it := _json(value)) is None else it for name, value in found.items()}
 
 
 def _json(text: str) -> object:

@@ -40,6 +40,8 @@ class ChatMessage(_Line):
     content: str
     reasoning_content: str = ""
     tool_calls: tuple[ToolCall, ...] = ()
+    summary: bool = False
+    """True for the turn that stands for older ones."""
 
 
 # --- commands ---------------------------------------------------------------
@@ -89,8 +91,9 @@ class Generate(_Line):
     max_tokens: int | None = None
     tools: tuple[dict[str, pydantic.JsonValue], ...] = ()
     """What the template is told of tools, each as a JSON schema of a function."""
-    overflow: Literal["stop", "drop_oldest"] = "stop"
-    """Where prompt and reserve do not fit: fail, or leave out the oldest whole turns after the first."""
+    overflow: Literal["stop", "drop_oldest", "summarise"] = "stop"
+    """Where prompt and reserve do not fit, or the answer reaches the end of the context: fail or end,
+    leave out the oldest whole turns after the first, or put a summary in their place."""
     reserve: int = pydantic.Field(default=0, ge=0)
     """Tokens to keep free for the answer."""
     continue_last: bool = False
@@ -213,7 +216,9 @@ class Loaded(_Line):
 class PrefillProgressed(_Line):
     """Prompt processing: `done` of `total` tokens are in the KV cache, `reused` of them from before.
 
-    `dropped` are indexes into the turn's messages that were left out for lack of room.
+    `dropped` are indexes into the turn's messages that were left out for lack of room, `cut` are
+    tokens left out at the beginning of the answer that is continued. It comes in the middle of an
+    answer, too, where that reached the end of the context and goes on.
     """
 
     type: Literal["prefill_progressed"] = "prefill_progressed"
@@ -222,6 +227,26 @@ class PrefillProgressed(_Line):
     total: int
     reused: int = 0
     dropped: tuple[int, ...] = ()
+    cut: int = 0
+
+
+class SummaryProgressed(_Line):
+    """The model summarises the oldest turns: `done` of `total` tokens are read, `tokens` written.
+
+    Once there is a `text`, it stands in the prompt in the place of `replaced`, indexes into the turn's
+    messages; `tokens` are then those of its turn, in the place of `replaced_tokens`. If none comes,
+    it did not work and turns are dropped instead. `turns` counts an earlier summary as one.
+    """
+
+    type: Literal["summary_progressed"] = "summary_progressed"
+    turn: int
+    turns: int
+    replaced: tuple[int, ...]
+    replaced_tokens: int
+    done: int = 0
+    total: int = 0
+    tokens: int = 0
+    text: str = ""
 
 
 class TokensGenerated(_Line):
@@ -266,6 +291,8 @@ class TurnFinished(_Line):
     reasoning_s: float = 0.0
     reasoning_closed: bool = True
     """False if the answer ended in the middle of its reasoning."""
+    kept_for_reply: int = 0
+    """Tokens of the context that no prompt may take."""
 
     @property
     def tokens_per_second(self) -> float | None:
@@ -318,6 +345,7 @@ Message = Annotated[
     | LoadProgressed
     | Loaded
     | PrefillProgressed
+    | SummaryProgressed
     | TokensGenerated
     | TurnFinished
     | TokensCounted

@@ -1,4 +1,4 @@
-"""llama.cpp's sampler chain for a `Sampling`. Only the worker imports this."""
+"""llama.cpp's sampler chain for a `Sampling`. Only children of the app import this."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class Sampler:
         self._history: list[int] = []
         self.chain: int = lib.llama_sampler_chain_init(lib.llama_sampler_chain_default_params())
         try:
-            self._add_constraints(_biases(sampling, tokenize, end_tokens), _grammar(sampling))
+            self._add_constraints(_biases(sampling, tokenize, end_tokens), grammar_of(sampling))
             if sampling.mirostat and sampling.temperature > 0:
                 self._add_mirostat()
             else:
@@ -148,7 +148,12 @@ def _biases(
     return biases
 
 
-def _grammar(sampling: Sampling) -> str:
+def grammar_of(sampling: Sampling) -> str:
+    """The grammar that the answer follows, in GBNF; "" if none.
+
+    Raises:
+        SamplingError: The JSON schema cannot be turned into one.
+    """
     if sampling.json_schema is None:
         return sampling.grammar
     from llama_cpp import llama_grammar

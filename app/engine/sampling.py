@@ -7,8 +7,8 @@ from typing import Annotated, Any, Literal
 import pydantic
 
 
-def _option(default: Any, title: str, description: str, **bounds: float) -> Any:  # noqa: ANN401
-    return pydantic.Field(default=default, title=title, description=description, **bounds)  # type: ignore[call-overload]
+def _option(default: Any, title: str, description: str, **more: Any) -> Any:  # noqa: ANN401
+    return pydantic.Field(default=default, title=title, description=description, **more)
 
 
 class Sampling(pydantic.BaseModel):
@@ -119,16 +119,24 @@ class Sampling(pydantic.BaseModel):
     seed: int | None = _option(
         None,
         "Seed",
-        "The same seed gives the same answer; none means a random one.",
+        "The same seed gives the same answer.",
         ge=0,
         le=2**32 - 2,
+        json_schema_extra={"empty": "Random"},
     )
     logit_bias: tuple[tuple[int | str, Annotated[float, pydantic.Field(ge=-100, le=100)]], ...] = (
         _option((), "Logit bias", "Tokens (number or text), each with its bias; -100 means never.")
     )
-    grammar: str = _option("", "Grammar", "The answer follows this grammar (GBNF).")
+    grammar: str = _option(
+        "",
+        "Grammar",
+        "The answer follows this grammar (GBNF), which begins with a rule named root.",
+    )
     json_schema: dict[str, pydantic.JsonValue] | None = _option(
-        None, "JSON schema", "The answer is JSON that follows this schema; overrides the grammar."
+        None,
+        "JSON schema",
+        "The answer is JSON that follows this schema; overrides the grammar.",
+        json_schema_extra={"empty": "None"},
     )
     ignore_end: bool = _option(
         False, "Ignore the end", "Go on where the model would end, until a limit. For measurements."

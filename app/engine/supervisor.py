@@ -22,7 +22,7 @@ from app.engine.model import (
     TurnProgressed,
 )
 from app.engine.process import WorkerProcess
-from app.errors import AppError
+from app.errors import AppError, ErrorKind
 
 Listener = Callable[[EngineEvent], None]
 STALL_S = 120.0
@@ -273,7 +273,7 @@ class EngineSupervisor:
                 self._set(EngineState.LOADING)
             case protocol.Loaded():
                 self._loaded(message)
-            case protocol.PrefillProgressed():
+            case protocol.PrefillProgressed() | protocol.SummaryProgressed():
                 self._listener(TurnProgressed(message=message))
             case protocol.TokensGenerated():
                 if self._state is EngineState.PREFILL:
@@ -328,7 +328,8 @@ class EngineSupervisor:
         elif failed.stage == "generate" and failed.turn is not None:
             self._turn = None
             self._set(EngineState.READY)
-            self._listener(TurnEnded(turn=failed.turn, error=diagnose.turn_failed(failed)))
+            error, full = diagnose.turn_failed(failed), failed.reason == "context"
+            self._listener(TurnEnded(turn=failed.turn, error=error, context_full=full))
         elif failed.stage == "snapshot" and failed.request in self._snapshots:
             self._snapshots.pop(failed.request)(diagnose.snapshot_failed(failed.detail))
 
@@ -349,7 +350,8 @@ class EngineSupervisor:
         if self._command is not None and files.changed(self._files):
             error = diagnose.file_changed(self._command.model_path, error.detail)
         step = safety.next_step(self._step, self._command)
-        if loading and returncode < 0 and step is not None and self._store is not None:
+        unexplained = loading and error.kind is ErrorKind.ENGINE
+        if unexplained and returncode < 0 and step is not None and self._store is not None:
             self._step = step
             self._start()
             return

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import codecs
 import contextlib
-import dataclasses
 import time
 from collections.abc import Callable
 
 from app.engine import protocol
 from app.engine.llama import Model
-from app.engine.overflow import KEEP, turns_to_drop, without
+from app.engine.overflow import kept_for_reply
 from app.engine.parts import PartParser, Piece
 from app.engine.protocol import PartKind
+from app.engine.room import Room
 from app.engine.sampler import Sampler
 from app.engine.stop import StopFlag
 
@@ -27,10 +27,6 @@ PROMPT_TAIL = 16
 """Tokens in which the template may have opened the reasoning."""
 
 
-class ContextFullError(Exception):
-    """The prompt leaves no room for an answer; the message gives its tokens and the context's."""
-
-
 def run(command: protocol.Generate, model: Model, send: Send, stop: StopFlag) -> None:
     """Process the prompt and stream the answer.
 
@@ -41,45 +37,15 @@ def run(command: protocol.Generate, model: Model, send: Send, stop: StopFlag) ->
         DecodeError: llama.cpp failed.
     """
     started = time.monotonic()
-    prompt = _fit(command, model)
-    last = command.messages[-1] if command.messages else None
-    thinking = command.continue_last and last and last.reasoning_content and not last.content
-    opening = "<think>" if thinking else model.detokenize(prompt.tokens[-PROMPT_TAIL:])
-    parser = PartParser(opening, tools=bool(command.tools))
+    room = Room(command, model, send, stop)
+    last = command.messages[-1] if command.continue_last else None
+    thinking = last is not None and last.reasoning_content and not last.content
+    opening = "<think>" if thinking else model.detokenize(room.tokens[-PROMPT_TAIL:])
+    goes_on = last is not None and bool(last.content)
+    parser = PartParser(opening, tools=bool(command.tools), goes_on=goes_on)
     with contextlib.closing(model.make_sampler(command.sampling)) as sampler:
-        sampler.read(prompt.tokens)
-        _Turn(command, model, send, stop, parser, started).run(prompt, sampler)
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class _Prompt:
-    """Tokens, the indexes of messages that were left out, and how many tokens shorter that made it."""
-
-    tokens: list[int]
-    dropped: tuple[int, ...] = ()
-    shorter: int = 0
-
-
-def _fit(command: protocol.Generate, model: Model) -> _Prompt:
-    """The prompt, shortened where it must be and may be."""
-
-    def tokens_without(dropped: tuple[int, ...]) -> list[int]:
-        messages = without(command.messages, dropped)
-        return model.prompt(messages, tools=command.tools, continue_last=command.continue_last)
-
-    size = model.sequence.size
-    tokens = whole = tokens_without(())
-    room = size - max(1, min(command.reserve, size // 2))
-    dropped: tuple[int, ...] = ()
-    if len(tokens) > room and command.overflow == "drop_oldest":
-        for turn in turns_to_drop(command.messages):
-            dropped += turn
-            tokens = tokens_without(dropped)
-            if len(tokens) <= KEEP * room:
-                break
-    if len(tokens) >= size:
-        raise ContextFullError(f"{len(tokens)} of {size}")
-    return _Prompt(tokens, dropped, len(whole) - len(tokens))
+        sampler.read(room.tokens)
+        _Turn(command, model, send, stop, parser, room, started).run(sampler)
 
 
 class _Turn:
@@ -90,11 +56,14 @@ class _Turn:
         send: Send,
         stop: StopFlag,
         parser: PartParser,
+        room: Room,
         started: float,
     ) -> None:
         self._command, self._model, self._send, self._stop = command, model, send, stop
         self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
         self._parser = parser
+        self._room = room
+        self._answer: list[int] = []
         self._started = started
         self._first: float | None = None
         self._generated = 0
@@ -105,22 +74,10 @@ class _Turn:
         self._reasoning_tokens = 0
         self._reasoning_s = 0.0
 
-    def run(self, prompt: _Prompt, sampler: Sampler) -> None:
-        turn, sequence, tokens = self._command.turn, self._model.sequence, prompt.tokens
-        for index, done in enumerate(sequence.prefill(tokens, shorter=prompt.shorter)):
-            if index == 0:
-                self._reused = done
-            self._send(
-                protocol.PrefillProgressed(
-                    turn=turn,
-                    done=done,
-                    total=len(tokens),
-                    reused=self._reused,
-                    dropped=prompt.dropped,
-                )
-            )
-        prefilled = time.monotonic()
-        complete = sequence.tokens == tokens
+    def run(self, sampler: Sampler) -> None:
+        turn, sequence, tokens = self._command.turn, self._model.sequence, self._room.tokens
+        complete, self._reused = self._read(tokens)
+        prefilled = time.monotonic() - self._room.summary_s
         reason = self._stream(sampler) if complete else "cancelled"
         now = time.monotonic()
         self._add(self._parser.feed(self._decoder.decode(b"", True)))
@@ -138,13 +95,45 @@ class _Turn:
                 generate_s=0.0 if self._first is None else now - self._first,
                 context_used=len(sequence.tokens),
                 context=sequence.size,
+                kept_for_reply=kept_for_reply(sequence.size, self._command.reserve),
                 reasoning_tokens=self._reasoning_tokens,
                 reasoning_s=self._reasoning_s,
                 reasoning_closed=self._parser.closed,
             )
         )
 
+    def _read(self, tokens: list[int]) -> tuple[bool, int]:
+        """Prompt processing, told as it advances; whether all was read, and how much was there before."""
+        reused = None
+        for done in self._model.sequence.prefill(tokens, shorter=self._room.shorter):
+            reused = done if reused is None else reused
+            self._send(
+                protocol.PrefillProgressed(
+                    turn=self._command.turn,
+                    done=done,
+                    total=len(tokens),
+                    reused=reused,
+                    dropped=self._room.dropped,
+                    cut=self._room.cut,
+                )
+            )
+        return self._model.sequence.tokens == tokens, reused or 0
+
     def _stream(self, sampler: Sampler) -> protocol.EndReason:
+        """The answer; where it reaches the end of the context it goes on if older turns may go."""
+        reason = self._until_full(sampler)
+        while reason == "context" and self._make_room():
+            reason = self._until_full(sampler)
+        return "cancelled" if reason == "context" and self._stop.is_set() else reason
+
+    def _make_room(self) -> bool:
+        self._flush(time.monotonic(), final=True)
+        if not self._room.make(self._answer):
+            return False
+        tokens = self._room.tokens + self._answer
+        return len(tokens) < self._model.sequence.size and self._read(tokens)[0]
+
+    def _until_full(self, sampler: Sampler) -> protocol.EndReason:
         limit = self._command.max_tokens
         ends, clock = self._model.end_tokens, time.monotonic
         before = clock()
@@ -155,6 +144,7 @@ class _Turn:
             if token in ends:
                 return "stop"
             self._generated += 1
+            self._answer.append(token)
             self._take(token, now - before)
             before = now
             if now - self._sent_at >= COALESCE_S:

@@ -147,7 +147,9 @@ class Worker:
 
     def _generate(self, command: protocol.Generate) -> None:
         from app.engine import llama, turn
+        from app.engine.room import ContextFullError
         from app.engine.sampler import SamplingError
+        from app.engine.sequence import DecodeError
 
         def failed(reason: str, detail: str) -> None:
             message = protocol.Failed(
@@ -161,12 +163,14 @@ class Worker:
             return
         try:
             turn.run(command, model, self.send, self.stop)
-        except turn.ContextFullError as error:
+        except ContextFullError as error:
             failed("context", str(error))
         except llama.TemplateError as error:
             failed("template", str(error))
         except SamplingError as error:
             failed("sampling", str(error))
+        except DecodeError as error:
+            failed(*model.why(error))
         except Exception as error:
             # A bug here must not cost a model that took minutes to load.
             log.exception("a turn failed")

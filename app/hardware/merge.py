@@ -5,7 +5,15 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 
-from app.hardware.model import BackendSupport, Device, DeviceKind, EngineDevice, EngineInfo, Vendor
+from app.hardware.model import (
+    BackendSupport,
+    Device,
+    DeviceKind,
+    EngineDevice,
+    EngineInfo,
+    Program,
+    Vendor,
+)
 from app.hardware.model import PcieLink as Link
 from app.hardware.probes.apple import AppleMachine
 from app.hardware.probes.nvml import NvmlGpu, NvmlReport
@@ -128,6 +136,7 @@ def _nvidia(
         memory_total_bytes=total,
         memory_free_bytes=free,
         used_by_others_bytes=max(0, used - own) if used is not None else None,
+        programs=_programs(gpu, sources.own_pids),
         driver_version=sources.nvml.driver_version,
         compute_capability=gpu.compute_capability,
         pcie=Link(
@@ -144,6 +153,15 @@ def _nvidia(
         support=support(name, Vendor.NVIDIA, match, why, mig_uuid=gpu.uuid if gpu.mig else None),
         sources=("nvml", *(("sysfs",) if in_sysfs else ()), *(("engine",) if match else ())),
     )
+
+
+def _programs(gpu: NvmlGpu, own: frozenset[int]) -> tuple[Program, ...]:
+    found = [
+        Program(pid=pid, name=gpu.names.get(pid, ""), used_bytes=size)
+        for pid, size in gpu.processes.items()
+        if pid not in own
+    ]
+    return tuple(sorted(found, key=lambda program: -program.used_bytes))
 
 
 def _from_sysfs(gpu: SysfsGpu, match: EngineDevice | None, sources: Sources, why: Why) -> Device:

@@ -78,6 +78,15 @@ class BackendSupport:
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Program:
+    """A program that holds memory of a device; the name is empty where the system does not tell it."""
+
+    pid: int
+    name: str
+    used_bytes: int
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Device:
     """A GPU of this machine, or a device of an RPC server: whatever may hold layers.
 
@@ -87,6 +96,7 @@ class Device:
         label: Short name for charts, unique in a report: `GPU 0`, `RPC 1`.
         name: Marketing name as the driver reports it.
         used_by_others_bytes: Memory held now by programs other than this app's engine.
+        programs: Who they are, as far as the driver tells, those with most memory first.
         nvlink_peers: Ids of the devices that an NVLink connects to this one.
         mig: True for a MIG slice.
         sources: Which probes contributed (`nvml`, `sysfs`, `engine`, ...).
@@ -103,6 +113,7 @@ class Device:
     memory_total_bytes: int | None = None
     memory_free_bytes: int | None = None
     used_by_others_bytes: int | None = None
+    programs: tuple[Program, ...] = ()
     driver_version: str | None = None
     compute_capability: str | None = None
     pcie: PcieLink = PcieLink()

@@ -239,11 +239,15 @@ class Remedy:
 
     Attributes:
         changes: Fields of `PlanRequest` and the values with which it fits; empty where no setting helps.
+        layers: Of a split by hand with which it fits: layers by device id; empty if the remedy is another.
+        quantization: Of another file with which it fits, instead of `changes`; of a relative, with its name.
         missing: True if it names what a place lacks, and no way out.
     """
 
     sentence: str
     changes: Mapping[str, object] = dataclasses.field(default_factory=dict)
+    layers: Mapping[str, int] = dataclasses.field(default_factory=dict)
+    quantization: str = ""
     missing: bool = False
 
     def __str__(self) -> str:

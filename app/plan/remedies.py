@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from app import units
 from app.errors import AppError
 from app.gguf.model import ModelLayout
+from app.plan.memory import CONTEXT_STEP
 from app.plan.model import KvCacheType, LoadPlan, PlanDevice, PlanHost, Remedy, Verdict
 from app.plan.planner import MIN_CONTEXT, make_plan, max_context, quick, usable, whole
 from app.plan.problem import Problem
@@ -42,12 +43,54 @@ def _found(
         if _fits(by_layers, plan, wanted):
             reset = {"layer_counts": None, "gpu_layers": None}
             yield Remedy(sentence="With layers split instead of tensors it fits.", changes=reset)
+    automatic: dict[str, object] = {}
     if problem.request.by_hand:
+        moved = _moved(problem, plan)
         automatic = {"layer_counts": None, "gpu_layers": None}
         problem = problem.changed(**automatic)
-        if _fits(problem, plan, wanted):
+        fits = _fits(problem, plan, wanted)
+        if fits:
             yield Remedy(sentence="Reset the split to automatic: then it fits.", changes=automatic)
+        if moved is not None:
+            yield moved
+        if fits or moved is not None:
             return
+    for remedy in _automatic(plan, problem, wanted, alternatives):
+        changes = {**automatic, **remedy.changes} if remedy.changes else {}
+        yield dataclasses.replace(remedy, changes=changes)
+
+
+def _moved(problem: Problem, plan: LoadPlan) -> Remedy | None:
+    """The split by hand with the fewest layers moved from devices that lack memory to those with most."""
+    counts = plan.request.layer_counts
+    if counts is None or len(problem.devices) < 2:
+        return None
+    now = list(counts)
+    made = problem.build(plan.context, (range(len(now)), counts), exact=True)
+    for _ in range(sum(counts)):
+        left = [share.left_bytes for share in made.devices]
+        short = min(range(len(now)), key=lambda index: left[index])
+        if left[short] >= 0 or not now[short]:
+            break
+        to = max(range(len(now)), key=lambda index: left[index])
+        now[short] -= 1
+        now[to] += 1
+        made = problem.build(plan.context, (range(len(now)), tuple(now)), exact=True)
+    if not made.runs or tuple(now) == counts:
+        return None
+    gone = [(old - new, d.label) for old, new, d in zip(counts, now, problem.devices, strict=True)]
+    count, label = max(gone)
+    words = "one layer" if count == 1 else f"{count} layers"
+    return Remedy(
+        sentence=f"With {words} moved off {label} it fits.",
+        layers={d.id: number for d, number in zip(problem.devices, now, strict=True)},
+    )
+
+
+def _automatic(
+    plan: LoadPlan, problem: Problem, wanted: Verdict, alternatives: Sequence[ModelLayout]
+) -> Iterator[Remedy]:
+    """What would help an automatic split."""
     if problem.request.reserves and _fits(problem, plan, wanted, reserves={}):
         yield Remedy(sentence="With the usual reserve it fits.", changes={"reserves": {}})
         return
@@ -59,28 +102,45 @@ def _found(
             changes={"context": context},
         )
     smaller = _smaller(plan, problem, wanted, alternatives)
-    if smaller:
-        yield Remedy(sentence=smaller)
+    if smaller is not None:
+        yield smaller
     elif alternatives and not context:
         yield Remedy(sentence="No other quantization or relative that is known here fits.")
     yield from (Remedy(sentence=words, missing=True) for words in _missing(plan))
 
 
 def _smaller_work(problem: Problem, plan: LoadPlan, wanted: Verdict) -> Iterator[Remedy]:
-    """The most precise smaller KV cache, and the largest smaller micro-batch, that are enough alone."""
-    for kind in (KvCacheType.Q8_0, KvCacheType.Q4_0):
-        kinds = {"kv_type_k": kind, "kv_type_v": kind}
-        if _fits(problem, plan, wanted, **kinds):
-            yield Remedy(sentence=f"With a KV cache of {kind} it fits.", changes=kinds)
-            break
-    for batch in SMALLER_BATCHES:
-        smaller_batch = batch < problem.request.micro_batch
-        if smaller_batch and _fits(problem, plan, wanted, micro_batch=batch):
-            yield Remedy(
-                sentence=f"With a micro-batch of {batch} tokens it fits; long prompts take longer.",
-                changes={"micro_batch": batch},
-            )
-            break
+    """The most precise smaller KV cache, and the largest smaller micro-batch, that are enough alone.
+
+    Both together where neither is.
+    """
+    kinds: list[dict[str, object]] = [
+        {"kv_type_k": kind, "kv_type_v": kind} for kind in (KvCacheType.Q8_0, KvCacheType.Q4_0)
+    ]
+    batches: list[dict[str, object]] = [
+        {"micro_batch": batch} for batch in SMALLER_BATCHES if batch < problem.request.micro_batch
+    ]
+    alone = False
+    for choices in (kinds, batches):
+        changes = next((c for c in choices if _fits(problem, plan, wanted, **c)), None)
+        if changes is not None:
+            alone = True
+            yield _smaller_remedy(changes)
+    if not alone:
+        both = ({**kind, **batch} for kind in kinds for batch in batches)
+        changes = next((c for c in both if _fits(problem, plan, wanted, **c)), None)
+        if changes is not None:
+            yield _smaller_remedy(changes)
+
+
+def _smaller_remedy(changes: dict[str, object]) -> Remedy:
+    words = []
+    if "kv_type_k" in changes:
+        words.append(f"a KV cache of {changes['kv_type_k']}")
+    if "micro_batch" in changes:
+        words.append(f"a micro-batch of {changes['micro_batch']} tokens")
+    cost = "; long prompts take longer" if "micro_batch" in changes else ""
+    return Remedy(sentence=f"With {' and '.join(words)} it fits{cost}.", changes=changes)
 
 
 def _fits(problem: Problem, plan: LoadPlan, wanted: Verdict, **changes: object) -> bool:
@@ -100,13 +160,23 @@ def _fitting_context(problem: Problem, plan: LoadPlan, wanted: Verdict) -> int:
     least = quick(problem, min(MIN_CONTEXT, plan.context))
     if least.verdict is not wanted:
         return 0
-    longest = max_context(problem, least)
-    return longest if longest < plan.context else 0
+    low, high = min(max_context(problem, least), plan.context), plan.context
+    if wanted is Verdict.FITS:
+        # Another order of the devices may hold more than the one of the least context.
+        while high - low > max(CONTEXT_STEP, low // 32):
+            middle = (low + high) // 2 // CONTEXT_STEP * CONTEXT_STEP
+            if middle <= low:
+                break
+            if whole(problem, middle) is not None:
+                low = middle
+            else:
+                high = middle
+    return low if low < plan.context else 0
 
 
 def _smaller(
     plan: LoadPlan, problem: Problem, wanted: Verdict, alternatives: Sequence[ModelLayout]
-) -> str:
+) -> Remedy | None:
     """The largest other quantization that fits, or the first relative that does."""
     request = dataclasses.replace(problem.request, context=plan.context)
     here = problem.layout
@@ -122,9 +192,13 @@ def _smaller(
         if made.verdict is wanted:
             size = units.format_file_size(layout.size_bytes)
             if layout.name == here.name:
-                return f"{layout.quantization} ({size}) fits."
-            return f"{layout.name} at {layout.quantization} ({size}) fits: the nearest relative."
-    return ""
+                words = f"{layout.quantization} ({size}) fits."
+                return Remedy(sentence=words, quantization=layout.quantization)
+            name = f"{layout.name} at {layout.quantization}"
+            return Remedy(
+                sentence=f"{name} ({size}) fits: the nearest relative.", quantization=name
+            )
+    return None
 
 
 def _missing(plan: LoadPlan) -> Iterator[str]:

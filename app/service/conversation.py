@@ -6,8 +6,9 @@ import threading
 import time
 import uuid
 
-from app.chat.message import Message
-from app.chat.session import ChatEvent, ChatSession
+from app.chat.events import ChatEvent
+from app.chat.message import Message, Summary
+from app.chat.session import ChatSession
 from app.engine import protocol
 from app.engine.model import TurnEnded, TurnProgressed
 from app.gguf.model import ModelLayout
@@ -34,6 +35,24 @@ class Conversation:
         with self._lock:
             return self._session.messages
 
+    @property
+    def summaries(self) -> tuple[Summary, ...]:
+        """Those that stand for messages."""
+        with self._lock:
+            return self._session.summaries
+
+    @property
+    def running(self) -> bool:
+        """True while an answer is awaited."""
+        with self._lock:
+            return self._session.running
+
+    @property
+    def turn(self) -> int:
+        """Number of the last turn begun; 0 if none was."""
+        with self._lock:
+            return self._session.turn
+
     def set_system_prompt(self, text: str) -> None:
         """Use another one from the next message on."""
         with self._lock:
@@ -51,6 +70,24 @@ class Conversation:
                 settings, layout, started.turn, self._session.prompt(), max_tokens
             )
         return started, command
+
+    def resume(
+        self, settings: Settings, layout: ModelLayout | None, max_tokens: int | None
+    ) -> tuple[ChatEvent, protocol.Generate] | None:
+        """The last answer goes on; None if it cannot."""
+        with self._lock:
+            resumed = self._session.resume(now_s=time.monotonic())
+            if resumed is None:
+                return None
+            command = generate_command(
+                settings,
+                layout,
+                resumed.turn,
+                self._session.prompt(),
+                max_tokens,
+                continue_last=True,
+            )
+        return resumed, command
 
     def receive(self, event: TurnProgressed | TurnEnded) -> ChatEvent | None:
         """What a piece of the answer means for the chat."""

@@ -35,6 +35,7 @@ class EngineService:
     Attributes:
         loaded: What the engine holds, by its own account; None while it holds no model.
         loaded_plan: The plan that was loaded last.
+        loaded_settings: The settings in force when it was.
         command: How that was done.
         asleep: True while what was loaded was put away, and comes back with the next question.
         held_by: What else needs the devices now, so that nothing can be loaded; None as a rule.
@@ -49,6 +50,7 @@ class EngineService:
         emit: Emit,
         settings: Callable[[], Settings],
         on_turn: Callable[[TurnProgressed | TurnEnded], None],
+        on_event: Callable[[EngineEvent, LoadPlan | None], None],
         on_idle: Callable[[], None],
     ) -> None:
         """No process yet.
@@ -61,10 +63,12 @@ class EngineService:
             emit: Told of everything but answers.
             settings: Those in force.
             on_turn: Told of each piece of an answer.
+            on_event: Told of all else and of ends of answers, each with the plan that was loaded last.
             on_idle: Called once nothing was asked for as long as the settings say.
         """
         self.loaded: ModelLoaded | None = None
         self.loaded_plan: LoadPlan | None = None
+        self.loaded_settings: Settings | None = None
         self.held_by: AppError | None = None
         self.command: protocol.Load | None = None
         self.asleep = False
@@ -75,6 +79,7 @@ class EngineService:
         self._emit = emit
         self._settings = settings
         self._on_turn = on_turn
+        self._on_event = on_event
         self._supervisor = EngineSupervisor(
             self._said,
             store=SafetyStore(data / "safety.json", engine_version()),
@@ -129,6 +134,7 @@ class EngineService:
             raise self.held_by
         layout, plan = checked(self._planning.layout, self._planning.plan)
         self.loaded_plan, self.command = plan, self._command(plan, layout)
+        self.loaded_settings = self._settings()
         self.asleep = False
         self._supervisor.load(self.command)
 
@@ -182,6 +188,8 @@ class EngineService:
     def _said(self, event: EngineEvent) -> None:
         if isinstance(event, TurnProgressed | TurnEnded):
             self._on_turn(event)
+            if isinstance(event, TurnEnded):
+                self._on_event(event, self.loaded_plan)
             return
         if isinstance(event, ModelLoaded):
             self.loaded = event
@@ -189,6 +197,7 @@ class EngineService:
         elif self.state in (EngineState.STOPPED, EngineState.STARTING, EngineState.CRASHED):
             self.loaded = None
         self._emit(event)
+        self._on_event(event, self.loaded_plan)
 
     def _measure(self) -> None:
         """Remember what the load took, beside what was planned; only drivers with NVML tell the rest."""

@@ -23,6 +23,9 @@ class HardwareService:
     Attributes:
         report: What was found last; None before anybody looked.
         measured: What loads took on these devices.
+        lost: What counts as free but was refused to a model, by device id or `host`, until a person
+            looks at the machine again.
+        absent: Endpoints of RPC servers that are known to be gone; nobody asks them.
         wants_meters: Live values follow each look at the machine.
     """
 
@@ -43,6 +46,8 @@ class HardwareService:
         """
         self.report: HardwareReport | None = None
         self.measured = MeasuredStore(folders.data / "measured.json")
+        self.lost: dict[str, int] = {}
+        self.absent: frozenset[str] = frozenset()
         self.wants_meters = False
         self._model_folder = folders.models
         self._emit = emit
@@ -56,7 +61,7 @@ class HardwareService:
         self._loaded_at_report = loaded
         self.report = report = detect(
             model_folder=self._model_folder,
-            rpc_servers=self._settings().rpc_servers,
+            rpc_servers=[s for s in self._settings().rpc_servers if s not in self.absent],
             own_pids=frozenset() if engine_pid is None else frozenset({engine_pid}),
             previous=self.report,
         )
@@ -76,6 +81,7 @@ class HardwareService:
             settings,
             learned=self.measured.reserves(),
             loaded=self._loaded_at_report,
+            lost=self.lost,
         )
 
     def close(self) -> None:

@@ -10,6 +10,7 @@ from app.hardware.model import HardwareReport
 from app.plan.devices import plan_devices
 from app.plan.model import PlanHost
 from app.plan.overview import Machine
+from app.plan.shortage import HOST
 from app.settings.model import Settings
 
 
@@ -19,13 +20,21 @@ def machine(
     *,
     learned: Mapping[str, int],
     loaded: ModelLoaded | None,
+    lost: Mapping[str, int],
 ) -> Machine:
-    """Devices and main memory; what `loaded` held when `report` was made counts as free."""
+    """Devices and main memory; what `loaded` held when `report` was made counts as free.
+
+    `lost` is what counts as free but was refused, by device id or `host`.
+    """
     memory, own = report.memory, _own_memory(loaded)
     devices = tuple(
         dataclasses.replace(
             device,
-            free_bytes=min(device.total_bytes, device.free_bytes + own.get(device.engine_name, 0)),
+            free_bytes=max(
+                0,
+                min(device.total_bytes, device.free_bytes + own.get(device.engine_name, 0))
+                - lost.get(device.id, 0),
+            ),
         )
         for device in plan_devices(
             report,
@@ -36,7 +45,9 @@ def machine(
     )
     lent = sum(own.get(d.engine_name, 0) for d in devices if d.shares_host_memory)
     available = min(memory.total_bytes, memory.available_bytes + own.get("CPU", 0) + lent)
-    host = PlanHost(total_bytes=memory.total_bytes, available_bytes=available)
+    host = PlanHost(
+        total_bytes=memory.total_bytes, available_bytes=max(0, available - lost.get(HOST, 0))
+    )
     return Machine(devices=devices, host=host)
 
 

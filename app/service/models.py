@@ -9,7 +9,7 @@ from pathlib import Path
 from app.catalog import api, entries, library, repository, tokens
 from app.catalog.cache import Answer
 from app.catalog.library import Library, LocalModel, State
-from app.catalog.places import places
+from app.catalog.places import Place, places
 from app.catalog.repository import FileSet, Snapshot, file_sets, named_sets
 from app.catalog.search import HubLookUps
 from app.download.model import Download
@@ -96,6 +96,12 @@ class ModelService:
         """Look at the folders of models again."""
         self._lists.submit(self._scan)
 
+    def look(self) -> Library:
+        """What is on this machine; where nobody looked yet, that is done now and may take seconds."""
+        if not self.library.models:
+            self.library = library.scan(self._places(), self._folders.cache)
+        return self.library
+
     def _list_catalog(self) -> None:
         machine = self._machine()
         if machine is None:
@@ -110,10 +116,7 @@ class ModelService:
         self._emit(CatalogListed(entries=entries.entries(), fits=fits))
 
     def _scan(self) -> None:
-        where = places(
-            self._folders.models, extra=map(Path, self._extra()), targets=map(Path, self._targets())
-        )
-        self.library = library.scan(where, self._folders.cache)
+        self.library = library.scan(self._places(), self._folders.cache)
         self._emit(LibraryScanned(library=self.library, fits=dict(self._local_fits)))
         machine = self._machine()
         if machine is None:
@@ -124,6 +127,10 @@ class ModelService:
                 fits[str(model.files[0])] = overview.fit([read_layout(model.files[0])], machine)
         self._local_fits = fits
         self._emit(LibraryScanned(library=self.library, fits=fits))
+
+    def _places(self) -> list[Place]:
+        targets = map(Path, self._targets())
+        return list(places(self._folders.models, extra=map(Path, self._extra()), targets=targets))
 
     def search(self, words: str, *, refresh: bool = False) -> None:
         """Look for GGUF repositories on the Hub; an older search that still waits is dropped."""

@@ -2,19 +2,31 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from pathlib import Path
 
 from app import paths
 from app.catalog import names
-from app.chat.message import Message
+from app.chat.events import ChatEvent
+from app.chat.message import Message, Summary
 from app.download.manager import Hours
 from app.download.model import Download
+from app.engine import protocol
 from app.engine.model import EngineState, EngineStateChanged, ModelLoaded, TurnEnded, TurnProgressed
 from app.engine.safety import engine_version
-from app.events import AppEvent, NoticeRaised, OperationFailed, SettingsChanged
+from app.errors import AppError
+from app.events import (
+    AppEvent,
+    NoticeRaised,
+    OperationFailed,
+    SettingRefused,
+    SettingsChanged,
+    WayOut,
+)
 from app.plan.model import KvCacheType
 from app.plan.tuned import TunedStore
+from app.service.context import ContextService
 from app.service.conversation import Conversation
 from app.service.downloads import DownloadService
 from app.service.engine import EngineService
@@ -23,10 +35,14 @@ from app.service.hardware import HardwareService
 from app.service.jobs import Emit, Listeners, Worker
 from app.service.models import ModelService
 from app.service.planning import Planning
+from app.service.setting_check import is_checked, problem_with
 from app.service.snapshots import SnapshotService
 from app.service.subjects import Offer, Subject
 from app.service.tuning import TuningService
-from app.settings.model import Settings
+from app.service.ways import local_file
+from app.service.ways_out import WaysOutService
+from app.settings.entries import Entry, Json, replans
+from app.settings.model import Overflow, Settings
 from app.settings.store import SettingsStore
 
 
@@ -42,9 +58,13 @@ class AppService:
         self._store = SettingsStore(self.folders.config / "settings.json")
         self.settings, self._notices = self._store.load()
         self._wanted = self.settings
+        self._plan_is_old = False
+        self._stored = self.settings
+        self._unsaved = False
         self._listeners = Listeners()
         self._emit = self._listeners.tell
         self._conversation = Conversation(self.settings.system_prompt)
+        self._max_tokens: int | None = None
         self._lists_models = self.load_when_done = False
         self._jobs = Worker("service", self._emit)
         self.hardware = HardwareService(
@@ -59,6 +79,15 @@ class AppService:
             lambda: self.settings,
             tuned,
         )
+        self.ways = WaysOutService(
+            self.hardware,
+            self.planning,
+            self._jobs,
+            self._emit,
+            lambda: self.settings,
+            self._detect,
+            lambda kind: local_file(self.models.look(), self.planning.layout, kind),
+        )
         self.engine = EngineService(
             self.folders.data,
             self.hardware,
@@ -67,6 +96,7 @@ class AppService:
             self._emit,
             lambda: self.settings,
             self._turn,
+            self.ways.heard,
             self._idle,
         )
         self.tuning = TuningService(
@@ -83,6 +113,18 @@ class AppService:
         self._question: tuple[str, int | None] | None = None
         self._listeners.add(self.snapshots.receive)
         self._listeners.add(self._woken)
+        self.context = ContextService(
+            self.hardware,
+            self.planning,
+            self.engine,
+            self._jobs,
+            self._emit,
+            lambda: self.settings,
+            change=lambda settings: self.update_settings(settings, reload=True),
+            send=lambda text: self.send(text, max_tokens=self._max_tokens),
+            resume=lambda: self.resume(max_tokens=self._max_tokens),
+        )
+        self._listeners.add(self.context.notice)
         self.models = ModelService(
             self.folders,
             self._emit,
@@ -143,36 +185,64 @@ class AppService:
         self._jobs.submit(job)
 
     def refresh_hardware(self) -> None:
-        """Look at the machine again, and plan again."""
+        """Look at the machine again, and plan again; what failed before may work now."""
 
         def job() -> None:
+            self.ways.clear()
+            self.hardware.lost, self.hardware.absent = {}, frozenset()
             self._detect()
             self.planning.replan()
 
         self._jobs.submit(job)
 
-    def choose_model(self, model: Path | None, *, load: bool = False) -> None:
-        """Read another model's header (None is the starter model) and plan it."""
+    def choose_model(self, model: Path | None, *, load: bool = False, keep: bool = True) -> None:
+        """Read another model's header (None is the starter model) and plan it; `keep` stores the choice."""
 
         def job() -> None:
             self.planning.choose(model)
             self.engine.unload()
             self.update_settings(
-                self.settings.model_copy(update={"model_path": str(model) if model else None})
+                self.settings.model_copy(update={"model_path": str(model) if model else None}),
+                keep=keep,
             )
             if load:
                 self.engine.load_now()
 
         self._jobs.submit(job)
 
-    def update_settings(self, settings: Settings, *, reload: bool = False) -> None:
-        """Store settings, plan again, and load again where `reload`."""
-        servers_changed = settings.rpc_servers != self.settings.rpc_servers
-        self.settings = self._wanted = settings
+    def take(self, way: WayOut, *, keep: bool = True) -> None:
+        """Go a way out of a fault: apply its settings, plan, load; `keep` stores them."""
+        if way.settings is None:
+            return
+        self.ways.taken(way)
+        if way.looks_again:
+            self._jobs.submit(self._detect)
+        path = way.settings.model_path
+        if path is not None and path != self.settings.model_path:
+            before, self.settings = self.settings, way.settings
+            if keep:
+                self._remember(before)
+            self.choose_model(Path(path), load=True, keep=keep)
+        else:
+            self.update_settings(way.settings, reload=True, keep=keep)
+
+    def update_settings(
+        self, settings: Settings, *, reload: bool = False, keep: bool = True
+    ) -> None:
+        """Store what changes if `keep`, plan again, and load again where `reload`."""
+        self.ways.clear()
+        before, self.settings = self.settings, settings
+        self._wanted = settings
+        # Who asks for the same again waits for its plan, too.
+        self._plan_is_old |= settings == before or replans(before, settings)
+        servers_changed = settings.rpc_servers != before.rpc_servers
+        if keep:
+            self._remember(before)
+        self._follow(before, settings)
 
         def job() -> None:
             try:
-                self._store.save(settings)
+                self._save()
             finally:
                 self._conversation.set_system_prompt(settings.system_prompt)
                 self.engine.apply_settings()
@@ -180,12 +250,47 @@ class AppService:
                 if servers_changed:
                     self._detect()
                 # Plans take up to seconds; those that nobody will see are left out.
-                if reload or settings is self._wanted:
+                if reload or (self._plan_is_old and settings is self._wanted):
+                    self._plan_is_old = False
                     self.planning.replan()
                 if reload:
                     self.engine.load_now()
 
         self._jobs.submit(job)
+
+    def put_setting(self, entry: Entry, value: Json) -> None:
+        """Change one setting; a grammar is checked first, and may be answered by `SettingRefused`.
+
+        Raises:
+            SettingError: The value is not possible.
+        """
+        entry.put(self.settings, value)
+
+        def job() -> None:
+            layout = self.planning.layout
+            problem = problem_with(entry, value, layout.files[0] if layout else None)
+            if problem:
+                self._emit(SettingRefused(key=entry.key, value=value, problem=problem))
+            else:
+                self.update_settings(entry.put(self.settings, value))
+
+        if is_checked(entry):
+            self._jobs.submit(job)
+        else:
+            self.update_settings(entry.put(self.settings, value))
+
+    def reset_setting(self, entry: Entry) -> None:
+        """The default of one setting again; of a sampling option, what is advised."""
+        self.update_settings(entry.reset(self.settings))
+
+    def _follow(self, before: Settings, after: Settings) -> None:
+        """What else a change means beside plans and loads."""
+        if after.download_limit != before.download_limit:
+            self.downloads.change_limit(after.download_limit)
+        if after.download_hours != before.download_hours:
+            self.downloads.change_hours(after.download_hours)
+        if after.model_folders != before.model_folders:
+            self.models.scan()
 
     def _detect(self) -> None:
         self.hardware.detect(self.engine.pid, self.engine.loaded)
@@ -223,8 +328,20 @@ class AppService:
 
     def _keep(self, **changes: object) -> None:
         """Change settings that no plan depends on, and store them."""
-        self.settings = settings = self.settings.model_copy(update=changes)
-        self._jobs.submit(lambda: self._store.save(settings))
+        before, self.settings = self.settings, self.settings.model_copy(update=changes)
+        self._remember(before)
+        self._jobs.submit(self._save)
+
+    def _remember(self, before: Settings) -> None:
+        """What differs from `before` is to be stored; what holds for this run alone is not."""
+        changes = {name: value for name, value in self.settings if value != getattr(before, name)}
+        self._stored = self._stored.model_copy(update=changes)
+        self._unsaved = True
+
+    def _save(self) -> None:
+        if self._unsaved:
+            self._unsaved = False
+            self._store.save(self._stored)
 
     def _downloaded(self, download: Download) -> None:
         """A set is whole and right."""
@@ -241,16 +358,49 @@ class AppService:
         """The conversation."""
         return self._conversation.messages
 
+    @property
+    def running(self) -> bool:
+        """True while an answer is awaited."""
+        return self._conversation.running
+
+    @property
+    def turn(self) -> int:
+        """Number of the last turn begun."""
+        return self._conversation.turn
+
+    @property
+    def summaries(self) -> tuple[Summary, ...]:
+        """What the model wrote of the oldest messages."""
+        return self._conversation.summaries
+
     def send(self, text: str, *, max_tokens: int | None = None) -> None:
         """Send a message; the answer streams in as events. A model that sleeps is loaded for it first."""
         if self.engine.asleep:
             self._question = (text, max_tokens)
             self.engine.load()
             return
-        begun = self._conversation.begin(text, self.settings, self.planning.layout, max_tokens)
+        self._max_tokens = max_tokens
+        self._ask(self._conversation.begin(text, self.settings, self.planning.layout, max_tokens))
+
+    def resume(self, *, max_tokens: int | None = None) -> None:
+        """Let the last answer go on where it was cut off."""
+        self._max_tokens = max_tokens
+        self._ask(self._conversation.resume(self.settings, self.planning.layout, max_tokens))
+
+    def _ask(self, begun: tuple[ChatEvent, protocol.Generate] | None) -> None:
         if begun is not None:
             self._emit(begun[0])
             self.engine.generate(begun[1])
+
+    def enlarge_context(self, question: str = "") -> None:
+        """Load again with the longer context that was offered, then send `question` if there is one."""
+        if not self._conversation.running:
+            self.context.enlarge(question)
+
+    def set_overflow(self, overflow: Overflow) -> None:
+        """What to do from now on where the context is full; stored."""
+        self._keep(overflow=overflow)
+        self._emit(SettingsChanged(settings=self.settings))
 
     def set_system_prompt(self, text: str) -> None:
         """Use another system prompt from the next message on, and store it."""
@@ -295,10 +445,13 @@ class AppService:
 
     def close(self) -> None:
         """End all threads and processes."""
+        self.ways.close()
         self.downloads.close()
         self.tuning.close()
         self.engine.close()
         self._jobs.close()
+        with contextlib.suppress(AppError):
+            self._save()  # its job was dropped
         self.snapshots.close()
         self.hardware.close()
         self.files.close()  # last, as requests of these two may hang for a while

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from app import units
-from app.chat.session import ConversationCleared, TurnFinished
+from app.chat.events import ConversationCleared, TurnFinished
 from app.engine import protocol
 from app.engine.model import EngineState, ModelLoaded
 from app.engine.safety import engine_version

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+from typing import Literal
 
 from app.engine import protocol
 from app.engine.defaults import sampling_for
@@ -13,14 +14,24 @@ from app.hardware.model import HardwareReport
 from app.plan import placement, tensor_parallel
 from app.plan.model import LoadPlan, PlanDevice, PlanRequest, Remedy
 from app.plan.text import DEFAULT_BATCH, split_of
-from app.settings.model import Settings, SplitMode
+from app.settings.model import Overflow, Settings, SplitMode
+
+_OVERFLOW: dict[Overflow, Literal["stop", "drop_oldest", "summarise"]] = {
+    Overflow.STOP: "stop",
+    Overflow.DROP_OLDEST: "drop_oldest",
+    Overflow.SUMMARISE: "summarise",
+    Overflow.ENLARGE: "stop",  # then the model is loaded again
+}
 
 
 def with_remedy(settings: Settings, remedy: Remedy) -> Settings:
     """The settings with what the remedy changes."""
     changes = dict(remedy.changes)
     if changes.keys() & {"layer_counts", "gpu_layers"}:
-        changes = {"split_mode": SplitMode.AUTOMATIC, "layers": {}}
+        del changes["layer_counts"], changes["gpu_layers"]
+        changes |= {"split_mode": SplitMode.AUTOMATIC, "layers": {}}
+    if remedy.layers:
+        changes |= {"split_mode": SplitMode.MANUAL, "layers": dict(remedy.layers)}
     return Settings.model_validate(settings.model_dump() | changes)
 
 
@@ -93,22 +104,35 @@ def load_command(
     )
 
 
+def advice(settings: Settings, layout: ModelLayout | None) -> protocol.Sampling:
+    """What the model's makers advise; whether it reasons stands in the system prompt."""
+    if layout is None:
+        return protocol.Sampling()
+    return sampling_for(layout, system_prompt=settings.system_prompt)
+
+
+def sampling_in_force(settings: Settings, layout: ModelLayout | None) -> protocol.Sampling:
+    """Options that a person set, and all others as advised."""
+    advised = advice(settings, layout).model_dump()
+    return protocol.Sampling.model_validate(advised | settings.sampling)
+
+
 def generate_command(
     settings: Settings,
     layout: ModelLayout | None,
     turn: int,
     messages: tuple[protocol.ChatMessage, ...],
     max_tokens: int | None = None,
+    *,
+    continue_last: bool = False,
 ) -> protocol.Generate:
-    """What to ask of the worker; sampling that nobody set is as the model's makers advise."""
-    sampling = settings.sampling
-    if sampling == protocol.Sampling() and layout is not None:
-        sampling = sampling_for(layout, system_prompt=settings.system_prompt)
+    """What to ask of the worker."""
     return protocol.Generate(
         turn=turn,
         messages=messages,
-        sampling=sampling,
+        sampling=sampling_in_force(settings, layout),
         max_tokens=max_tokens,
-        overflow=settings.overflow.value,
+        overflow=_OVERFLOW[settings.overflow],
         reserve=settings.reply_reserve,
+        continue_last=continue_last,
     )

@@ -134,12 +134,12 @@ def test_kill_9_keeps_window_and_partial_answer_and_one_click_reloads(
     assert service.engine.pid is not None
     os.kill(service.engine.pid, signal.SIGKILL)
     qtbot.waitUntil(lambda: service.engine.state is EngineState.CRASHED, timeout=TIMEOUT_MS)
-    qtbot.waitUntil(window.chat._reload.isVisible, timeout=TIMEOUT_MS)
-    assert "SIGKILL" in window.chat._banner.text()
+    qtbot.waitUntil(window.chat.trouble.isVisible, timeout=TIMEOUT_MS)
+    assert "SIGKILL" in window.chat.trouble.text.text()
     assert service.messages[-1].outcome == "interrupted"
     assert service.messages[-1].text == answers(window)[-1]
     assert window.chat.composer.toPlainText() == "draft"
-    window.chat._reload.click()
+    window.chat.trouble.buttons[0].click()
     wait_ready(qtbot, window, service)
     qtbot.keyClick(window.chat.composer, Qt.Key.Key_Return)
     stop_after_a_word(qtbot, window, 4)

@@ -88,9 +88,9 @@ def test_a_hang_asks_goes_on_when_it_does_and_is_ended_with_one_click(
     qtbot.waitUntil(lambda: not question.isVisible(), timeout=TIMEOUT_MS)
     assert not worker.is_running()
     assert service.messages[-1].text.startswith(text), "what was shown stays"
-    qtbot.waitUntil(window.chat._reload.isVisible, timeout=TIMEOUT_MS)
-    assert "since nothing was heard of it" in window.chat._banner.text()
-    window.chat._reload.click()
+    qtbot.waitUntil(window.chat.trouble.isVisible, timeout=TIMEOUT_MS)
+    assert "since nothing was heard of it" in window.chat.trouble.text.text()
+    window.chat.trouble.buttons[0].click()
     wait_ready(qtbot, window)
     ask(qtbot, window, "Name a colour.")
 

@@ -7,6 +7,11 @@ from pathlib import Path
 _CODE = """
 import sys
 if "app.engine.worker" in " ".join(sys.orig_argv):
+    import os, resource
+    if "TEST_MEMORY" in os.environ:
+        size = int(os.environ["TEST_MEMORY"])
+        resource.setrlimit(resource.RLIMIT_AS, (size, size))
+if "app.engine.worker" in " ".join(sys.orig_argv):
     import builtins, ctypes, os, time
     real = builtins.__import__
     trigger = os.environ["TEST_FAULT"]

@@ -53,10 +53,13 @@ class _Model:
         self.writer.close()
 
 
-def sliding_window(path: Path, *, kv_heads: int = HEADS) -> Path:
+def sliding_window(
+    path: Path, *, window: int = 32, layers: int = 6, template: str = "", kv_heads: int = HEADS
+) -> Path:
     """Gemma 3: five of six layers see `window` tokens only."""
-    layers = 6
     model = _Model(path, "gemma3", layers)
+    if template:
+        model.writer.add_chat_template(template)
     writer, head = model.writer, WIDTH // HEADS
     writer.add_feed_forward_length(FEED_FORWARD)
     writer.add_head_count(HEADS)

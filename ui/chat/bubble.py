@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
+from PySide6.QtCore import Signal
 from PySide6.QtGui import QGuiApplication
 from PySide6.QtWidgets import QFrame, QHBoxLayout, QVBoxLayout, QWidget
 
 from ui.chat.blocks import Answer, Text
 from ui.chat.thought import Thought
-from ui.widgets.labels import button, label
+from ui.widgets.labels import button, label, set_state
 
 NOTES = {
     "stopped": "Stopped.",
-    "truncated": "The context or the longest answer was reached.",
+    "truncated": "The longest answer was reached.",
+    "full": "The context was full.",
     "interrupted": "The engine stopped before the answer was complete.",
 }
 
 
 class Bubble(QWidget):
-    """A user's message in a soft bubble, or an answer without one, with its note and a copy button."""
+    """A user's message in a soft bubble, or an answer without one, with its note and a copy button.
+
+    Signals: continue_clicked.
+    """
+
+    continue_clicked = Signal()
 
     def __init__(self, *, user: bool) -> None:
         super().__init__()
@@ -48,7 +55,11 @@ class Bubble(QWidget):
         self._copy = button("Copy", "link")
         self._copy.clicked.connect(lambda: QGuiApplication.clipboard().setText(self.text))
         self._copy.hide()
+        self.resume = button("Continue", "link")
+        self.resume.clicked.connect(self.continue_clicked)
+        self.resume.hide()
         foot.addWidget(self._copy)
+        foot.addWidget(self.resume)
         foot.addSpacing(8)
         foot.addWidget(self._note, 1)
         outer.addLayout(foot)
@@ -65,9 +76,31 @@ class Bubble(QWidget):
         """Show what the model has thought so far."""
         self._thought.set_running(text)
 
-    def finish(self, outcome: str, tokens: int | None, *, thought: tuple[str, int, float]) -> None:
+    def set_note(self, words: str) -> None:
+        """Say below the answer what is being done for it."""
+        self._note.setText(words)
+
+    def set_resumable(self, resumable: bool) -> None:
+        """Whether the answer can be asked to go on."""
+        if not self.user:
+            self.resume.setVisible(resumable)
+
+    def set_dimmed(self) -> None:
+        """It is no longer in the prompt; it stays readable."""
+        for text in self.findChildren(Text):
+            set_state(text, "muted")
+
+    def finish(
+        self,
+        outcome: str,
+        tokens: int | None,
+        *,
+        thought: tuple[str, int, float],
+        resumable: bool = False,
+    ) -> None:
         """The answer is final; `thought` is its reasoning, with tokens and seconds."""
         self._thought.finish(*thought)
         parts = [NOTES.get(outcome, ""), f"{tokens:,} tokens" if tokens is not None else ""]
         self._note.setText("  ".join(part for part in parts if part))
         self._copy.setVisible(bool(self.text))
+        self.set_resumable(resumable)

@@ -2,112 +2,78 @@
 
 from __future__ import annotations
 
-from PySide6.QtCore import Qt, Signal
-from PySide6.QtWidgets import QHBoxLayout, QPlainTextEdit, QScrollArea, QVBoxLayout, QWidget
+from typing import assert_never
 
-from app import units
-from app.chat.message import Message, Role
-from app.chat.session import AnswerExtended, PromptRead, TurnFinished
-from app.engine.protocol import Loaded, PartKind
+from PySide6.QtCore import Qt, Signal
+from PySide6.QtWidgets import QHBoxLayout, QVBoxLayout, QWidget
+
+from app.chat.events import (
+    AnswerExtended,
+    AnswerResumed,
+    ChatEvent,
+    ConversationCleared,
+    PromptRead,
+    QuestionReturned,
+    TurnFinished,
+    TurnsSummarised,
+    TurnStarted,
+)
+from app.chat.message import ContextUse, Message, Outcome
+from app.chat.meters import Meters
+from app.engine.protocol import Loaded
+from app.events import ContextOffered, WaysOutFound
 from app.hardware.model import HardwareReport, HardwareSampled
 from app.plan.model import LoadPlan
-from ui.chat.bubble import Bubble
+from app.settings.model import Overflow, Settings
 from ui.chat.composer import Composer
+from ui.chat.context_line import ContextLine
 from ui.chat.device_strip import DeviceStrip
-from ui.chat.model_button import ModelButton
+from ui.chat.head import ChatHead
+from ui.chat.meter import Meter
+from ui.chat.transcript import COLUMN_PX, Transcript
 from ui.widgets.error_line import ErrorLine
-from ui.widgets.labels import button, frame, label, set_state
+from ui.widgets.labels import button, frame, label
 from ui.widgets.question_line import QuestionLine
-from ui.widgets.timers import after_rest
+from ui.widgets.ways_panel import WaysPanel
 
-RENDER_MS = 60
-COLUMN_PX = 720
-WARN, FULL = 0.75, 0.9
-EMPTY = "Ask the model something. Everything stays on this machine."
+_CUT_OFF = (Outcome.STOPPED, Outcome.TRUNCATED, Outcome.FULL, Outcome.INTERRUPTED)
 
 
 class ChatView(QWidget):
     """Signals: what the person asks for."""
 
     submitted = Signal(str)
+    continue_clicked = Signal()
     stop_clicked = Signal()
     new_chat_clicked = Signal()
     reload_clicked = Signal()
+    way_chosen = Signal(object)
     end_clicked = Signal()
     split_clicked = Signal()
     system_prompt_changed = Signal(str)
+    overflow_chosen = Signal(Overflow)
+    enlarge_clicked = Signal(str)
 
     def __init__(self, parent: QWidget | None = None) -> None:
         super().__init__(parent)
-        self._answer: Bubble | None = None
-        self._pieces: list[str] = []
-        self._thoughts: list[str] = []
-        self._context = 0
+        self._context = self._reserve = 0
+        self._error, self._ways = "", WaysOutFound()
+        self._meters: Meters | None = None
+        self._returned = ""
         self._running = self._ready = False
-        self._render = after_rest(self, RENDER_MS, self._show_answer)
         column = QVBoxLayout(self)
         column.setContentsMargins(0, 0, 0, 0)
         column.setSpacing(0)
-        self._build_top(column)
-        self._build_transcript(column)
+        self._head = ChatHead()
+        self._head.new_chat_clicked.connect(self.new_chat_clicked)
+        self._head.system_prompt_changed.connect(self.system_prompt_changed)
+        self.model = self._head.model
+        column.addWidget(self._head)
+        self.transcript = Transcript()
+        self.transcript.continue_clicked.connect(self._continue)
+        column.addWidget(self.transcript, 1)
         self._build_bottom(column)
         self.set_engine("Not loaded", ready=False)
-
-    def _build_top(self, column: QVBoxLayout) -> None:
-        top = QHBoxLayout()
-        top.setContentsMargins(32, 10, 32, 10)
-        new = button("New chat")
-        new.clicked.connect(self.new_chat_clicked)
-        top.addWidget(new)
-        top.addStretch(1)
-        self.model = ModelButton()
-        top.addWidget(self.model)
-        top.addStretch(1)
-        toggle = button("System prompt")
-        toggle.setCheckable(True)
-        top.addWidget(toggle)
-        column.addLayout(top)
-        self._system = QPlainTextEdit()
-        self._system.setAccessibleName("System prompt")
-        self._system.setPlaceholderText(
-            "Sent before each chat. A change holds from the next message on."
-        )
-        self._system.setFixedHeight(96)
-        self._system.hide()
-        self._system.textChanged.connect(
-            lambda: self.system_prompt_changed.emit(self._system.toPlainText())
-        )
-        toggle.toggled.connect(self._system.setVisible)
-        row = QHBoxLayout()
-        row.setContentsMargins(32, 0, 32, 0)
-        row.addWidget(self._system)
-        column.addLayout(row)
-
-    def _build_transcript(self, column: QVBoxLayout) -> None:
-        self._scroll = QScrollArea()
-        self._scroll.setWidgetResizable(True)
-        self._scroll.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
-        content = QWidget()
-        centre = QHBoxLayout(content)
-        centre.setContentsMargins(32, 8, 32, 16)
-        centre.addStretch(1)
-        holder = QWidget()
-        holder.setMaximumWidth(COLUMN_PX)
-        self._messages = QVBoxLayout(holder)
-        self._messages.setContentsMargins(0, 0, 0, 0)
-        self._messages.setSpacing(16)
-        self._empty = label(EMPTY, "body-muted")
-        self._empty.setAlignment(Qt.AlignmentFlag.AlignCenter)
-        self._messages.addWidget(self._empty)
-        self._messages.addStretch(1)
-        centre.addWidget(holder, 100)
-        centre.addStretch(1)
-        self._scroll.setWidget(content)
-        bar = self._scroll.verticalScrollBar()
-        self._follow = True
-        bar.valueChanged.connect(self._scrolled)
-        bar.rangeChanged.connect(lambda _low, high: bar.setValue(high) if self._follow else None)
-        column.addWidget(self._scroll, 1)
 
     def _build_bottom(self, column: QVBoxLayout) -> None:
         centre = QHBoxLayout()
@@ -116,29 +82,7 @@ class ChatView(QWidget):
         holder.setMaximumWidth(COLUMN_PX)
         inner = QVBoxLayout(holder)
         inner.setContentsMargins(0, 0, 0, 0)
-        self._note = label("", "muted", wrap=True)
-        self._note.hide()
-        inner.addWidget(self._note)
-        banner = QHBoxLayout()
-        self._banner = label("", "", wrap=True)
-        self._reload = button("Reload")
-        self._reload.clicked.connect(self.reload_clicked)
-        banner.addWidget(self._banner, 1)
-        banner.addWidget(self._reload)
-        self._jump = button("Jump to the end", "link")
-        self._jump.clicked.connect(self._to_end)
-        self._jump.hide()
-        inner.addWidget(self._jump, 0, Qt.AlignmentFlag.AlignHCenter)
-        self._banner_row = QWidget()
-        self._banner_row.setLayout(banner)
-        self._banner_row.hide()
-        inner.addWidget(self._banner_row)
-        self.alarm = ErrorLine(action="Adjust split")
-        self.alarm.acted.connect(self.split_clicked)
-        inner.addWidget(self.alarm)
-        self.question = QuestionLine("Stop engine", "Wait")
-        self.question.accepted.connect(self.end_clicked)
-        inner.addWidget(self.question)
+        self._build_lines(inner)
         row = QHBoxLayout()
         self.composer = Composer()
         self.composer.submitted.connect(self._submit)
@@ -149,8 +93,7 @@ class ChatView(QWidget):
         row.addWidget(self.composer, 1)
         row.addWidget(self._send, 0, Qt.AlignmentFlag.AlignBottom)
         inner.addLayout(row)
-        self._meter = label("", "muted")
-        self._meter.setAlignment(Qt.AlignmentFlag.AlignCenter)
+        self._meter = Meter()
         inner.addWidget(self._meter)
         centre.addStretch(1)
         centre.addWidget(holder, 100)
@@ -162,6 +105,31 @@ class ChatView(QWidget):
         self.strip = DeviceStrip()
         column.addWidget(self.strip)
 
+    def _build_lines(self, column: QVBoxLayout) -> None:
+        """What may stand above the composer."""
+        jump = button("Jump to the end", "link")
+        jump.clicked.connect(self.transcript.to_end)
+        jump.hide()
+        self.transcript.follows.connect(lambda follows: jump.setVisible(not follows))
+        column.addWidget(jump, 0, Qt.AlignmentFlag.AlignHCenter)
+        self._note = label("", "muted", wrap=True)
+        self._note.hide()
+        column.addWidget(self._note)
+        self.trouble = WaysPanel()
+        self.trouble.dismissed.connect(lambda: self.set_ways(WaysOutFound()))
+        self.trouble.chosen.connect(self._way_chosen)
+        column.addWidget(self.trouble)
+        self.alarm = ErrorLine(action="Adjust split")
+        self.alarm.acted.connect(self.split_clicked)
+        column.addWidget(self.alarm)
+        self.question = QuestionLine("Stop engine", "Wait")
+        self.question.accepted.connect(self.end_clicked)
+        column.addWidget(self.question)
+        self.context_line = ContextLine()
+        self.context_line.overflow_chosen.connect(self.overflow_chosen)
+        self.context_line.enlarge_clicked.connect(self._enlarge)
+        column.addWidget(self.context_line)
+
     # --- what the person does -------------------------------------------------
 
     def _submit(self) -> None:
@@ -169,6 +137,10 @@ class ChatView(QWidget):
         if not text or self._running or not self._ready:
             return
         self.submitted.emit(text)
+
+    def _continue(self) -> None:
+        if self._ready and not self._running:
+            self.continue_clicked.emit()
 
     def _stop(self) -> None:
         if self._running:
@@ -180,13 +152,10 @@ class ChatView(QWidget):
         else:
             self._submit()
 
-    def _scrolled(self, value: int) -> None:
-        self._follow = value >= self._scroll.verticalScrollBar().maximum() - 8
-        self._jump.setVisible(not self._follow)
-
-    def _to_end(self) -> None:
-        bar = self._scroll.verticalScrollBar()
-        bar.setValue(bar.maximum())
+    def _enlarge(self) -> None:
+        """The question that did not fit is sent once it does, if it still stands there."""
+        text = self.composer.toPlainText().strip()
+        self.enlarge_clicked.emit(text if text == self._returned else "")
 
     # --- what the core says ---------------------------------------------------
 
@@ -196,10 +165,16 @@ class ChatView(QWidget):
 
     def set_system_prompt(self, text: str) -> None:
         """Show the stored system prompt, without announcing it as a change."""
-        if text != self._system.toPlainText():
-            self._system.blockSignals(True)
-            self._system.setPlainText(text)
-            self._system.blockSignals(False)
+        self._head.set_system_prompt(text)
+
+    def set_settings(self, settings: Settings) -> None:
+        """What happens when the context is full, and what is kept for the reply."""
+        self._reserve = settings.reply_reserve
+        self.context_line.set_overflow(settings.overflow)
+
+    def set_offer(self, event: ContextOffered) -> None:
+        """Which longer context fits."""
+        self.context_line.set_offer(event.offer, event.sentence)
 
     def set_engine(self, words: str, *, ready: bool, error: str = "", asleep: bool = False) -> None:
         """Show the engine's state; `error` opens the banner with the Reload button.
@@ -208,17 +183,40 @@ class ChatView(QWidget):
         """
         self._ready = ready or asleep
         self.model.set_state(words, ready=ready, busy=self._running, error=bool(error))
-        if error:
-            self._banner.setText(error)
-        self._banner_row.setVisible(bool(error))
+        self._error = error
+        self._show_trouble()
         self._update_send()
+
+    def set_ways(self, found: WaysOutFound) -> None:
+        """What is wrong and what can be done, in place of the error alone; an empty one ends it."""
+        self._ways = found
+        self._show_trouble()
+
+    def _show_trouble(self) -> None:
+        found = self._ways
+        if found.sentence:
+            ways = [(way.title, way.effect) for way in found.ways]
+            state = "ok" if found.good else "error"
+            self.trouble.show_ways(found.sentence, found.detail, ways, state=state)
+        elif self._error:
+            self.trouble.show_ways(self._error, "", [("Reload", "")])
+        else:
+            self.trouble.dismiss()
+
+    def _way_chosen(self, number: int) -> None:
+        if self._ways.sentence:
+            self.way_chosen.emit(self._ways.ways[number])
+        else:
+            self.reload_clicked.emit()
 
     def set_loaded(self, loaded: Loaded | None, plan: LoadPlan | None) -> None:
         """The context's size, and the model's memory on each device."""
         self.strip.set_loaded(loaded, plan)
         if loaded is not None:
             self._context = loaded.context
-            self._show_meter(None, None, 0)
+            self.context_line.set_offer(None)
+            self.context_line.set_cut_off(False)
+            self._show_meters(self._no_meters())
 
     def show_note(self, sentence: str) -> None:
         """One quiet line above the composer, until the next answer is there."""
@@ -233,103 +231,106 @@ class ChatView(QWidget):
         """Live values of the devices."""
         self.strip.set_sample(sample)
 
+    def receive(self, event: ChatEvent) -> None:
+        """Something happened in the chat."""
+        match event:
+            case TurnStarted(user=user):
+                self.start_turn(user)
+            case AnswerResumed(answer=answer):
+                self.transcript.resume(answer)
+                self._begin()
+            case PromptRead():
+                self.read_prompt(event)
+            case TurnsSummarised():
+                self._summarise(event)
+            case AnswerExtended():
+                self.extend(event)
+            case TurnFinished():
+                self.finish_turn(event)
+            case QuestionReturned():
+                self._take_back(event)
+            case ConversationCleared():
+                self.clear()
+            case _:
+                assert_never(event)
+
     def start_turn(self, user: Message) -> None:
         """A message was sent: the composer is free for the next."""
-        self.composer.clear()
-        self._follow = True
-        self._add(user)
-        self._answer = Bubble(user=False)
-        self._pieces, self._thoughts = [], []
-        self._insert(self._answer)
+        if self.composer.toPlainText().strip() == user.text:
+            self.composer.clear()
+        self.transcript.start(user)
+        self._begin()
+
+    def _begin(self) -> None:
+        self._returned = ""
         self._running = True
+        self.context_line.set_problem("")
+        self.context_line.set_cut_off(False)
+        self.context_line.set_busy(True)
         self._update_send()
 
     def read_prompt(self, event: PromptRead) -> None:
         """Prompt processing advanced."""
-        self._meter.setText(f"reading {units.format_percent(event.done / max(1, event.total))}")
+        self.transcript.note("")
+        self.transcript.mark_left_out(event)
+        self._show_meters((self._meters or self._no_meters()).read(event))
+
+    def _summarise(self, event: TurnsSummarised) -> None:
+        turns = "1 older turn" if event.turns == 1 else f"{event.turns:,} older turns"
+        written = f" {event.tokens:,} tokens" if event.tokens else ""
+        self.transcript.note(f"Summarising {turns} ...{written}")
+        self.transcript.mark_summarised(event)
 
     def extend(self, event: AnswerExtended) -> None:
-        """More of the answer; drawn at most every 60 ms."""
-        if event.part is PartKind.REASONING:
-            self._thoughts.append(event.text)
-        elif event.part is PartKind.TEXT:
-            self._pieces.append(event.text)
-        if not self._render.isActive():
-            self._render.start()
-        rate = (
-            (event.tokens - 1) / event.elapsed_s
-            if event.tokens > 1 and event.elapsed_s > 0
-            else None
-        )
-        self._show_meter(rate, event.first_token_s, event.context_used)
+        """More of the answer."""
+        self.transcript.extend(event)
+        self._show_meters((self._meters or self._no_meters()).extended(event))
 
     def finish_turn(self, event: TurnFinished) -> None:
         """The answer is final, or what there is of it."""
-        self._render.stop()
-        stats = event.answer.stats
-        if self._answer is not None:
-            self._answer.set_text(event.answer.text)
-            tokens, seconds = (stats.reasoning_tokens, stats.reasoning_s) if stats else (0, 0.0)
-            self._answer.finish(
-                event.answer.outcome,
-                stats.tokens if stats else None,
-                thought=(event.answer.reasoning, tokens, seconds),
-            )
-        if stats:
-            self._show_meter(stats.tokens_per_second, stats.first_token_s, stats.context_used)
-            self._meter.setToolTip(
-                f"Of {stats.prompt_tokens:,} tokens of the prompt {stats.reused_tokens:,} were kept from before."
-            )
+        answer = event.answer
+        said = bool(answer.text or answer.reasoning) and not answer.tool_calls
+        self.transcript.finish(event, resumable=said and answer.outcome in _CUT_OFF)
+        if answer.stats is not None:
+            self._show_meters(Meters.of(answer.stats))
+        if event.error is not None and event.context_full:
+            self.context_line.set_problem(event.error.title)
+        elif event.error is not None:
+            self._error = str(event.error)
+            self._show_trouble()
+        self._end()
+        self.context_line.set_cut_off(answer.outcome is Outcome.FULL)
+
+    def _take_back(self, event: QuestionReturned) -> None:
+        """The question goes back to where it was written."""
+        self.transcript.take_back()
+        self._returned = event.text
+        written = self.composer.toPlainText().strip()
+        self.composer.setPlainText(f"{event.text}\n\n{written}" if written else event.text)
+        self.context_line.set_problem(f"{event.error.title} Your question is kept below.")
+        self._end()
+
+    def _end(self) -> None:
         self.show_note("")
-        self._answer = None
         self._running = False
-        if event.error is not None:
-            self._banner.setText(str(event.error))
-            self._banner_row.show()
+        self.context_line.set_busy(False)
         self._update_send()
 
     def clear(self) -> None:
         """An empty chat."""
-        self._answer = None
-        self._running = False
-        self._render.stop()
-        while self._messages.count() > 2:
-            item = self._messages.takeAt(1)
-            widget = item.widget() if item else None
-            if widget is not None:
-                widget.deleteLater()
-        self._empty.show()
-        self._show_meter(None, None, 0)
-        self._update_send()
+        self.transcript.clear()
+        self.context_line.set_problem("")
+        self.context_line.set_cut_off(False)
+        self._show_meters(self._no_meters())
+        self._end()
 
-    def _add(self, message: Message) -> None:
-        bubble = Bubble(user=message.role is Role.USER)
-        bubble.set_text(message.text)
-        self._insert(bubble)
+    def _no_meters(self) -> Meters:
+        return Meters(use=ContextUse.of(0, self._context, self._reserve))
 
-    def _insert(self, bubble: Bubble) -> None:
-        self._empty.hide()
-        self._messages.insertWidget(self._messages.count() - 1, bubble)
-
-    def _show_answer(self) -> None:
-        if self._answer is not None:
-            if self._thoughts:
-                self._answer.set_thought("".join(self._thoughts))
-            self._answer.set_text("".join(self._pieces))
-
-    def _show_meter(self, rate: float | None, first_s: float | None, used: int) -> None:
-        if not self._context:
-            self._meter.setText("")
-            return
-        fraction = used / self._context
-        parts = [f"{rate:.1f} tok/s"] if rate is not None else []
-        parts += [f"first token {units.format_duration(first_s)}"] if first_s is not None else []
-        short = units.format_tokens_short
-        parts.append(
-            f"context {short(used)} / {short(self._context)} ({units.format_percent(fraction)})"
-        )
-        self._meter.setText("  ·  ".join(parts))
-        set_state(self._meter, "error" if fraction >= FULL else "warn" if fraction >= WARN else "")
+    def _show_meters(self, meters: Meters) -> None:
+        self._meters = meters
+        self._meter.show_meters(meters)
+        self.context_line.set_use(meters.use, shortened=self.transcript.shortened)
 
     def _update_send(self) -> None:
         self._send.setText("Stop" if self._running else "Send")

@@ -18,6 +18,7 @@ from app import units
 from app.engine.model import EngineState, EngineStateChanged
 from app.engine.protocol import Loaded
 from app.errors import AppError
+from app.events import WaysOutFound
 from app.gguf.model import ModelLayout
 from app.hardware.model import HardwareReport, HardwareSampled
 from app.plan.model import LoadPlan
@@ -27,6 +28,7 @@ from ui.launcher.outcome import Outcome
 from ui.launcher.plan_card import PlanCard
 from ui.launcher.status_line import StatusLine
 from ui.widgets.labels import button, frame, label
+from ui.widgets.ways_panel import WaysPanel
 
 FOLD_PX = 1100 - 88
 """Width of the page, rail aside, below which the side column goes under the chart."""
@@ -49,6 +51,7 @@ class LauncherView(QWidget):
     context_chosen = Signal(int)
     kv_type_chosen = Signal(str)
     remedy_chosen = Signal(object)
+    way_chosen = Signal(object)
 
     def __init__(self, parent: QWidget | None = None) -> None:
         super().__init__(parent)
@@ -58,6 +61,7 @@ class LauncherView(QWidget):
         self._layout: ModelLayout | None = None
         self._state = EngineState.STOPPED
         self._current = True
+        self._ways = WaysOutFound()
         outer = QVBoxLayout(self)
         outer.setContentsMargins(0, 0, 0, 0)
         outer.setSpacing(0)
@@ -110,6 +114,10 @@ class LauncherView(QWidget):
         self._subtitle = label("", "body-muted", wrap=True)
         page.addWidget(self._subtitle)
         page.addSpacing(4)
+        self.trouble = WaysPanel()
+        self.trouble.dismissed.connect(lambda: self.set_ways(WaysOutFound()))
+        self.trouble.chosen.connect(lambda number: self.way_chosen.emit(self._ways.ways[number]))
+        page.addWidget(self.trouble)
         self.outcome = Outcome()
         self.outcome.remedy_chosen.connect(self.remedy_chosen)
         page.addWidget(self.outcome)
@@ -214,6 +222,19 @@ class LauncherView(QWidget):
         self._options.set_plan(plan)
         self._draw()
         self._update_primary()
+
+    def set_ways(self, found: WaysOutFound) -> None:
+        """What is wrong and what can be done about it; an empty one ends it."""
+        self._ways = found
+        self.outcome.show_remedies(not found.ways)
+        if not found.sentence:
+            self.trouble.dismiss()
+            return
+        ways = [(way.title, way.effect) for way in found.ways]
+        state = "ok" if found.good else "error"
+        self.trouble.show_ways(found.sentence, found.detail, ways, state=state)
+        if not found.good:
+            self.status.say("")
 
     def set_pending(self) -> None:
         """Another plan is being worked out; until then the old one is shown."""

@@ -43,11 +43,13 @@ class Outcome(QWidget):
         self.missing = label("", "body-muted", wrap=True)
         self.missing.hide()
         column.addWidget(self.missing)
-        self._grid = QGridLayout()
+        self._helps = QWidget()
+        self._grid = QGridLayout(self._helps)
+        self._grid.setContentsMargins(0, 0, 0, 0)
         self._grid.setHorizontalSpacing(12)
         self._grid.setVerticalSpacing(2)
         self._grid.setColumnStretch(2, 1)
-        column.addLayout(self._grid)
+        column.addWidget(self._helps)
         theme.manager().changed.connect(self._show_icon)
 
     def set_plan(self, plan: LoadPlan, layout: ModelLayout | None) -> None:
@@ -63,6 +65,10 @@ class Outcome(QWidget):
         self.missing.setText(facts)
         self.missing.setVisible(bool(facts))
         self._show_remedies([remedy for remedy in plan.remedies if not remedy.missing])
+
+    def show_remedies(self, shown: bool) -> None:
+        """Without them where ways out that load at once are shown instead."""
+        self._helps.setVisible(shown)
 
     def _show_icon(self) -> None:
         if self._verdict_shown is None:
@@ -115,7 +121,11 @@ def _missing(plan: LoadPlan) -> Iterator[str]:
 
 def _action(remedy: Remedy) -> str:
     """What the link says that applies a remedy; empty if no setting does."""
+    if remedy.layers:
+        return "Move them"
     match dict(remedy.changes):
+        case {"kv_type_k": kind, "micro_batch": int(size)}:
+            return f"Use {kind} and {size}"
         case {"kv_type_k": kind}:
             return f"Use {kind}"
         case {"micro_batch": int(size)}:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import enum
 from pathlib import Path
 
@@ -35,8 +36,9 @@ class ThemeManager(QObject):
     def __init__(self) -> None:
         """Start light; `install` looks at the system."""
         super().__init__()
-        self._theme = LIGHT
+        self._theme, self._is_on = LIGHT, False
         self._appearance = Appearance.SYSTEM
+        self._high_contrast = False
 
     @property
     def theme(self) -> Theme:
@@ -48,7 +50,13 @@ class ThemeManager(QObject):
         """What the person chose."""
         return self._appearance
 
-    def install(self, app: QApplication, appearance: Appearance = Appearance.SYSTEM) -> None:
+    def install(
+        self,
+        app: QApplication,
+        appearance: Appearance = Appearance.SYSTEM,
+        *,
+        high_contrast: bool = False,
+    ) -> None:
         """Load fonts, set Fusion, palette and style sheet, and follow the system from now on."""
         for file in sorted(FONTS.glob("*.[ot]tf")):
             QFontDatabase.addApplicationFont(str(file))
@@ -59,11 +67,11 @@ class ThemeManager(QObject):
         font.setHintingPreference(QFont.HintingPreference.PreferNoHinting)
         app.setFont(font)
         QGuiApplication.styleHints().colorSchemeChanged.connect(self._system_changed)
-        self.set_appearance(appearance)
+        self.set_appearance(appearance, high_contrast=high_contrast)
 
-    def set_appearance(self, appearance: Appearance) -> None:
-        """Put on light, dark, or what the system says."""
-        self._appearance = appearance
+    def set_appearance(self, appearance: Appearance, *, high_contrast: bool = False) -> None:
+        """Put on light, dark, or what the system says; edges as dark as text where wanted."""
+        self._appearance, self._high_contrast = appearance, high_contrast
         self._put_on({Appearance.LIGHT: LIGHT, Appearance.DARK: DARK}.get(appearance) or _system())
 
     def _system_changed(self) -> None:
@@ -71,7 +79,11 @@ class ThemeManager(QObject):
             self._put_on(_system())
 
     def _put_on(self, theme: Theme) -> None:
-        self._theme = theme
+        if self._high_contrast:
+            theme = dataclasses.replace(theme, line_strong=theme.muted, line=theme.line_strong)
+        if theme == self._theme and self._is_on:
+            return
+        self._theme, self._is_on = theme, True
         app = QApplication.instance()
         if isinstance(app, QApplication):
             app.setPalette(_palette(theme))

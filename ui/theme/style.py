@@ -34,6 +34,7 @@ QLabel[state="ok"] { color: $ok; }
 QLabel[state="accent"] { color: $accent; }
 QLabel[state="warn"] { color: $warn; }
 QLabel[state="error"] { color: $error; }
+QTextEdit[state="muted"] { color: $muted; }
 QFrame[kind="card"] { background: $surface; border: 1px solid $line; border-radius: ${card_px}px; }
 QFrame[kind="bubble"] { background: $alt; border: none; border-radius: ${card_px}px; }
 QLabel[kind="tag"] {
@@ -85,7 +86,13 @@ QPushButton[kind="link"] {
     border: 2px solid transparent; border-radius: 4px; background: transparent; color: $accent;
     padding: 0 2px; min-height: 18px; font-size: ${small_px}px;
 }
-QPushButton[kind="link"][menu="true"] { padding-right: 16px; }
+QPushButton[kind="link"][menu="true"] { padding-right: 16px; text-align: left; }
+QToolButton[kind="link"] {
+    border: 2px solid transparent; border-radius: 4px; background: transparent; color: $muted;
+    padding: 0 2px; min-height: 18px; font-size: ${small_px}px;
+}
+QToolButton[kind="link"]:hover { color: $text; }
+QToolButton[kind="link"]:focus { border-color: $accent; }
 QPushButton[kind="link"]::menu-indicator {
     image: url($chevron); width: 14px; height: 14px; subcontrol-origin: border; subcontrol-position: right center;
 }
@@ -102,6 +109,9 @@ QSpinBox::up-button, QSpinBox::down-button, QDoubleSpinBox::up-button,
 QDoubleSpinBox::down-button { width: 0; border: none; }
 QComboBox:focus, QLineEdit:focus, QSpinBox:focus, QDoubleSpinBox:focus, QPlainTextEdit:focus, QTextEdit:focus {
     border: 1px solid $accent;
+}
+QComboBox:disabled, QLineEdit:disabled, QPlainTextEdit:disabled {
+    background: $alt; color: $muted; border-color: $line;
 }
 QComboBox::drop-down { border: none; width: 28px; }
 QComboBox::down-arrow { image: url($chevron); width: 14px; height: 14px; }

@@ -76,7 +76,6 @@ class Rail(QWidget):
             column.addWidget(item)
         column.addStretch(1)
         self._items["Settings"] = _Item("Settings", "settings")
-        self._items["Settings"].setCheckable(False)
         column.addWidget(self._items["Settings"])
         for name, item in self._items.items():
             item.clicked.connect(lambda _checked=False, chosen=name: self.chosen.emit(chosen))

@@ -11,6 +11,7 @@ import sys
 from collections.abc import Callable, Iterator
 from typing import Any, TextIO
 
+import psutil
 import pydantic
 
 from app.hardware.probes import children
@@ -33,6 +34,8 @@ class NvmlGpu(pydantic.BaseModel):
     memory_used_bytes: int | None = None
     processes: dict[int, int] = {}
     """Bytes by process id, where the driver tells; other containers' processes may be missing."""
+    names: dict[int, str] = {}
+    """Of those processes, as far as the system tells."""
     compute_capability: str | None = None
     pcie_generation: int | None = None
     pcie_width: int | None = None
@@ -119,7 +122,7 @@ def _ask(function: Callable[..., Any], *arguments: object) -> Any:  # noqa: ANN4
 
     try:
         return function(*arguments)
-    except (pynvml.NVMLError, UnicodeDecodeError):
+    except (pynvml.NVMLError, pynvml.NVMLLibraryMismatchError, UnicodeDecodeError):
         return None
 
 
@@ -175,13 +178,16 @@ def _gpu(handle: object) -> NvmlGpu:
     capability = _ask(n.nvmlDeviceGetCudaComputeCapability, handle)
     limit = _ask(n.nvmlDeviceGetEnforcedPowerLimit, handle)
     running = _ask(n.nvmlDeviceGetComputeRunningProcesses, handle) or []
+    running += _ask(n.nvmlDeviceGetGraphicsRunningProcesses, handle) or []
+    processes = {p.pid: p.usedGpuMemory or 0 for p in running}
     peers, switch = _nvlinks(handle)
     return NvmlGpu(
         name=_text(_ask(n.nvmlDeviceGetName, handle)),
         pci_bus_id=_bus_id(handle),
         memory_total_bytes=memory.total if memory else None,
         memory_free_bytes=memory.free if memory else None,
-        processes={p.pid: p.usedGpuMemory or 0 for p in running},
+        processes=processes,
+        names={pid: name for pid in processes if (name := _program(pid))},
         compute_capability=f"{capability[0]}.{capability[1]}" if capability else None,
         pcie_generation=_ask(n.nvmlDeviceGetCurrPcieLinkGeneration, handle),
         pcie_width=_ask(n.nvmlDeviceGetCurrPcieLinkWidth, handle),
@@ -192,6 +198,13 @@ def _gpu(handle: object) -> NvmlGpu:
         power_limit_w=limit / 1000 if limit is not None else None,
         **_reading(handle).model_dump(),
     )
+
+
+def _program(pid: int) -> str:
+    try:
+        return psutil.Process(pid).name()
+    except psutil.Error:
+        return ""
 
 
 def _reading(handle: object) -> NvmlReading:

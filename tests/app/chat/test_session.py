@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from app.chat.events import AnswerExtended, PromptRead, TurnFinished
 from app.chat.message import Outcome
-from app.chat.session import AnswerExtended, ChatSession, PromptRead, TurnFinished
+from app.chat.session import ChatSession
 from app.engine import protocol
 from app.engine.model import TurnEnded, TurnProgressed
 from app.engine.protocol import PartKind, ToolCall

@@ -11,6 +11,7 @@ import pytest
 
 from app import processes
 from app.engine import diagnose, protocol
+from app.engine.shortage import Part
 from app.errors import ErrorKind
 
 
@@ -33,7 +34,7 @@ def test_the_device_and_the_size_are_named() -> None:
     line = "allocating 8192.00 MiB on device 2: cudaMalloc failed: out of memory"
     error = diagnose.crashed(-6, line)
     assert error.title == "There was not enough memory on GPU 2."
-    assert "8,192 MiB" in error.detail
+    assert "8.0 GiB" in error.detail
 
 
 def test_a_worker_that_gets_no_memory_says_so_and_lives(starter_model: Path) -> None:
@@ -66,6 +67,32 @@ def test_a_worker_that_gets_no_memory_says_so_and_lives(starter_model: Path) -> 
             pytest.fail("the worker died")
         assert isinstance(message, protocol.Failed)
         assert message.reason == "memory"
-        assert diagnose.load_failed(message, str(starter_model)).kind is ErrorKind.MEMORY
+        error = diagnose.load_failed(message, str(starter_model))
+        assert isinstance(error, diagnose.ShortOfMemoryError)
+        assert error.kind is ErrorKind.MEMORY
+        assert error.refusal.device == "CPU"
+        assert error.refusal.part is Part.KV_CACHE
+        assert error.refusal.size_bytes == 30 * 2 * 3 * 64 * 2 * 1_048_576, (
+            "as planned, to the byte"
+        )
+        assert error.refusal.free_bytes
         child.stdin.close()
         assert child.wait(30) == 0
+
+
+def test_a_server_that_is_lost_is_named_and_is_no_want_of_memory() -> None:
+    words = "alloc_tensor_range: failed to allocate CUDA0 buffer of size 5\n"
+    abort = "ggml-rpc.cpp:566: Remote RPC server crashed or returned malformed response\n"
+    error = diagnose.crashed(-6, words + abort)
+    assert isinstance(error, diagnose.ServerLostError)
+    assert not error.endpoint
+    error = diagnose.crashed(-6, "ggml-rpc.cpp:547: Failed to connect to 10.0.0.5:50052\n")
+    assert isinstance(error, diagnose.ServerLostError)
+    assert error.endpoint == "10.0.0.5:50052"
+    failed = protocol.Failed(
+        stage="load", reason="device", detail="no RPC server answers at 10.0.0.5:50052"
+    )
+    error = diagnose.load_failed(failed, "m.gguf")
+    assert isinstance(error, diagnose.ServerLostError)
+    assert error.endpoint == "10.0.0.5:50052"
+    assert "10.0.0.5:50052" in error.title

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from app.chat.events import PromptRead
 from app.chat.message import ContextLevel
-from app.chat.session import ChatSession, PromptRead
+from app.chat.session import ChatSession
 from app.engine import protocol
 from app.engine.model import TurnEnded, TurnProgressed
 from app.engine.overflow import turns_to_drop
 from app.errors import AppError, ErrorKind
-from tests.helpers.engines import answer, engine, is_end, is_loaded, load, talk
+from tests.helpers import small_models
+from tests.helpers.engines import answer, engine, is_end, is_loaded, load, talk, text_of
 
 FACT = "The lamp of lighthouse number {0} is lit at {0} minutes past six, and put out at dawn."
 
@@ -75,6 +78,42 @@ def test_without_leave_nothing_is_dropped(starter_model: Path) -> None:
             answer(supervisor, events, talk(*[FACT.format(n) for n in range(15)]))
         assert error.value.kind is ErrorKind.USAGE
         assert answer(supervisor, events, talk("Hello"), limit=4).text
+
+
+@pytest.mark.parametrize(
+    "make", [small_models.sliding_window, small_models.recurrent], ids=["window", "recurrent"]
+)
+def test_an_answer_goes_on_where_nothing_can_be_shifted(
+    make: Callable[[Path], Path], tmp_path: Path
+) -> None:
+    messages = talk("a" * 40, "b" * 20, "c" * 40, "d" * 20, "e" * 40, "f" * 20, "tell")
+    with engine() as (supervisor, events):
+        supervisor.load(load(make(tmp_path / "model.gguf"), context=512, micro_batch=64))
+        events.until(is_loaded)
+        supervisor.generate(
+            protocol.Generate(
+                turn=1,
+                messages=messages,
+                sampling=protocol.Sampling(
+                    temperature=0, grammar=small_models.LETTERS, ignore_end=True
+                ),
+                max_tokens=260,
+                overflow="drop_oldest",
+            )
+        )
+        seen = events.until(is_end)
+    end = seen[-1]
+    assert isinstance(end, TurnEnded)
+    assert end.finished is not None
+    assert (end.finished.reason, end.finished.generated_tokens) == ("length", 260)
+    read = [
+        e.message
+        for e in seen
+        if isinstance(e, TurnProgressed) and isinstance(e.message, protocol.PrefillProgressed)
+    ]
+    assert read[-1].dropped
+    assert read[-1].total < 512
+    assert len(text_of(seen)) == 260, "nothing of the answer is missing or said twice"
 
 
 def test_a_person_is_told_before_the_context_is_full(starter_model: Path) -> None:

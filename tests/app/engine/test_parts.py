@@ -75,6 +75,52 @@ CASES: list[tuple[str, str, bool, Parts]] = [
     ("<tool_call>no json</tool_call> x", "", False, [(TEXT, "<tool_call>no json</tool_call> x")]),
     ("<tool_call>{", "", False, [(TEXT, "<tool_call>{")]),
     ("<|python_tag|>print(1)", "", False, [(TEXT, "<|python_tag|>print(1)")]),
+    ("<think>\nhm</think>Yes.", "…<think>\n", False, [(REASONING, "\nhm"), (TEXT, "Yes.")]),
+    (
+        '<think>hm</think>\n{"name": "add", "parameters": {"a": 1, "b": 2}}',
+        "",
+        True,
+        [(REASONING, "hm"), SUM],
+    ),
+    (
+        'hm</think>{"name": "add", "parameters": {"a": 1, "b": 2}}',
+        "<think>",
+        True,
+        [(REASONING, "hm"), SUM],
+    ),
+    (
+        '<tool_call>{"name": "say", "arguments": {"t": "</tool_call>"}}</tool_call> Done.',
+        "",
+        False,
+        [(CALL, ("say", {"t": "</tool_call>"})), (TEXT, "Done.")],
+    ),
+    (
+        '<tool_call>{"name": "add", "arguments": {"a": 1, "b": 2}}\n'
+        '<tool_call>{"name": "add", "arguments": {"a": 1, "b": 2}}</tool_call>',
+        "",
+        False,
+        [SUM, SUM],
+    ),
+    (
+        "<tool_call>\n<function=add>\n<parameter=a>\n1\n</parameter>\n<parameter=b>\n2\n</parameter>\n"
+        "</function>\n</tool_call>",
+        "",
+        False,
+        [SUM],
+    ),
+    ("<function=now>{}</function>", "", False, [(CALL, ("now", {}))]),
+    (
+        "<function=say>\n<parameter=t>\nGood day\n</parameter>\n</function>",
+        "",
+        False,
+        [(CALL, ("say", {"t": "Good day"}))],
+    ),
+    (
+        '<tool_call>{"name": </tool_call> x',
+        "",
+        False,
+        [(TEXT, '<tool_call>{"name": </tool_call> x')],
+    ),
 ]
 
 

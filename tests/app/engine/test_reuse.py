@@ -8,8 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from app.chat.message import Message
+from app.chat.session import ChatSession
 from app.engine import protocol
-from app.engine.model import TurnProgressed
+from app.engine.model import TurnEnded, TurnProgressed
 from tests.helpers import small_models
 from tests.helpers.engines import Answer, answer, engine, is_end, is_loaded, load, talk
 
@@ -99,3 +101,50 @@ def test_a_stop_in_the_middle_leaves_a_cache_that_is_true(forgetful: Path) -> No
         events.until(is_end)
         got = answer(supervisor, events, talk(story, "x", "go on"), sampling=LETTERS)
     assert fresh(forgetful, talk(story, "x", "go on"), sampling=LETTERS).text == got.text
+
+
+DROPS_REASONING = (
+    "{% for m in messages %}[{{ m.role }}]"
+    "{{ m.content.split('</think>')[-1] if m.role == 'assistant' else m.content }}\n{% endfor %}"
+    "{% if add_generation_prompt %}[assistant]{% endif %}"
+)
+"""Nemotron's way: what was thought is not part of later prompts."""
+THINKS = protocol.Sampling(
+    temperature=0,
+    grammar='root ::= "<think>" [a-z] [a-z] [a-z] [a-z] [a-z] [a-z] "</think>" [a-z] [a-z] [a-z] [a-z]',
+)
+
+
+def test_reasoning_that_the_template_drops_costs_its_own_answer_only(tmp_path: Path) -> None:
+    path = small_models.sliding_window(
+        tmp_path / "thinks.gguf", window=4096, template=DROPS_REASONING
+    )
+    story = "once upon a time " * 20
+    session = ChatSession()
+    with engine() as (supervisor, events):
+        supervisor.load(load(path, micro_batch=64))
+        events.until(is_loaded)
+
+        def ask(text: str) -> Message:
+            session.begin(text, now_s=0)
+            supervisor.generate(
+                protocol.Generate(
+                    turn=session.turn, messages=session.prompt(), sampling=THINKS, max_tokens=64
+                )
+            )
+            for event in events.until(is_end):
+                if isinstance(event, TurnEnded | TurnProgressed):
+                    session.receive(event, now_s=0)
+            return session.messages[-1]
+
+        first = ask(story)
+        second = ask("then")
+    assert len(first.reasoning) == 6
+    assert len(first.text) == 4
+    assert first.stats is not None
+    assert second.stats is not None
+    assert first.stats.reasoning_tokens >= 6
+    assert second.stats.reused_tokens == first.stats.prompt_tokens, "all up to the thought"
+    assert second.stats.evaluated_tokens == len(f"{first.text}\n[user]then\n[assistant]")
+    alone = fresh(path, talk(story, first.text, "then"), sampling=THINKS, limit=64)
+    assert alone.text == second.reasoning + second.text

@@ -66,10 +66,42 @@ def test_penalties(starter_model: Path) -> None:
         assert plain.count("tick") >= 20
         for change in (
             {"repeat_penalty": 2.0},
-            {"presence_penalty": 2.0, "frequency_penalty": 2.0},
+            {"frequency_penalty": 2.0},
             {"dry_multiplier": 10.0, "dry_base": 4.0, "dry_penalty_last_n": -1},
         ):
             assert ask(text, **loop | change).text.count("tick") < plain.count("tick"), change
+
+    with_engine(starter_model, check)
+
+
+def test_what_an_option_is_refined_by_acts_too(starter_model: Path) -> None:
+    """Windows, breakers, exponents and thresholds: each changes what the option it belongs to does."""
+
+    def check(ask: Ask) -> None:
+        ask()
+        varied = {"temperature": 1.0, "top_k": 0, "top_p": 1.0, "min_p": 0.0, "seed": 1}
+        repeats = (
+            "Repeat this to the letter, many times: one two three four one two three four one two"
+        )
+        for text, base, change in (
+            (QUESTION, {"dynatemp_range": 0.9}, {"dynatemp_exponent": 8.0}),
+            (QUESTION, {"xtc_probability": 1.0, "xtc_threshold": 0.02}, {"xtc_threshold": 0.6}),
+            (QUESTION, {"mirostat": 2, "mirostat_tau": 5.0}, {"mirostat_tau": 0.5}),
+            (QUESTION, {"mirostat": 2, "mirostat_tau": 2.0, "mirostat_eta": 0.01}, {"mirostat_eta": 1.0}),
+            (repeats, {}, {"presence_penalty": 2.0}),
+            (repeats, {"repeat_penalty": 1.8}, {"penalty_last_n": 1}),
+            (repeats, {"dry_multiplier": 5.0, "dry_penalty_last_n": -1}, {"dry_penalty_last_n": 2}),
+            (repeats, {"dry_multiplier": 5.0, "dry_penalty_last_n": -1}, {"dry_allowed_length": 900}),
+            (repeats, {"dry_multiplier": 5.0, "dry_penalty_last_n": -1},
+             {"dry_sequence_breakers": [" one", " two", " three", " four"]}),
+            (repeats, {"dry_multiplier": 0.3, "dry_penalty_last_n": -1}, {"dry_base": 9.0}),
+        ):  # fmt: skip
+            fixed = varied if text is QUESTION else {"seed": 1}
+            plain = ask(text, **fixed | base).text
+            assert ask(text, **fixed | base | change).text != plain, (base, change)
+        once = ask(logit_bias=((500, 100.0),), limit=1).text
+        assert once, "a token by its number"
+        assert ask(logit_bias=((500, 100.0),), limit=6).text == 6 * once
 
     with_engine(starter_model, check)
 

@@ -140,9 +140,8 @@ def test_verify_calls_nothing_damaged_that_it_cannot_check(
 
     monkeypatch.setattr(desk.service.files._records.verified, "last", without_digest)
     told = desk.verified(local)
-    assert told.error is not None
-    assert "no checksum" in str(told.error)
-    assert told.wrong == ()
+    assert (told.files, told.unchecked, told.wrong, told.error) == (3, 3, (), None)
+    assert not told.can_mend
 
 
 def test_verify_finds_damage_and_only_a_click_mends_it(desk: Desk) -> None:

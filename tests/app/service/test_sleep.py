@@ -9,7 +9,7 @@ from typing import TypeVar
 
 import pytest
 
-from app.chat.session import TurnFinished
+from app.chat.events import TurnFinished
 from app.engine.model import EngineState, EngineStateChanged, ModelLoaded
 from app.errors import ErrorKind
 from app.events import AppEvent, OperationFailed, SnapshotChanged, SnapshotMeasured, SnapshotState

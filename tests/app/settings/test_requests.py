@@ -48,5 +48,7 @@ def test_an_answer_is_asked_for_as_set_or_else_as_advised() -> None:
     assert (asked.sampling.temperature, asked.sampling.top_p) == (0.6, 0.95)
     assert generate_command(Settings(), layout, 1, question).sampling.temperature == 0
     assert generate_command(Settings(), None, 1, question).sampling == Sampling()
-    own = Settings(sampling=Sampling(temperature=1.2), system_prompt="detailed thinking on")
-    assert generate_command(own, layout, 1, question).sampling.temperature == 1.2
+    own = Settings(sampling={"temperature": 1.2}, system_prompt="detailed thinking on")
+    asked = generate_command(own, layout, 1, question)
+    assert (asked.sampling.temperature, asked.sampling.top_p) == (1.2, 0.95)
+    assert asked.sampling.top_k == 0, "what was not set is as advised"

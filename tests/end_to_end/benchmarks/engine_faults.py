@@ -14,7 +14,8 @@ import statistics
 import time
 
 from app.catalog import starter
-from app.chat.session import ChatSession, TurnFinished
+from app.chat.events import TurnFinished
+from app.chat.session import ChatSession
 from app.engine import protocol
 from app.engine.model import EngineEvent, EngineState, EngineStateChanged, TurnEnded, TurnProgressed
 from app.engine.supervisor import EngineSupervisor

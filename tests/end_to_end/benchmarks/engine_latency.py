@@ -19,7 +19,7 @@ import psutil
 
 from app import processes
 from app.catalog import starter
-from app.chat.session import AnswerExtended, TurnFinished
+from app.chat.events import AnswerExtended, TurnFinished
 from app.engine import protocol
 from app.engine.model import EngineState, EngineStateChanged, ModelLoaded, TurnEnded, TurnProgressed
 from app.engine.supervisor import EngineSupervisor

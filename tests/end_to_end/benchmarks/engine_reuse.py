@@ -142,7 +142,7 @@ def ask(
         if isinstance(event, TurnProgressed):
             if isinstance(event.message, protocol.TokensGenerated):
                 first = first or time.perf_counter() - started
-            else:
+            elif isinstance(event.message, protocol.PrefillProgressed):
                 prompt, reused = event.message.total, event.message.reused
         elif is_end(event):
             return first, prompt, reused

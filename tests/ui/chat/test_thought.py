@@ -5,8 +5,8 @@ from pathlib import Path
 
 from pytestqt.qtbot import QtBot
 
+from app.chat.events import AnswerExtended, TurnFinished
 from app.chat.message import Message, Part, Role, TurnStats
-from app.chat.session import AnswerExtended, TurnFinished
 from app.engine.protocol import PartKind
 from ui.chat.chat_view import ChatView
 from ui.chat.thought import Thought

@@ -1,0 +1,99 @@
+"""Ways out of a fault in the terminal: told with numbers, taken by number."""
+
+from __future__ import annotations
+
+import queue
+import sys
+from collections.abc import Callable
+
+from app.errors import AppError
+from app.events import AppEvent, WayOut, WaysOutFound
+from app.service import AppService
+from app.settings.model import Settings
+
+
+class Ways:
+    """What can be done now, numbered from 1."""
+
+    def __init__(
+        self,
+        service: AppService,
+        say: Callable[[str], None],
+        emit: Callable[..., None],
+    ) -> None:
+        """Nothing is wrong yet; `say` prints for a person, `emit` an object for a program."""
+        self._service, self._say, self._emit = service, say, emit
+        self._found = WaysOutFound()
+
+    def follow(
+        self, error: AppError, events: queue.Queue[AppEvent], notice: Callable[[AppEvent], None]
+    ) -> bool:
+        """Wait for the ways out of `error` and tell them; False if it has none that a setting takes."""
+        if not self._service.ways.knows(error):
+            return False
+        while not isinstance(event := events.get(), WaysOutFound):
+            notice(event)
+        self.tell(event)
+        return any(way.settings is not None for way in event.ways)
+
+    def tell(self, found: WaysOutFound) -> None:
+        """Print what is wrong, and each way with its number."""
+        self._found = found
+        if not found.sentence:
+            return
+        self._say(f"{found.sentence} {found.detail}".strip())
+        for number, way in enumerate(found.ways, 1):
+            mark = f"/{number}" if way.settings is not None else "  "
+            self._say(f"  {mark}  {way.title}: {way.effect}.")
+        before = self._service.settings
+        self._emit(
+            "ways_out",
+            sentence=found.sentence,
+            detail=found.detail,
+            ways=[
+                {
+                    "number": number,
+                    "title": way.title,
+                    "effect": way.effect,
+                    "settings": _changes(before, way),
+                }
+                for number, way in enumerate(found.ways, 1)
+            ],
+        )
+
+    def block(self) -> bool:
+        """True, and told again, if what is planned now cannot be loaded, but one of the ways can."""
+        plan = self._service.planning.plan
+        blocked = bool(self._found.ways) and plan is not None and not plan.runs
+        if blocked:
+            self.tell(self._found)
+        return blocked
+
+    def ask(self) -> bool:
+        """Let a person at a terminal choose one; False if none was."""
+        if not sys.stdin.isatty():
+            return False
+        self._say("Type a number to do that, or only Enter to end.")
+        return self.take(sys.stdin.readline().strip())
+
+    def take(self, text: str) -> bool:
+        """Go the way with the number in `text` (`2`, `/2`) and load; False if there is none."""
+        number = text.removeprefix("/")
+        if not number.isdigit() or not 0 < int(number) <= len(self._found.ways):
+            return False
+        way = self._found.ways[int(number) - 1]
+        if way.settings is None:
+            return False
+        self._say(f"{way.title}.")
+        self._found = WaysOutFound()
+        # What the command line asked for is not for good, so neither is this.
+        self._service.take(way, keep=False)
+        return True
+
+
+def _changes(before: Settings, way: WayOut) -> dict[str, object] | None:
+    """What the way changes; None if no setting does it."""
+    if way.settings is None:
+        return None
+    old, new = before.model_dump(mode="json"), way.settings.model_dump(mode="json")
+    return {name: value for name, value in new.items() if value != old[name]}

@@ -1,0 +1,172 @@
+"""`ContextService`: what can be done about a context that fills up, beside the engine's own means."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from app import units
+from app.chat.events import QuestionReturned, TurnFinished
+from app.chat.message import ContextLevel, ContextUse, Outcome, TurnStats
+from app.engine.model import EngineState, EngineStateChanged, ModelLoaded
+from app.events import AppEvent, ContextOffered, OperationFailed
+from app.plan.larger import LargerContext, larger_context
+from app.service.engine import EngineService
+from app.service.hardware import HardwareService
+from app.service.jobs import Emit, Worker
+from app.service.planning import Planning
+from app.settings.model import OVERFLOW_WORDS, Overflow, Settings
+from app.settings.requests import make_request
+
+ENOUGH_TOKENS = 32
+"""A rate of prompt processing from fewer tokens says little."""
+
+
+class ContextService:
+    """Works out which longer context fits, loads it, and lets the chat go on there.
+
+    Attributes:
+        offer: What was worked out for the model as it is loaded; None before that.
+    """
+
+    def __init__(
+        self,
+        hardware: HardwareService,
+        planning: Planning,
+        engine: EngineService,
+        jobs: Worker,
+        emit: Emit,
+        settings: Callable[[], Settings],
+        *,
+        change: Callable[[Settings], None],
+        send: Callable[[str], None],
+        resume: Callable[[], None],
+    ) -> None:
+        """Nothing is worked out yet.
+
+        Args:
+            hardware: What there is.
+            planning: Has the model.
+            engine: Has it loaded.
+            jobs: Works it out, which may take seconds.
+            emit: Told of everything.
+            settings: Those in force.
+            change: Puts others in force, stores them, and loads again.
+            send: Asks a question again.
+            resume: Lets the last answer go on.
+        """
+        self.offer: LargerContext | None = None
+        self._hardware, self._planning, self._engine = hardware, planning, engine
+        self._jobs, self._emit = jobs, emit
+        self._settings, self._change = settings, change
+        self._send, self._resume = send, resume
+        self._rate: float | None = None
+        self._used = 0
+        self._afterwards: Callable[[], None] | None = None
+
+    # --- what happens -----------------------------------------------------------
+
+    def notice(self, event: AppEvent) -> None:
+        """A context that fills up is worked on before it is full."""
+        match event:
+            case ModelLoaded():
+                self.offer, afterwards = None, self._afterwards
+                self._afterwards = None
+                if afterwards is not None:
+                    afterwards()
+            case EngineStateChanged(state=EngineState.STOPPED | EngineState.CRASHED):
+                self.offer = None
+                if event.error is not None:
+                    self._afterwards = None
+            case OperationFailed():
+                self._afterwards = None
+            case QuestionReturned(text=text) if self._automatic:
+                self._enlarge(lambda: self._send(text), automatic=True)
+            case TurnFinished(answer=answer) if answer.stats is not None:
+                self._finished(answer.stats)
+                if answer.outcome is Outcome.FULL and self._automatic:
+                    self._enlarge(self._resume, automatic=True)
+            case QuestionReturned():
+                self.study()
+            case _:
+                pass
+
+    @property
+    def _automatic(self) -> bool:
+        return self._settings().overflow is Overflow.ENLARGE
+
+    def _finished(self, stats: TurnStats) -> None:
+        self._used = stats.context_used
+        if stats.evaluated_tokens >= ENOUGH_TOKENS:
+            self._rate = stats.prompt_tokens_per_second
+        if stats.context_level >= ContextLevel.FILLING and self.offer is None:
+            self.study()
+
+    # --- what is asked for ------------------------------------------------------
+
+    def study(self) -> None:
+        """Work out which longer context fits; it arrives as `ContextOffered`."""
+        self._jobs.submit(self._work_out)
+
+    def enlarge(self, question: str = "") -> None:
+        """Load again with the longer context that fits, then send `question`; the chat stays.
+
+        If none fits, that arrives as `ContextOffered`. What needs another type of KV cache is only
+        loaded where that was offered before, so that a person has seen it.
+        """
+        self._enlarge((lambda: self._send(question)) if question else None, automatic=False)
+
+    def _enlarge(self, afterwards: Callable[[], None] | None, *, automatic: bool) -> None:
+        def job() -> None:
+            shown = self.offer
+            offer = self._work_out()
+            if offer is None or not offer.larger:
+                return
+            if offer.kv_type is not None and (automatic or offer != shown):
+                return
+            self._afterwards = afterwards
+            self._change(self._settings().model_copy(update=offer.changes))
+
+        self._jobs.submit(job)
+
+    def _work_out(self) -> LargerContext | None:
+        settings, layout, loaded = self._settings(), self._planning.layout, self._engine.loaded
+        here = self._hardware.machine(settings)
+        if layout is None or loaded is None or here is None:
+            return None
+        asked = settings.model_copy(update={"context": loaded.loaded.context})
+        request = make_request(asked, layout, here.devices)
+        self.offer = offer = larger_context(layout, request, here.devices, here.host)
+        sentence = _sentence(offer, loaded.loaded.duration_s, self._reading_s)
+        self._emit(ContextOffered(offer=offer, sentence=sentence))
+        return offer
+
+    @property
+    def _reading_s(self) -> float | None:
+        return self._used / self._rate if self._rate else None
+
+
+def warning(use: ContextUse, overflow: Overflow) -> str:
+    """How full the context is, and what will happen when it is."""
+    share = units.format_percent(min(1.0, use.share))
+    return (
+        f"{share} of the room for the conversation is used."
+        f" When it is full, {OVERFLOW_WORDS[overflow]}."
+    )
+
+
+def _sentence(offer: LargerContext, load_s: float, reading_s: float | None) -> str:
+    """What a longer context would mean."""
+    now, larger = f"{offer.context:,}", f"{offer.larger:,}"
+    if not offer.larger:
+        if offer.trained <= offer.context:
+            return f"{now} tokens are all that the model was trained for."
+        return f"No context much longer than {now} tokens fits, whatever the type of the KV cache."
+    takes = f"loading takes {units.format_duration(load_s)}"
+    if reading_s is not None:
+        takes += f", reading the conversation again {units.format_duration(reading_s)}"
+    if offer.kv_type is None:
+        return f"A context of {larger} instead of {now} fits: {takes}; the chat stays."
+    return (
+        f"No longer context fits with this KV cache; with {offer.kv_type} one of {larger}"
+        f" instead of {now} does: {takes}; the chat stays."
+    )

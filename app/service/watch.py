@@ -1,0 +1,57 @@
+"""Waits until a server that is gone answers again."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import threading
+from collections.abc import Callable
+
+EVERY_S = 2.0
+TIMEOUT_S = 1.0
+
+
+class ServerWatch:
+    """Knocks at one server at a time."""
+
+    def __init__(self, on_answer: Callable[[str], object], every_s: float = EVERY_S) -> None:
+        """`on_answer` is told the endpoint, once, on a thread of its own."""
+        self._on_answer, self._every_s = on_answer, every_s
+        self._lock = threading.Lock()
+        self._ended: threading.Event | None = None
+        self._thread: threading.Thread | None = None
+
+    def watch(self, endpoint: str) -> None:
+        """Wait for this server, and no longer for the one before."""
+        self.close()
+        with self._lock:
+            ended = self._ended = threading.Event()
+            self._thread = threading.Thread(
+                target=self._wait, args=(endpoint, ended), name="server watch", daemon=True
+            )
+            self._thread.start()
+
+    def close(self) -> None:
+        """Wait for none."""
+        with self._lock:
+            if self._ended is not None:
+                self._ended.set()
+            thread, self._thread = self._thread, None
+        if thread is not None and thread is not threading.current_thread():
+            thread.join()
+
+    def _wait(self, endpoint: str, ended: threading.Event) -> None:
+        while not ended.wait(self._every_s):
+            if answers(endpoint) and not ended.is_set():
+                self._on_answer(endpoint)
+                return
+
+
+def answers(endpoint: str) -> bool:
+    """True if something listens at `host:port`."""
+    host, _, port = endpoint.rpartition(":")
+    with contextlib.suppress(OSError, ValueError):
+        address = (host.strip("[]"), int(port))
+        with socket.create_connection(address, timeout=TIMEOUT_S):
+            return True
+    return False

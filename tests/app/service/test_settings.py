@@ -1,0 +1,136 @@
+"""What happens in the service when a setting changes."""
+
+from __future__ import annotations
+
+import json
+import queue
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from app.events import AppEvent, LibraryScanned, PlanChanged, SettingRefused, SettingsChanged
+from app.service import AppService
+from app.settings.entries import entry
+from app.settings.text import SettingError
+from tests.helpers import described
+
+TIMEOUT_S = 60
+
+
+class Desk:
+    """A service and what it says."""
+
+    def __init__(self) -> None:
+        self.service = AppService()
+        self.events: queue.Queue[AppEvent] = queue.Queue()
+        self.service.subscribe(self.events.put)
+
+    def until(self, wanted: Callable[[AppEvent], bool]) -> list[AppEvent]:
+        seen = []
+        while True:
+            seen.append(self.events.get(timeout=TIMEOUT_S))
+            if wanted(seen[-1]):
+                return seen
+
+    def until_stored(self, **values: object) -> list[AppEvent]:
+        def stored(event: AppEvent) -> bool:
+            if not isinstance(event, SettingsChanged):
+                return False
+            return event.settings.model_dump().items() >= values.items()
+
+        return self.until(stored)
+
+    def plan(self, model: Path) -> None:
+        """Choose a model on a described machine."""
+        self.service.hardware.report = described.report("1x RTX 3090", ram_gib=32)
+        self.service.choose_model(model)
+        self.until(lambda event: isinstance(event, PlanChanged))
+
+
+@pytest.fixture
+def desk() -> Iterator[Desk]:
+    desk = Desk()
+    yield desk
+    desk.service.close()
+
+
+def stored(home: Path) -> dict[str, object]:
+    found: dict[str, object] = json.loads(next(home.rglob("settings.json")).read_text())
+    return found
+
+
+def test_a_setting_is_in_force_at_once_stored_and_told(desk: Desk, home: Path) -> None:
+    desk.service.put_setting(entry("reply_reserve"), 2048)
+    assert desk.service.settings.reply_reserve == 2048
+    desk.until_stored(reply_reserve=2048)
+    assert stored(home)["reply_reserve"] == 2048
+    with pytest.raises(SettingError):
+        desk.service.put_setting(entry("reply_reserve"), -1)
+    assert desk.service.settings.reply_reserve == 2048
+    desk.service.reset_setting(entry("reply_reserve"))
+    desk.until_stored(reply_reserve=1024)
+
+
+def test_what_waits_when_the_app_ends_is_stored(desk: Desk, home: Path) -> None:
+    for tokens in range(1, 40):
+        desk.service.put_setting(entry("reply_reserve"), tokens)
+    desk.service.close()
+    assert stored(home)["reply_reserve"] == 39
+
+
+def test_only_what_plans_depend_on_is_planned_again(desk: Desk, starter_model: Path) -> None:
+    desk.plan(starter_model)
+    desk.service.put_setting(entry("temperature"), 0.2)
+    desk.service.put_setting(entry("system_prompt"), "Be brief.")
+    desk.until_stored(system_prompt="Be brief.")
+    desk.service.put_setting(entry("context"), 1024)
+    desk.service.put_setting(entry("temperature"), 0.3)
+    seen = desk.until(lambda event: isinstance(event, PlanChanged))
+    plan = seen[-1]
+    assert isinstance(plan, PlanChanged)
+    assert plan.plan.context == 1024, "the change that no plan depends on does not hide the other"
+    assert sum(isinstance(event, PlanChanged) for event in seen) == 1
+
+
+def test_the_same_again_is_planned_again(desk: Desk, starter_model: Path) -> None:
+    desk.plan(starter_model)
+    desk.service.update_settings(desk.service.settings)
+    desk.until(lambda event: isinstance(event, PlanChanged))
+
+
+def test_a_grammar_is_checked_before_it_is_stored(desk: Desk, starter_model: Path) -> None:
+    desk.plan(starter_model)
+    grammar = entry("grammar")
+    desk.service.put_setting(grammar, "root ::= (")
+    refused = desk.until(lambda event: isinstance(event, SettingRefused))[-1]
+    assert isinstance(refused, SettingRefused)
+    assert (refused.key, refused.value) == ("sampling.grammar", "root ::= (")
+    assert "expecting" in refused.problem
+    assert desk.service.settings.sampling == {}
+    desk.service.put_setting(grammar, 'root ::= <|im_start|> "a"')
+    desk.until_stored(sampling={"grammar": 'root ::= <|im_start|> "a"'})
+    desk.service.put_setting(grammar, "")
+    desk.until_stored(sampling={"grammar": ""})
+
+
+def test_rules_of_downloads_hold_at_once(desk: Desk) -> None:
+    desk.service.put_setting(entry("download_limit"), 5_000_000)  # before the queue runs
+    desk.service.downloads.start(None, None)
+    desk.service.put_setting(entry("download_limit"), 3_000_000)
+    desk.until_stored(download_limit=3_000_000)
+
+    def limit() -> int | None:
+        manager = desk.service.downloads._manager
+        return manager._limiter.bytes_per_s if manager is not None else None
+
+    deadline = time.monotonic() + TIMEOUT_S
+    while limit() != 3_000_000:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def test_another_folder_of_models_is_looked_into(desk: Desk, tmp_path: Path) -> None:
+    desk.service.put_setting(entry("model_folders"), [str(tmp_path)])
+    desk.until(lambda event: isinstance(event, LibraryScanned))
