@@ -19,8 +19,9 @@ from app.chat.events import (
     TurnFinished,
     TurnsSummarised,
 )
-from app.chat.message import ContextLevel, Outcome, TurnStats
+from app.chat.message import Outcome
 from app.chat.meters import Meters
+from app.cli.context import ContextWords
 from app.cli.load_line import LoadLine
 from app.cli.split import take_split
 from app.cli.ways import Ways
@@ -43,15 +44,13 @@ from app.events import (
 )
 from app.plan.text import VERDICT_WORDS
 from app.service import AppService
-from app.service.context import warning
-from app.settings.model import OVERFLOW_WORDS, Overflow, Settings
+from app.settings.model import Overflow, Settings
 
 HELP = (
     "Ctrl+C stops an answer, /continue goes on with it, /new begins a new chat, /reload loads the model "
     "again, /unload frees its memory until the next question (/unload save keeps the KV cache on disk), "
     "/overflow says what happens when the context is full, Ctrl+D ends."
 )
-_CHOICES = {"drop": Overflow.DROP_OLDEST} | {overflow.value: overflow for overflow in Overflow}
 
 
 def chat(options: argparse.Namespace, settings: Settings, model: Path) -> int:
@@ -76,8 +75,8 @@ class _Terminal:
         self._answering = self._silent = False
         self._line = LoadLine()
         self._ways = Ways(service, self._say, self._emit)
+        self._context = ContextWords(service, self._say, self._emit)
         self._kept = ""
-        self._left_out = 0
         signal.signal(signal.SIGINT, self._interrupted)
         service.subscribe(self._events.put)
 
@@ -264,20 +263,10 @@ class _Terminal:
             case "/enlarge":
                 return self._enlarge()
             case "/overflow":
-                self._choose_overflow(value)
+                self._context.choose(value)
             case _:
                 self._say(f"There is no {command}. {HELP}")
         return 0
-
-    def _choose_overflow(self, value: str) -> None:
-        if value in _CHOICES:
-            self._service.set_overflow(_CHOICES[value])
-        elif value:
-            self._say(f"“{value}” is none of stop, drop, summarise and enlarge.")
-        self._say(
-            f"When the context is full, {OVERFLOW_WORDS[self._service.settings.overflow]}."
-            " Change it with /overflow stop, drop, summarise or enlarge."
-        )
 
     def _enlarge(self) -> int:
         """Load again with the longer context that fits; a question that was kept is sent then."""
@@ -289,7 +278,7 @@ class _Terminal:
         self._service.enlarge_context(self._kept)
         while not isinstance(event := self._events.get(), ContextOffered):
             self._notice(event)
-        self._offered(event)
+        self._context.offered(event)
         offer = event.offer
         if not offer.larger:
             return 0
@@ -321,7 +310,7 @@ class _Terminal:
             if isinstance(event, AlarmRaised | WaysOutFound):
                 self._notice(event)
             elif isinstance(event, ContextOffered):
-                self._offered(event)
+                self._context.offered(event)
 
     def _answer(self, text: str) -> int:
         self._drop_events()
@@ -353,18 +342,19 @@ class _Terminal:
             event = self._events.get()
             match event:
                 case PromptRead():
-                    self._read_prompt(event)
+                    self._context.read_prompt(event)
                 case TurnsSummarised():
-                    self._summarised(event)
+                    self._context.summarised(event)
                 case AnswerExtended():
                     self._extend(event)
                 case TurnFinished(answer=answer):
                     code = self._finished(event)
                     waits = enlarges and answer.outcome is Outcome.FULL
-                case QuestionReturned():
-                    code, waits = self._returned(event), enlarges
+                case QuestionReturned(text=text):
+                    self._kept = text
+                    code, waits = self._context.returned(event), enlarges
                 case ContextOffered(offer=offer):
-                    self._offered(event)
+                    self._context.offered(event)
                     waits = waits and bool(offer.larger) and offer.kv_type is None
                 case EngineStateChanged(error=AppError() as error) if waits:
                     raise error
@@ -374,47 +364,6 @@ class _Terminal:
             ended = isinstance(event, TurnFinished | QuestionReturned | ContextOffered)
             if ended and not waits and not self._service.running:
                 return code
-
-    def _read_prompt(self, event: PromptRead) -> None:
-        self._emit(
-            "prompt_read",
-            done=event.done,
-            total=event.total,
-            reused=event.reused,
-            evaluated=event.evaluated,
-            left_out=len(event.left_out),
-        )
-        if len(event.left_out) > self._left_out:
-            self._say(f"[Left out of the prompt: {len(event.left_out)} older messages.]")
-        self._left_out = len(event.left_out)
-
-    def _summarised(self, event: TurnsSummarised) -> None:
-        summary = event.summary
-        if summary is None:
-            self._emit("summarising", turns=event.turns, done=event.done, total=event.total,
-                       tokens=event.tokens)  # fmt: skip
-            if event.done == event.total and not event.tokens:
-                self._say(f"[Summarising the oldest turns: {event.turns}.]")
-            return
-        self._emit("summary", **dataclasses.asdict(summary))
-        self._say(
-            f"[Summary of {summary.messages} older messages, {summary.tokens} tokens instead of"
-            f" {summary.replaced_tokens}: {summary.text}]"
-        )
-
-    def _offered(self, event: ContextOffered) -> None:
-        self._emit("context_offered", sentence=event.sentence, **event.offer.changes)
-        self._say(event.sentence)
-
-    def _returned(self, event: QuestionReturned) -> int:
-        """The question does not fit, and is kept."""
-        self._kept = event.text
-        self._emit("question_returned", text=event.text, error=str(event.error))
-        self._say(
-            f"{event.error} Your question is kept: /overflow drop, /overflow summarise or /enlarge,"
-            " then Enter sends it again."
-        )
-        return event.error.exit_code
 
     def _extend(self, event: AnswerExtended) -> None:
         """The answer goes to stdout; what the model thinks on the way, beside it."""
@@ -443,18 +392,10 @@ class _Terminal:
         )
         if stats:
             self._say(str(Meters.of(stats)))
-            self._warn(stats)
+            self._context.warn(stats)
         if event.error is not None:
             if not self._followed(event.error):
                 again = "" if event.context_full else " Press Enter to load it again."
                 self._say(f"{event.error}{again}")
             return event.error.exit_code
         return 0
-
-    def _warn(self, stats: TurnStats) -> None:
-        """Before the context is full, say what will happen then."""
-        if stats.context_level is ContextLevel.FREE:
-            return
-        sentence = warning(stats.context_use, self._service.settings.overflow)
-        self._emit("context_warning", level=int(stats.context_level), sentence=sentence)
-        self._say(f"{sentence} See /overflow and /enlarge.")

@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 from pydantic import JsonValue
 
-from app.engine.llama import Model
+from app.engine.llama import Model, TemplateError
 from app.engine.overflow import SUMMARY_QUESTION
 from app.engine.parts import PartParser
 from app.engine.protocol import ChatMessage, PartKind, Sampling
@@ -20,6 +20,8 @@ Progress = Callable[[int, int, int], None]
 """Told of tokens read, tokens to read, and tokens written."""
 SHORTEST = 16
 """Fewer tokens say nothing worth keeping."""
+MOST_REASONING = 1024
+"""A model that thinks for longer about a summary costs more time than it is worth."""
 REPORT_S = 0.2
 PROMPT_TAIL = 16
 """Tokens in which the template may have opened the reasoning."""
@@ -39,16 +41,16 @@ def summarise(
     begins as the conversation does, so that what is cached of it is used.
     """
     question = ChatMessage(role="user", content=SUMMARY_QUESTION)
-    tokens = model.prompt((*messages, question), tools=tools)
-    if limit < SHORTEST or len(tokens) + SHORTEST > model.sequence.size:
-        return ""
     try:
+        tokens = model.prompt((*messages, question), tools=tools)
+        if limit < SHORTEST or len(tokens) + SHORTEST > model.sequence.size:
+            return ""
         for done in model.sequence.prefill(tokens):
             progress(done, len(tokens), 0)
         if model.sequence.tokens != tokens:
             return ""
         written, whole = _write(model, tokens, limit, progress)
-    except DecodeError:
+    except (DecodeError, TemplateError):
         return ""
     return "" if stop.is_set() else _sentences(written, whole=whole)
 
@@ -70,7 +72,7 @@ def _write(model: Model, prompt: list[int], limit: int, progress: Progress) -> t
             counted += parser.kind is PartKind.TEXT
             pieces = parser.feed(decoder.decode(model.piece(token)))
             said += [piece.text for piece in pieces if piece.kind is PartKind.TEXT]
-            if counted >= limit:
+            if counted >= limit or written - counted > MOST_REASONING:
                 break
             if time.monotonic() - told_at >= REPORT_S:
                 told_at = time.monotonic()

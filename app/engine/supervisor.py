@@ -22,13 +22,10 @@ from app.engine.model import (
     TurnProgressed,
 )
 from app.engine.process import WorkerProcess
+from app.engine.silence import STALL_S, Silence
 from app.errors import AppError, ErrorKind
 
 Listener = Callable[[EngineEvent], None]
-STALL_S = 120.0
-"""Silence that is worth a question; a micro-batch of a very large model may take as long."""
-BUSY_SHARE = 0.1
-"""A process that uses this much of one processor computes."""
 _BUSY = (EngineState.PREFILL, EngineState.GENERATING)
 _LOADING = (EngineState.STARTING, EngineState.LOADING)
 
@@ -58,11 +55,10 @@ class EngineSupervisor:
         self._listener = listener
         self._on_idle = on_idle or self._unload
         self._store, self._times = store, times
-        self._stall_s, self._idle_s = stall_s, None if idle_s is None else float(idle_s)
+        self._silence = Silence(stall_s)
+        self._idle_s = None if idle_s is None else float(idle_s)
         self._heard_at = self._started_at = time.monotonic()
         self._expected_s: float | None = None
-        self._computed_s = 0.0
-        self._silent = False
         self._files: files.Fingerprint = {}
         self._environment = environment
         self._inbox: queue.Queue[inbox.Item | inbox.Close] = queue.Queue()
@@ -158,7 +154,7 @@ class EngineSupervisor:
             self._obey(item)
 
     def _unload(self) -> None:
-        error = diagnose.given_up() if self._silent else None
+        error = diagnose.given_up() if self._silence.asked else None
         self._set(EngineState.STOPPING)
         self._end_child()
         # Whoever hears of the turn's end may load again at once.
@@ -168,7 +164,7 @@ class EngineSupervisor:
     def _patience_s(self) -> float | None:
         """How long to wait for something to happen before doing something about it."""
         if self._runs:
-            return self._stall_s / 2
+            return self._silence.look_s
         idle = self._state is EngineState.READY and not self._snapshots
         if idle and self._idle_s is not None:
             return max(0.0, self._heard_at + self._idle_s - time.monotonic())
@@ -180,17 +176,11 @@ class EngineSupervisor:
 
     def _listen_for_silence(self) -> None:
         """Nothing was heard: once for long, say so, and ask; a turn whose end got lost is found out."""
-        silent = time.monotonic() - self._heard_at
-        computed = self._child.processor_s() if self._child is not None else 0.0
-        before, self._computed_s = self._computed_s, computed
-        if silent < self._stall_s:
+        computed_s = self._child.processor_s() if self._child is not None else 0.0
+        silence = self._silence.look(computed_s)
+        if silence is None:
             return
-        self._silent = True
-        self._set(
-            self._state,
-            silent_s=silent,
-            computing=computed - before > BUSY_SHARE * self._stall_s / 2,
-        )
+        self._set(self._state, silence=silence)
         if self._turn is not None:
             self._send(protocol.Ping(turn=self._turn))
 
@@ -206,6 +196,7 @@ class EngineSupervisor:
                     self._listener(TurnEnded(turn=command.turn, error=problem))
                     return
                 self._turn = command.turn
+                self._silence.heard()
                 self._set(EngineState.PREFILL)
                 self._send(command)
             case protocol.Cancel():
@@ -234,7 +225,8 @@ class EngineSupervisor:
         assert self._command is not None  # noqa: S101 - set by every caller
         self._end_child()
         self._finish_turn(None)
-        self._progress, self._silent = None, False
+        self._progress = None
+        self._silence.heard()
         self._started_at = self._heard_at = time.monotonic()
         self._expected_s = self._times.expected_s(self._command) if self._times else None
         self._files = files.fingerprint(Path(self._command.model_path))
@@ -301,8 +293,8 @@ class EngineSupervisor:
 
     def _heard(self, message: protocol.Message) -> None:
         self._heard_at = time.monotonic()
-        if self._silent and not isinstance(message, protocol.Alive):
-            self._silent = False
+        # That it lives does not mean that it gets on.
+        if not isinstance(message, protocol.Alive) and self._silence.heard():
             self._set(self._state)
 
     def _loaded(self, message: protocol.Loaded) -> None:
@@ -375,8 +367,7 @@ class EngineSupervisor:
         self,
         state: EngineState,
         *,
-        silent_s: float | None = None,
-        computing: bool = False,
+        silence: tuple[float | None, bool] = (None, False),
         error: AppError | None = None,
     ) -> None:
         self._state = state
@@ -391,8 +382,8 @@ class EngineSupervisor:
                 progress=progress,
                 elapsed_s=time.monotonic() - self._started_at if loading else 0.0,
                 expected_s=self._expected_s if loading else None,
-                silent_s=silent_s,
-                computing=computing,
+                silent_s=silence[0],
+                computing=silence[1],
                 model_path=self._command.model_path if self._command else None,
                 error=error,
             )

@@ -19,6 +19,8 @@ from app.settings.requests import make_request
 
 ENOUGH_TOKENS = 32
 """A rate of prompt processing from fewer tokens says little."""
+WORTH_SAVING_S = 10.0
+"""Where reading the conversation again takes as long, its KV cache is saved and restored instead."""
 
 
 class ContextService:
@@ -40,6 +42,7 @@ class ContextService:
         change: Callable[[Settings], None],
         send: Callable[[str], None],
         resume: Callable[[], None],
+        save: Callable[[Callable[[], None]], None],
     ) -> None:
         """Nothing is worked out yet.
 
@@ -53,12 +56,13 @@ class ContextService:
             change: Puts others in force, stores them, and loads again.
             send: Asks a question again.
             resume: Lets the last answer go on.
+            save: Keeps the chat's KV cache for the next load, then does something, come what may.
         """
         self.offer: LargerContext | None = None
         self._hardware, self._planning, self._engine = hardware, planning, engine
         self._jobs, self._emit = jobs, emit
         self._settings, self._change = settings, change
-        self._send, self._resume = send, resume
+        self._send, self._resume, self._save = send, resume, save
         self._rate: float | None = None
         self._used = 0
         self._afterwards: Callable[[], None] | None = None
@@ -123,8 +127,16 @@ class ContextService:
                 return
             if offer.kv_type is not None and (automatic or offer != shown):
                 return
-            self._afterwards = afterwards
-            self._change(self._settings().model_copy(update=offer.changes))
+            changed = self._settings().model_copy(update=offer.changes)
+
+            def load() -> None:
+                self._afterwards = afterwards
+                self._change(changed)
+
+            if _keeps(offer, self._reading_s):
+                self._save(load)
+            else:
+                load()
 
         self._jobs.submit(job)
 
@@ -145,6 +157,11 @@ class ContextService:
         return self._used / self._rate if self._rate else None
 
 
+def _keeps(offer: LargerContext, reading_s: float | None) -> bool:
+    """True if the KV cache should not be computed again; of another type it must be."""
+    return offer.kv_type is None and reading_s is not None and reading_s >= WORTH_SAVING_S
+
+
 def warning(use: ContextUse, overflow: Overflow) -> str:
     """How full the context is, and what will happen when it is."""
     share = units.format_percent(min(1.0, use.share))
@@ -162,7 +179,9 @@ def _sentence(offer: LargerContext, load_s: float, reading_s: float | None) -> s
             return f"{now} tokens are all that the model was trained for."
         return f"No context much longer than {now} tokens fits, whatever the type of the KV cache."
     takes = f"loading takes {units.format_duration(load_s)}"
-    if reading_s is not None:
+    if _keeps(offer, reading_s):
+        takes += ", the KV cache is on disk meanwhile"
+    elif reading_s is not None:
         takes += f", reading the conversation again {units.format_duration(reading_s)}"
     if offer.kv_type is None:
         return f"A context of {larger} instead of {now} fits: {takes}; the chat stays."

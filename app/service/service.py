@@ -110,7 +110,7 @@ class AppService:
             lambda: self.settings,
             lambda: self._conversation.id,
         )
-        self._question: tuple[str, int | None] | None = None
+        self._once_awake: Callable[[], None] | None = None
         self._listeners.add(self.snapshots.receive)
         self._listeners.add(self._woken)
         self.context = ContextService(
@@ -123,6 +123,7 @@ class AppService:
             change=lambda settings: self.update_settings(settings, reload=True),
             send=lambda text: self.send(text, max_tokens=self._max_tokens),
             resume=lambda: self.resume(max_tokens=self._max_tokens),
+            save=lambda then: self.snapshots.save(then),
         )
         self._listeners.add(self.context.notice)
         self.models = ModelService(
@@ -376,16 +377,22 @@ class AppService:
     def send(self, text: str, *, max_tokens: int | None = None) -> None:
         """Send a message; the answer streams in as events. A model that sleeps is loaded for it first."""
         if self.engine.asleep:
-            self._question = (text, max_tokens)
-            self.engine.load()
+            self._wake(lambda: self.send(text, max_tokens=max_tokens))
             return
         self._max_tokens = max_tokens
         self._ask(self._conversation.begin(text, self.settings, self.planning.layout, max_tokens))
 
     def resume(self, *, max_tokens: int | None = None) -> None:
         """Let the last answer go on where it was cut off."""
+        if self.engine.asleep:
+            self._wake(lambda: self.resume(max_tokens=max_tokens))
+            return
         self._max_tokens = max_tokens
         self._ask(self._conversation.resume(self.settings, self.planning.layout, max_tokens))
+
+    def _wake(self, afterwards: Callable[[], None]) -> None:
+        self._once_awake = afterwards
+        self.engine.load()
 
     def _ask(self, begun: tuple[ChatEvent, protocol.Generate] | None) -> None:
         if begun is not None:
@@ -426,15 +433,15 @@ class AppService:
 
     def _woken(self, event: AppEvent) -> None:
         """Ask what was asked of a model that slept; what does not wake it leaves the question to the person."""
-        if isinstance(event, ModelLoaded) and self._question is not None:
-            (text, max_tokens), self._question = self._question, None
-            self.send(text, max_tokens=max_tokens)
+        if isinstance(event, ModelLoaded) and self._once_awake is not None:
+            afterwards, self._once_awake = self._once_awake, None
+            afterwards()
         elif isinstance(event, OperationFailed) or (
             isinstance(event, EngineStateChanged)
             and event.state in (EngineState.STOPPED, EngineState.CRASHED)
             and not self.engine.asleep
         ):
-            self._question = None
+            self._once_awake = None
 
     def _turn(self, event: TurnProgressed | TurnEnded) -> None:
         chat_event = self._conversation.receive(event)

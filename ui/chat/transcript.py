@@ -117,9 +117,11 @@ class Transcript(QScrollArea):
             return
         self._answer.set_text(answer.text)
         thought = [part for part in answer.parts if part.kind is PartKind.REASONING]
+        # Of an answer that went on, the statistics know the last stretch only.
+        tokens = sum(part.tokens for part in answer.parts) or (stats.tokens if stats else 0)
         self._answer.finish(
             answer.outcome,
-            stats.tokens if stats else None,
+            tokens or None,
             thought=(
                 answer.reasoning,
                 sum(p.tokens for p in thought),

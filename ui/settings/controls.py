@@ -24,6 +24,7 @@ from ui.widgets.timers import after_rest
 SETTLE_MS = 400
 """How long a text must stand before it counts."""
 MOST_SEGMENTS = 4
+MOST_LETTERS = 36
 FIELD_WIDTH = 148
 WIDE = (Control.TEXT, Control.CODE, Control.JSON, Control.LINES, Control.FOLDERS, Control.BIASES)
 """These stand below their words, as wide as the page."""
@@ -97,7 +98,7 @@ class _Combo(QComboBox):
 
 
 class ChoiceField(Field):
-    """One of some values: segments, or a list where they are many."""
+    """One of some values: segments, or a list where they are many or long."""
 
     def __init__(self, entry: Entry) -> None:
         super().__init__(entry)
@@ -105,7 +106,8 @@ class ChoiceField(Field):
         row = _row(self)
         self.segments: Segments | None = None
         self.combo: QComboBox | None = None
-        if len(entry.choices) <= MOST_SEGMENTS:
+        letters = sum(len(word) for word in self._words.values())
+        if len(entry.choices) <= MOST_SEGMENTS and letters <= MOST_LETTERS:
             self.segments = Segments(list(self._words.values()))
             self.segments.chosen.connect(lambda word: self._send(entry.parse(word)))
             name(self.segments, entry)

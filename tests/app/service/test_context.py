@@ -17,10 +17,9 @@ from app.chat.events import (
 )
 from app.chat.message import ContextLevel, Outcome
 from app.engine.model import ModelLoaded
-from app.engine.protocol import Sampling
 from app.errors import ErrorKind
 from app.events import AppEvent, ContextOffered
-from app.service import AppService
+from app.service import AppService, context
 from app.settings.model import Overflow, Settings
 
 Event = TypeVar("Event", bound=AppEvent)
@@ -29,8 +28,8 @@ FACT = (
     "Remember: the lamp of lighthouse number {0} is lit at {0} minutes past six, and put out at dawn."
     " Its keeper is called Anna, she has {0} cats, and a boat that is as blue as the sea in summer."
 )
-GREEDY = Sampling(temperature=0)
-ENDLESS = Sampling(temperature=0, ignore_end=True)
+GREEDY = {"temperature": 0}
+ENDLESS = {"temperature": 0, "ignore_end": True}
 
 
 class Chat:
@@ -226,10 +225,15 @@ def test_a_summary_can_be_stopped_and_nothing_is_lost(chat: Chat) -> None:
     assert chat.service.summaries or any(m.dropped for m in chat.service.messages)
 
 
-def test_enlarging_by_itself_sends_the_question_again(chat: Chat) -> None:
+def test_enlarging_by_itself_sends_the_question_again(
+    chat: Chat, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(context, "WORTH_SAVING_S", 0.0)
     chat.load(settings(Overflow.ENLARGE, context=256, reply_reserve=32))
     end = chat.ask_until_full()
-    _, finished = chat.until(TurnFinished)
+    seen, finished = chat.until(TurnFinished)
+    read = next(event for event in seen if isinstance(event, PromptRead))
+    assert read.reused > 0.5 * read.total, "the KV cache came back from disk"
     assert finished.answer.text
     assert chat.service.messages[-2].text == end.text
     assert chat.service.engine.loaded is not None

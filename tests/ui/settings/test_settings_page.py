@@ -20,7 +20,7 @@ from app.gguf import bundled
 from app.plan.model import KvCacheType
 from app.service import AppService
 from app.settings.entries import on_page
-from app.settings.model import Appearance, Overflow, Settings
+from app.settings.model import Appearance, LoadMode, Settings
 from ui import theme
 from ui.main_window import MainWindow
 from ui.settings.controls import ChoiceField, LineField, SwitchField, TextField
@@ -99,11 +99,11 @@ def test_every_setting_has_a_row_and_starts_without_reset(desk: Desk) -> None:
 
 
 def test_choices_switches_and_numbers_are_stored_at_once(desk: Desk) -> None:
-    mirrored = desk.row("overflow").field
-    assert isinstance(mirrored, ChoiceField)
-    assert mirrored.segments is not None
-    mirrored.segments._buttons["Drop oldest"].click()
-    assert desk.service.settings.overflow is Overflow.DROP_OLDEST
+    loading = desk.row("load_mode").field
+    assert isinstance(loading, ChoiceField)
+    assert loading.segments is not None
+    loading.segments._buttons["Read"].click()
+    assert desk.service.settings.load_mode is LoadMode.READ
     cache = desk.row("kv_type_k").field
     assert isinstance(cache, ChoiceField)
     assert cache.combo is not None
