@@ -112,7 +112,6 @@ class MainWindow(QMainWindow):
         self.setCentralWidget(body)
         self.dialog: SplitDialog | None = None
         self.tuner = TunerController(service, self)
-        self.tuner.chosen.connect(self._tuned)
         self._connect()
         self.show_page("Machine")
         self.chat.set_system_prompt(service.settings.system_prompt)
@@ -256,22 +255,10 @@ class MainWindow(QMainWindow):
             in_use=held(loaded) if loaded is not None else {},
             layout=layout,
         )
-        self.dialog.applied.connect(self._applied)
+        self.dialog.applied.connect(lambda new: self._service.update_settings(new, reload=True))
         self.dialog.studied.connect(self._service.planning.study)
-        self.dialog.fastest_wanted.connect(self._find_fastest)
+        self.tuner.attach(self.dialog)
         self.dialog.open()
-
-    def _find_fastest(self, settings: Settings) -> None:
-        assert self.dialog is not None  # noqa: S101 - it asks
-        self.tuner.open(settings, self.dialog)
-
-    def _tuned(self, settings: Settings) -> None:
-        if self.dialog is not None:
-            self.dialog.accept()
-        self._applied(settings)
-
-    def _applied(self, settings: Settings) -> None:
-        self._service.update_settings(settings, reload=True)
 
     # --- what the service says ------------------------------------------------
 

@@ -219,8 +219,7 @@ def _settings(options: argparse.Namespace) -> Settings:
     if options.command == "settings":
         return stored
     try:
-        changed = Settings.model_validate(stored.model_dump() | changes)
-        settings = with_split_mode(options, changed)
+        settings = Settings.model_validate(stored.model_dump() | changes)
     except pydantic.ValidationError as error:
         first = error.errors()[0]
         name = Settings.model_fields[str(first["loc"][0])].title or str(first["loc"][0])
@@ -237,7 +236,7 @@ def _settings(options: argparse.Namespace) -> Settings:
             hint=f"See `ultra-launcher {options.command} --help`.",
             kind=ErrorKind.USAGE,
         ) from None
-    return sampling_options.with_options(options, settings)
+    return sampling_options.with_options(options, with_split_mode(options, settings))
 
 
 def _detect(options: argparse.Namespace, settings: Settings) -> int:

@@ -39,7 +39,7 @@ from app.service.setting_check import is_checked, problem_with
 from app.service.snapshots import SnapshotService
 from app.service.subjects import Offer, Subject
 from app.service.tuning import TuningService
-from app.service.ways import local_file
+from app.service.ways import local_file, taken
 from app.service.ways_out import WaysOutService
 from app.settings.entries import Entry, Json, replans
 from app.settings.model import Overflow, Settings
@@ -218,24 +218,25 @@ class AppService:
         self.ways.taken(way)
         if way.looks_again:
             self._jobs.submit(self._detect)
-        path = way.settings.model_path
-        if path is not None and path != self.settings.model_path:
-            before, self.settings = self.settings, way.settings
+        settings = taken(way.settings, self.settings)
+        if settings.model_path is not None and settings.model_path != self.settings.model_path:
+            before, self.settings = self.settings, settings
             if keep:
                 self._remember(before)
-            self.choose_model(Path(path), load=True, keep=keep)
+            self.choose_model(Path(settings.model_path), load=True, keep=keep)
         else:
-            self.update_settings(way.settings, reload=True, keep=keep)
+            self.update_settings(settings, reload=True, keep=keep)
 
     def update_settings(
         self, settings: Settings, *, reload: bool = False, keep: bool = True
     ) -> None:
         """Store what changes if `keep`, plan again, and load again where `reload`."""
-        self.ways.clear()
         before, self.settings = self.settings, settings
         self._wanted = settings
         # Who asks for the same again waits for its plan, too.
         self._plan_is_old |= settings == before or replans(before, settings)
+        if self._plan_is_old:
+            self.ways.clear()
         servers_changed = settings.rpc_servers != before.rpc_servers
         if keep:
             self._remember(before)

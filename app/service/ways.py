@@ -19,6 +19,25 @@ Find = Callable[[str], Path | None]
 """A file on this machine with the same model in that quantization."""
 
 
+_FIELDS = (
+    "model_path",
+    "context",
+    "kv_type_k",
+    "kv_type_v",
+    "micro_batch",
+    "split_mode",
+    "layers",
+    "reserves",
+    "disabled_devices",
+)
+"""Settings that a way out may change."""
+
+
+def taken(way: Settings, now: Settings) -> Settings:
+    """The settings of a way with all else as it is by now."""
+    return now.model_copy(update={name: getattr(way, name) for name in _FIELDS})
+
+
 def ways(
     settings: Settings,
     failed: LoadPlan,

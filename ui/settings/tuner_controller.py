@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from PySide6.QtCore import QObject, Signal
-from PySide6.QtWidgets import QWidget
+from PySide6.QtCore import QObject
 
 from app.engine.tuner import (
     CandidateMeasured,
@@ -15,24 +14,29 @@ from app.engine.tuner import (
 )
 from app.service import AppService
 from app.settings.model import Settings
+from ui.settings.split_dialog import SplitDialog
 from ui.settings.tuner_dialog import TunerDialog
 
 
 class TunerController(QObject):
-    """Signals: chosen(Settings), to be put in force and loaded."""
-
-    chosen = Signal(object)
+    """Opens the dialog over the one of the split, and applies there what was chosen."""
 
     def __init__(self, service: AppService, parent: QObject | None = None) -> None:
         super().__init__(parent)
         self._service = service
         self._settings = Settings()
+        self._split: SplitDialog | None = None
         self.dialog: TunerDialog | None = None
 
-    def open(self, settings: Settings, parent: QWidget) -> None:
-        """Ask what could be measured with `settings`, in a dialog over `parent`."""
+    def attach(self, split: SplitDialog) -> None:
+        """Answer this dialog."""
+        self._split = split
+        split.fastest_wanted.connect(self._open)
+
+    def _open(self, settings: Settings) -> None:
+        """Ask what could be measured with `settings`."""
         self._settings = settings
-        self.dialog = dialog = TunerDialog(parent)
+        self.dialog = dialog = TunerDialog(self._split)
         dialog.start_clicked.connect(self._start)
         dialog.stop_clicked.connect(self._service.tuning.cancel)
         dialog.used.connect(self._use)
@@ -44,7 +48,8 @@ class TunerController(QObject):
         self._service.tuning.start(self._settings)
 
     def _use(self, index: int) -> None:
-        self.chosen.emit(self._service.tuning.use(index))
+        assert self._split is not None  # noqa: S101 - it was opened over it
+        self._split.take(self._service.tuning.use(index))
 
     def receive(self, event: TuningEvent) -> None:
         """One event, on the GUI thread."""

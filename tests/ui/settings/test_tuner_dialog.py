@@ -7,7 +7,6 @@ from collections.abc import Iterator
 
 import pytest
 from PySide6.QtCore import Qt
-from PySide6.QtWidgets import QWidget
 from pytestqt.qtbot import QtBot
 
 from app.engine.tuner import (
@@ -25,6 +24,7 @@ from app.plan.model import PlanRequest
 from app.service import AppService
 from app.settings.model import Settings
 from tests.helpers.machines import HOST, cards
+from ui.settings.split_dialog import SplitDialog
 from ui.settings.tuner_controller import TunerController
 from ui.settings.tuner_dialog import TunerDialog
 
@@ -145,11 +145,12 @@ def test_the_service_is_asked_and_its_settings_are_put_in_force(
         return found
 
     monkeypatch.setattr(tuning, "use", use)
-    parent = QWidget()
-    qtbot.addWidget(parent)
-    controller = TunerController(service, parent)
+    split = SplitDialog(wanted, (), 31, lambda _settings, *, limits=True: None)
+    qtbot.addWidget(split)
+    controller = TunerController(service, split)
+    controller.attach(split)
     controller.receive(PROPOSED)  # nobody asked: nothing happens
-    controller.open(wanted, parent)
+    split.fastest_wanted.emit(wanted)
     dialog = controller.dialog
     assert dialog is not None
     controller.receive(PROPOSED)
@@ -159,7 +160,7 @@ def test_the_service_is_asked_and_its_settings_are_put_in_force(
     for index, result in enumerate(RESULTS):
         controller.receive(CandidateMeasured(index=index, result=result))
     controller.receive(TuningEnded(results=RESULTS, kept=1, cancelled=True))
-    with qtbot.waitSignal(controller.chosen) as chosen:
+    with qtbot.waitSignal(split.applied) as applied:
         dialog.use_button.click()
-    assert chosen.args == [found]
+    assert applied.args == [found]
     assert calls == [("propose", wanted), ("start", wanted), ("cancel", None), ("use", 1)]
