@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import errno
+import os
+import selectors
 import socket
 import ssl
 import threading
@@ -99,11 +102,16 @@ class Connections:
             manager.clear()
 
     def opened(self, sock: socket.socket) -> None:
-        """A connection was made."""
+        """A connection is being made.
+
+        Raises:
+            ConnectionAbortedError: Nobody wants it any more.
+        """
         with self._lock:
             self._sockets = {s for s in self._sockets if s.fileno() >= 0} | {sock}
             if self._aborted:
                 _end(sock)
+                raise ConnectionAbortedError("stopped")
 
     def _manager(self, url: str) -> urllib3.PoolManager:
         """What speaks to the host of `url`, through a proxy where the environment names one."""
@@ -192,20 +200,60 @@ def _secure_socket(owner: Connections) -> type[ssl.SSLSocket]:
     return Socket
 
 
+def _connect(owner: Connections, to: HTTPConnection) -> socket.socket:
+    """As urllib3 connects, but its owner can end it while there is no answer yet.
+
+    Raises:
+        NewConnectionError: No address answers.
+        OSError: The name has no address.
+    """
+    failed: OSError | None = None
+    for family, kind, number, _, address in socket.getaddrinfo(
+        to.host, to.port, type=socket.SOCK_STREAM
+    ):
+        sock = socket.socket(family, kind, number)
+        try:
+            for option in to.socket_options or ():
+                sock.setsockopt(*option)
+            _reach(owner, sock, address, to.timeout)
+        except OSError as error:
+            sock.close()
+            failed = error
+        else:
+            return sock
+    # Not the error itself: urllib3 takes a connection that is reset for one that was made.
+    raise urllib3.exceptions.NewConnectionError(to, f"{failed}") from failed
+
+
+def _reach(
+    owner: Connections, sock: socket.socket, address: object, timeout_s: float | None
+) -> None:
+    sock.setblocking(False)
+    # Only a socket that is on its way can be ended: so it is told after this.
+    code = sock.connect_ex(address)  # type: ignore[arg-type]
+    if code not in (0, errno.EINPROGRESS, errno.EWOULDBLOCK):
+        raise OSError(code, os.strerror(code))
+    owner.opened(sock)
+    with selectors.DefaultSelector() as selector:
+        selector.register(sock, selectors.EVENT_WRITE)
+        if not selector.select(timeout_s):
+            raise TimeoutError("no answer")
+    code = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+    if code:
+        raise OSError(code, os.strerror(code))
+    sock.settimeout(timeout_s)
+
+
 def _pool_classes(owner: Connections) -> dict[str, type[HTTPConnectionPool]]:
     """urllib3's pools, with connections that tell their owner of their sockets."""
 
     class Plain(HTTPConnection):
         def _new_conn(self) -> socket.socket:
-            sock = super()._new_conn()
-            owner.opened(sock)
-            return sock
+            return _connect(owner, self)
 
     class Secure(HTTPSConnection):
         def _new_conn(self) -> socket.socket:
-            sock = super()._new_conn()
-            owner.opened(sock)
-            return sock
+            return _connect(owner, self)
 
     class PlainPool(HTTPConnectionPool):
         ConnectionCls = Plain

@@ -26,7 +26,7 @@ from app.download.model import DownloadError, Reason
 from app.download.records import Records
 from app.download.set_run import SetRun
 from app.download.source import Timing, TransientError
-from tests.app.download.conftest import QUICK, Stage, point_at
+from tests.app.download.conftest import QUICK, Stage, point_at, wait_for
 from tests.app.download.test_faults import refused, run, until_halted
 
 
@@ -335,6 +335,35 @@ def test_a_halt_does_not_wait_for_certificates(
     worker.join()
     assert not waited
     assert not stage.hub.sent_bytes
+
+
+def test_a_halt_does_not_wait_for_a_host_that_does_not_answer() -> None:
+    """A full queue of connections lets a further one wait as long as a host that is not there."""
+    with socket.socket() as deaf, contextlib.ExitStack() as waiting:
+        deaf.bind(("127.0.0.1", 0))
+        deaf.listen(0)
+        for _ in range(8):
+            filler = waiting.enter_context(socket.socket())
+            filler.setblocking(False)
+            filler.connect_ex(deaf.getsockname())
+        connections = Connections(Timing(connect_s=30))
+        failed: list[Exception] = []
+        port = deaf.getsockname()[1]
+
+        def ask() -> None:
+            try:
+                connections.get(f"http://127.0.0.1:{port}/", {})
+            except TransientError as error:
+                failed.append(error)
+
+        asking = threading.Thread(target=ask)
+        asking.start()
+        wait_for(lambda: bool(connections._sockets))
+        begun = time.monotonic()
+        connections.abort()
+        asking.join(20)
+        assert time.monotonic() - begun < 2
+        assert failed
 
 
 def test_the_limit_holds_over_all_who_share_it() -> None:
