@@ -90,6 +90,7 @@ def pull(options: argparse.Namespace, settings: Settings) -> int:
             if found is None or options.mmproj:
                 raise
             return already.tell(*found, options, error)
+        where.remember(request.folder, settings)
         limit = settings.download_limit if options.limit is None else options.limit
         return _run(request, options, limit)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from app.download import requests
 from app.download.records import Records
 from app.errors import AppError, ErrorKind
 from app.settings.model import Settings
+from app.settings.store import SettingsStore
 
 MODEL = "a known model such as nemotron-ultra-253b:Q4_K_M, hf:owner/repo:Q4_K_M, or hf:owner/repo/file.gguf"
 
@@ -36,6 +38,19 @@ def folders(options: argparse.Namespace, settings: Settings) -> tuple[Path, ...]
     used, added = settings.download_folders, settings.model_folders
     found = (*map(Path, used), paths.folders().models, *map(Path, added))
     return tuple(dict.fromkeys(folder.expanduser().absolute() for folder in found))
+
+
+def remember(folder: Path, settings: Settings) -> None:
+    """Let the window and later commands look for models there, too."""
+    known = (str(paths.folders().models), *settings.download_folders, *settings.model_folders)
+    if str(folder) in known:
+        return
+    store = SettingsStore(paths.folders().config / "settings.json")
+    stored, _ = store.load()
+    with contextlib.suppress(AppError):  # the download is worth more than the reminder
+        store.save(
+            stored.model_copy(update={"model_folders": (*stored.model_folders, str(folder))})
+        )
 
 
 def check_there(folder: Path, settings: Settings) -> None:

@@ -99,6 +99,18 @@ def test_the_folders_of_the_window_are_looked_into_by_every_command(
     assert not file.exists()
 
 
+def test_a_folder_that_was_named_once_is_looked_into_from_then_on(
+    stage: Stage, model: Path, home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    disk = tmp_path / "another disk"
+    assert main(["pull", SMALL, "--to", str(disk)]) == 0
+    assert main(["pull", SMALL, "--to", str(disk)]) == 0
+    file = disk / "org" / "model" / "tiny-Q8_0.gguf"
+    assert str(file) in listed(capsys)
+    assert SettingsStore(home / "config" / "settings.json").load()[0].model_folders == (str(disk),)
+    assert main(["verify", SMALL]) == 0
+
+
 def test_a_folder_whose_disk_is_gone_is_not_made_anew(
     stage: Stage, model: Path, home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
