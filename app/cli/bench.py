@@ -183,9 +183,9 @@ class _Measurement:
         return [self._ask(filler(start, words), tokens) for start in range(2, count + 2)]
 
     def _ask(self, text: str, tokens: int) -> Run:
-        self._service.new_chat()
+        self._service.chat.new_chat()
         sent = time.perf_counter()
-        self._service.send(text, max_tokens=tokens)
+        self._service.chat.send(text, max_tokens=tokens)
         began = read = first = last = sent
         evaluated = generated = 0
         while True:

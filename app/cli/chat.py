@@ -230,7 +230,7 @@ class _Terminal:
             while not isinstance(event := self._events.get(), SnapshotMeasured | SnapshotChanged):
                 self._notice(event)
             keep = isinstance(event, SnapshotMeasured) and self._agreed(event)
-        self._service.sleep(keep=keep)
+        self._service.chat.sleep(keep=keep)
         while not self._crashed() or not self._events.empty():
             self._notice(self._events.get())
         self._say("Unloaded. The next question loads it again.")
@@ -250,7 +250,7 @@ class _Terminal:
         """A line that begins with a slash."""
         match command:
             case "/new":
-                self._service.new_chat()
+                self._service.chat.new_chat()
                 self._kept = ""
                 self._say("New chat.")
             case "/unload":
@@ -313,15 +313,15 @@ class _Terminal:
 
     def _answer(self, text: str) -> int:
         self._drop_events()
-        self._service.send(text, max_tokens=self._options.max_tokens)
+        self._service.chat.send(text, max_tokens=self._options.max_tokens)
         return self._print_answer()
 
     def _go_on(self) -> int:
         """With the answer that was cut off."""
         self._drop_events()
-        before = self._service.turn
-        self._service.resume(max_tokens=self._options.max_tokens)
-        if self._service.turn == before:
+        before = self._service.chat.turn
+        self._service.chat.resume(max_tokens=self._options.max_tokens)
+        if self._service.chat.turn == before:
             self._say("There is no answer to continue.")
             return 0
         return self._print_answer()
@@ -361,7 +361,7 @@ class _Terminal:
                     self._notice(event)
                     continue
             ended = isinstance(event, TurnFinished | QuestionReturned | ContextOffered)
-            if ended and not waits and not self._service.running:
+            if ended and not waits and not self._service.chat.running:
                 return code
 
     def _finished(self, event: TurnFinished) -> int:

@@ -8,24 +8,19 @@ from pathlib import Path
 
 from app import paths
 from app.catalog import names
-from app.chat.events import ChatEvent
-from app.chat.message import Message, Summary
 from app.download.manager import Hours
 from app.download.model import Download
-from app.engine import protocol
-from app.engine.model import EngineState, EngineStateChanged, ModelLoaded, TurnEnded, TurnProgressed
 from app.engine.safety import engine_version
 from app.errors import AppError
 from app.events import (
-    AppEvent,
     NoticeRaised,
-    OperationFailed,
     SettingRefused,
     SettingsChanged,
     WayOut,
 )
 from app.plan.model import KvCacheType
 from app.plan.tuned import TunedStore
+from app.service.chat import ChatService
 from app.service.context import ContextService
 from app.service.conversation import Conversation
 from app.service.downloads import DownloadService
@@ -64,7 +59,6 @@ class AppService:
         self._listeners = Listeners()
         self._emit = self._listeners.tell
         self._conversation = Conversation(self.settings.system_prompt)
-        self._max_tokens: int | None = None
         self._lists_models = self.load_when_done = False
         self._jobs = Worker("service", self._emit)
         self.hardware = HardwareService(
@@ -95,9 +89,9 @@ class AppService:
             self._jobs,
             self._emit,
             lambda: self.settings,
-            self._turn,
+            lambda event: self.chat.answered(event),
             self.ways.heard,
-            self._idle,
+            lambda: self.chat.idle(),
         )
         self.tuning = TuningService(
             self.folders.data, self.hardware, self.planning, self.engine, tuned, self._listeners
@@ -110,9 +104,15 @@ class AppService:
             lambda: self.settings,
             lambda: self._conversation.id,
         )
-        self._once_awake: Callable[[], None] | None = None
-        self._listeners.add(self.snapshots.receive)
-        self._listeners.add(self._woken)
+        self.chat = ChatService(
+            self._conversation,
+            self.planning,
+            self.engine,
+            self.snapshots,
+            self._jobs,
+            self._emit,
+            lambda: self.settings,
+        )
         self.context = ContextService(
             self.hardware,
             self.planning,
@@ -121,11 +121,13 @@ class AppService:
             self._emit,
             lambda: self.settings,
             change=lambda settings: self.update_settings(settings, reload=True),
-            send=lambda text: self.send(text, max_tokens=self._max_tokens),
-            resume=lambda: self.resume(max_tokens=self._max_tokens),
-            save=lambda then: self.snapshots.save(then),
+            send=self.chat.send_again,
+            resume=self.chat.resume_again,
+            save=self.snapshots.save,
         )
-        self._listeners.add(self.context.notice)
+        # In this order: what was saved is back before anything is asked.
+        for listener in (self.snapshots.receive, self.chat.notice, self.context.notice):
+            self._listeners.add(listener)
         self.models = ModelService(
             self.folders,
             self._emit,
@@ -305,9 +307,11 @@ class AppService:
 
     def open_model(self, path: Path, *, context: int | None, kv_type: KvCacheType) -> None:
         """Load a model file with this context and KV cache."""
-        self.settings = self.settings.model_copy(
+        before = self.settings
+        self.settings = before.model_copy(
             update={"context": context, "kv_type_k": kv_type, "kv_type_v": kv_type}
         )
+        self._remember(before)
         self.choose_model(path, load=True)
 
     def offer(self, subject: Subject, quantization: str, absent: str = "") -> Offer:
@@ -355,54 +359,9 @@ class AppService:
 
     # --- the chat -----------------------------------------------------------
 
-    @property
-    def messages(self) -> tuple[Message, ...]:
-        """The conversation."""
-        return self._conversation.messages
-
-    @property
-    def running(self) -> bool:
-        """True while an answer is awaited."""
-        return self._conversation.running
-
-    @property
-    def turn(self) -> int:
-        """Number of the last turn begun."""
-        return self._conversation.turn
-
-    @property
-    def summaries(self) -> tuple[Summary, ...]:
-        """What the model wrote of the oldest messages."""
-        return self._conversation.summaries
-
-    def send(self, text: str, *, max_tokens: int | None = None) -> None:
-        """Send a message; the answer streams in as events. A model that sleeps is loaded for it first."""
-        if self.engine.asleep:
-            self._wake(lambda: self.send(text, max_tokens=max_tokens))
-            return
-        self._max_tokens = max_tokens
-        self._ask(self._conversation.begin(text, self.settings, self.planning.layout, max_tokens))
-
-    def resume(self, *, max_tokens: int | None = None) -> None:
-        """Let the last answer go on where it was cut off."""
-        if self.engine.asleep:
-            self._wake(lambda: self.resume(max_tokens=max_tokens))
-            return
-        self._max_tokens = max_tokens
-        self._ask(self._conversation.resume(self.settings, self.planning.layout, max_tokens))
-
-    def _wake(self, afterwards: Callable[[], None]) -> None:
-        self._once_awake = afterwards
-        self.engine.load()
-
-    def _ask(self, begun: tuple[ChatEvent, protocol.Generate] | None) -> None:
-        if begun is not None:
-            self._emit(begun[0])
-            self.engine.generate(begun[1])
-
     def enlarge_context(self, question: str = "") -> None:
         """Load again with the longer context that was offered, then send `question` if there is one."""
-        if not self._conversation.running:
+        if not self.chat.running:
             self.context.enlarge(question)
 
     def set_overflow(self, overflow: Overflow) -> None:
@@ -414,40 +373,6 @@ class AppService:
         """Use another system prompt from the next message on, and store it."""
         self._conversation.set_system_prompt(text)
         self._keep(system_prompt=text)
-
-    def new_chat(self) -> None:
-        """Forget the conversation; a running answer is stopped."""
-        event, running = self._conversation.clear()
-        if running:
-            self.engine.cancel()
-        self._emit(event)
-
-    def sleep(self, *, keep: bool) -> None:
-        """Unload the model until the next question; `keep` saves the chat's KV cache first."""
-        if keep and self.messages and self.engine.state is EngineState.READY:
-            self.snapshots.save(then=lambda: self.engine.unload(asleep=True))
-        else:
-            self.engine.unload(asleep=True)
-
-    def _idle(self) -> None:
-        self.sleep(keep=self.settings.snapshot_when_idle)
-
-    def _woken(self, event: AppEvent) -> None:
-        """Ask what was asked of a model that slept; what does not wake it leaves the question to the person."""
-        if isinstance(event, ModelLoaded) and self._once_awake is not None:
-            afterwards, self._once_awake = self._once_awake, None
-            afterwards()
-        elif isinstance(event, OperationFailed) or (
-            isinstance(event, EngineStateChanged)
-            and event.state in (EngineState.STOPPED, EngineState.CRASHED)
-            and not self.engine.asleep
-        ):
-            self._once_awake = None
-
-    def _turn(self, event: TurnProgressed | TurnEnded) -> None:
-        chat_event = self._conversation.receive(event)
-        if chat_event is not None:
-            self._emit(chat_event)
 
     # --- threads ------------------------------------------------------------
 

@@ -96,10 +96,14 @@ def real(folder: Path) -> None:
         wait(
             lambda: service.engine.loaded is not None and service.engine.state is EngineState.READY
         )
-        service.send(
+        service.chat.send(
             "Write a Python function that adds two numbers, and explain it.", max_tokens=180
         )
-        wait(lambda: len(service.messages) == 2 and service.messages[-1].outcome != "running")
+        wait(
+            lambda: (
+                len(service.chat.messages) == 2 and service.chat.messages[-1].outcome != "running"
+            )
+        )
         window.open_split()
         dialog = window.dialog
         assert dialog is not None

@@ -66,7 +66,7 @@ def test_a_server_that_vanishes_and_comes_back_costs_one_click_each(
         assert service.settings.rpc_servers == endpoints, "it stays known, only switched off"
         assert service.settings.disabled_devices == (f"rpc:{endpoints[0]}/0",)
         assert not window.chat.trouble.isVisible()
-        assert answers(window)[-1] == service.messages[-1].text, "what was shown stays"
+        assert answers(window)[-1] == service.chat.messages[-1].text, "what was shown stays"
         ask(qtbot, window, "Name a colour.")
         wait_answered(qtbot, window, 4)
         with rpc_server_at(endpoints[0]):

@@ -65,7 +65,10 @@ def wait_answered(qtbot: QtBot, window: MainWindow, messages: int) -> None:
     service = window._service
 
     def answered() -> bool:
-        done = len(service.messages) == messages and service.messages[-1].outcome != "running"
+        done = (
+            len(service.chat.messages) == messages
+            and service.chat.messages[-1].outcome != "running"
+        )
         return done and not window.chat._running
 
     qtbot.waitUntil(answered, timeout=TIMEOUT_MS)
@@ -75,7 +78,7 @@ def stop_after_a_word(qtbot: QtBot, window: MainWindow, messages: int) -> None:
     """A whole answer can take minutes where other things run on the machine."""
     service = window._service
     qtbot.waitUntil(
-        lambda: len(service.messages) == messages and bool(service.messages[-1].text),
+        lambda: len(service.chat.messages) == messages and bool(service.chat.messages[-1].text),
         timeout=TIMEOUT_MS,
     )
     window.chat._send.click()
@@ -100,7 +103,7 @@ def test_ask_stop_ask_again_move_layers_reload_ask_again(qtbot: QtBot, service: 
         assert window.chat._send.text() == "Stop"
         window.chat._send.click()
         wait_answered(qtbot, window, 2)
-        assert service.messages[-1].outcome == "stopped"
+        assert service.chat.messages[-1].outcome == "stopped"
         assert "tok/s" in window.chat._meter.text()
 
         window.open_split()
@@ -117,7 +120,7 @@ def test_ask_stop_ask_again_move_layers_reload_ask_again(qtbot: QtBot, service: 
         assert (counts["RPC0"], counts["RPC1"]) == (7, 24)
         ask(qtbot, window, "Name a colour.")
         wait_answered(qtbot, window, 4)
-        assert service.messages[-1].text
+        assert service.chat.messages[-1].text
 
 
 def test_kill_9_keeps_window_and_partial_answer_and_one_click_reloads(
@@ -136,14 +139,14 @@ def test_kill_9_keeps_window_and_partial_answer_and_one_click_reloads(
     qtbot.waitUntil(lambda: service.engine.state is EngineState.CRASHED, timeout=TIMEOUT_MS)
     qtbot.waitUntil(window.chat.trouble.isVisible, timeout=TIMEOUT_MS)
     assert "SIGKILL" in window.chat.trouble.text.text()
-    assert service.messages[-1].outcome == "interrupted"
-    assert service.messages[-1].text == answers(window)[-1]
+    assert service.chat.messages[-1].outcome == "interrupted"
+    assert service.chat.messages[-1].text == answers(window)[-1]
     assert window.chat.composer.toPlainText() == "draft"
     window.chat.trouble.buttons[0].click()
     wait_ready(qtbot, window, service)
     qtbot.keyClick(window.chat.composer, Qt.Key.Key_Return)
     stop_after_a_word(qtbot, window, 4)
-    assert service.messages[-1].text
+    assert service.chat.messages[-1].text
 
 
 def test_a_bad_file_is_named_and_the_draft_stays(
@@ -327,7 +330,7 @@ def test_a_model_that_sleeps_wakes_for_the_next_question(qtbot: QtBot, service: 
     assert window.chat.composer.toPlainText(), "the question stays until it is asked"
     stop_after_a_word(qtbot, window, 4)
     assert not window.chat.composer.toPlainText()
-    stats = service.messages[-1].stats
+    stats = service.chat.messages[-1].stats
     assert stats is not None
     assert stats.reused_tokens > 20
     window.show_page("Machine")

@@ -46,12 +46,12 @@ def test_each_way_out_of_a_full_context(qtbot: QtBot, service: AppService) -> No
     chat = window.chat
 
     def idle() -> bool:
-        return not service.running and not chat._running and chat._send.isEnabled()
+        return not service.chat.running and not chat._running and chat._send.isEnabled()
 
     def ask(text: str) -> None:
-        before = service.turn
-        service.send(text, max_tokens=8)
-        qtbot.waitUntil(lambda: service.turn > before and idle(), timeout=TIMEOUT_MS)
+        before = service.chat.turn
+        service.chat.send(text, max_tokens=8)
+        qtbot.waitUntil(lambda: service.chat.turn > before and idle(), timeout=TIMEOUT_MS)
 
     def ask_until_returned(first: int) -> int:
         for number in range(first, first + 12):
@@ -61,7 +61,7 @@ def test_each_way_out_of_a_full_context(qtbot: QtBot, service: AppService) -> No
         raise AssertionError("the context never was full")
 
     def all_is_shown() -> None:
-        assert texts(window) == [message.text for message in service.messages]
+        assert texts(window) == [message.text for message in service.chat.messages]
 
     service.start(load=True)
     qtbot.waitUntil(
@@ -78,13 +78,13 @@ def test_each_way_out_of_a_full_context(qtbot: QtBot, service: AppService) -> No
     )
 
     chat.context_line.actions_of[Overflow.DROP_OLDEST].trigger()
-    before = service.turn
+    before = service.chat.turn
     qtbot.keyClick(chat.composer, Qt.Key.Key_Return)
-    qtbot.waitUntil(lambda: service.turn > before and idle(), timeout=TIMEOUT_MS)
+    qtbot.waitUntil(lambda: service.chat.turn > before and idle(), timeout=TIMEOUT_MS)
     (line,) = chat.findChildren(LeftOutLine)
-    dropped = sum(message.dropped for message in service.messages)
+    dropped = sum(message.dropped for message in service.chat.messages)
     assert line.text.text() == f"Left out of the prompt: {dropped} messages above"
-    stats = service.messages[-1].stats
+    stats = service.chat.messages[-1].stats
     assert stats is not None
     assert stats.reused_tokens > stats.evaluated_tokens, "the KV cache was moved"
     assert f"read {stats.evaluated_tokens:,}, kept {stats.reused_tokens:,}" in chat._meter.text()
@@ -92,7 +92,7 @@ def test_each_way_out_of_a_full_context(qtbot: QtBot, service: AppService) -> No
 
     chat.context_line.actions_of[Overflow.SUMMARISE].trigger()
     for extra in range(number + 1, number + 9):
-        if not service.summaries:
+        if not service.chat.summaries:
             ask(FACT.format(extra))
     assert len(chat.findChildren(SummaryMark)) == 1
     all_is_shown()
@@ -101,10 +101,10 @@ def test_each_way_out_of_a_full_context(qtbot: QtBot, service: AppService) -> No
     number = ask_until_returned(50)
     chat.context_line.enlarge.click()
     qtbot.waitUntil(
-        lambda: service.messages[-2].text == FACT.format(number) and idle(), timeout=TIMEOUT_MS
+        lambda: service.chat.messages[-2].text == FACT.format(number) and idle(), timeout=TIMEOUT_MS
     )
     assert service.engine.loaded is not None
     assert service.engine.loaded.loaded.context == 1024
-    assert service.messages[-1].text
+    assert service.chat.messages[-1].text
     assert not chat.composer.toPlainText()
     all_is_shown()

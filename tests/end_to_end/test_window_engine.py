@@ -50,11 +50,11 @@ def wait_ready(qtbot: QtBot, window: MainWindow) -> None:
 
 
 def ask(qtbot: QtBot, window: MainWindow, text: str) -> None:
-    before = len(window._service.messages)
+    before = len(window._service.chat.messages)
     qtbot.keyClicks(window.chat.composer, text)
     qtbot.keyClick(window.chat.composer, Qt.Key.Key_Return)
     qtbot.waitUntil(
-        lambda: len(window._service.messages) == before + 2 and bool(window._service.messages[-1].text),
+        lambda: len(window._service.chat.messages) == before + 2 and bool(window._service.chat.messages[-1].text),
         timeout=TIMEOUT_MS,
     )  # fmt: skip
 
@@ -75,19 +75,19 @@ def test_a_hang_asks_goes_on_when_it_does_and_is_ended_with_one_click(
     assert "Nothing heard for" in question.text.text()
     assert "does not compute" in question.text.text()
     assert not window.launcher.status.question.isHidden()
-    shown = len(service.messages[-1].text)
+    shown = len(service.chat.messages[-1].text)
     worker.resume()
     qtbot.waitUntil(lambda: not question.isVisible(), timeout=TIMEOUT_MS)
-    qtbot.waitUntil(lambda: len(service.messages[-1].text) > shown, timeout=TIMEOUT_MS)
+    qtbot.waitUntil(lambda: len(service.chat.messages[-1].text) > shown, timeout=TIMEOUT_MS)
     worker.suspend()
     qtbot.waitUntil(question.isVisible, timeout=TIMEOUT_MS)
     assert worker.is_running(), "nobody ended it"
-    text = service.messages[-1].text
+    text = service.chat.messages[-1].text
     question.accept.click()
     qtbot.waitUntil(lambda: service.engine.state is EngineState.STOPPED, timeout=TIMEOUT_MS)
     qtbot.waitUntil(lambda: not question.isVisible(), timeout=TIMEOUT_MS)
     assert not worker.is_running()
-    assert service.messages[-1].text.startswith(text), "what was shown stays"
+    assert service.chat.messages[-1].text.startswith(text), "what was shown stays"
     qtbot.waitUntil(window.chat.trouble.isVisible, timeout=TIMEOUT_MS)
     assert "since nothing was heard of it" in window.chat.trouble.text.text()
     window.chat.trouble.buttons[0].click()

@@ -81,7 +81,7 @@ class Person(QObject):
         window = self._window
         models, board = window.models, window.downloads.view.board
         shown = window.downloads.view.get(board.id)
-        messages = window._service.messages
+        messages = window._service.chat.messages
         seen = json.dumps({
             "found": [row.values.name for row in models.view.hub.rows],
             "page": models.page.title.text() if models.pages.currentIndex() else "",

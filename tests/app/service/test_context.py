@@ -56,7 +56,7 @@ class Chat:
     def ask(
         self, text: str, limit: int | None = 8
     ) -> tuple[list[AppEvent], TurnFinished | QuestionReturned]:
-        self.service.send(text, max_tokens=limit)
+        self.service.chat.send(text, max_tokens=limit)
         seen: list[AppEvent] = []
         while True:
             seen.append(event := self.events.get(timeout=TIMEOUT_S))
@@ -107,7 +107,7 @@ def test_stop_gives_the_question_back_and_the_ways_out_work(chat: Chat) -> None:
     warned: list[ContextOffered] = []
     chat.service.subscribe(lambda e: warned.append(e) if isinstance(e, ContextOffered) else None)
     end = chat.ask_until_full()
-    before = chat.service.messages
+    before = chat.service.chat.messages
     levels = [m.stats.context_level for m in before if m.stats is not None]
     assert all(m.stats.kept_for_reply == 64 for m in before if m.stats is not None)
     assert end.text == FACT.format(len(before) // 2)
@@ -121,9 +121,9 @@ def test_stop_gives_the_question_back_and_the_ways_out_work(chat: Chat) -> None:
     _, finished = chat.ask(end.text)
     assert isinstance(finished, TurnFinished)
     assert finished.answer.text
-    assert chat.service.messages[: len(before)] != before, "now older messages are marked"
-    assert [m.text for m in chat.service.messages[: len(before)]] == [m.text for m in before]
-    before = chat.service.messages
+    assert chat.service.chat.messages[: len(before)] != before, "now older messages are marked"
+    assert [m.text for m in chat.service.chat.messages[: len(before)]] == [m.text for m in before]
+    before = chat.service.chat.messages
     assert (warned[0].offer.context, warned[0].offer.larger) == (512, 1024)
     assert "1,024 instead of 512 fits" in warned[0].sentence
     chat.service.enlarge_context(FACT.format(99))
@@ -131,7 +131,7 @@ def test_stop_gives_the_question_back_and_the_ways_out_work(chat: Chat) -> None:
     assert after.answer.text
     assert chat.service.engine.loaded is not None
     assert chat.service.engine.loaded.loaded.context == chat.service.settings.context == 1024
-    assert chat.service.messages[: len(before)] == before
+    assert chat.service.chat.messages[: len(before)] == before
 
 
 def test_an_answer_goes_on_beyond_the_end_of_the_context(chat: Chat) -> None:
@@ -159,14 +159,14 @@ def test_an_answer_that_fills_the_context_alone_can_be_continued(chat: Chat) -> 
     assert isinstance(end, TurnFinished)
     first = end.answer
     assert first.outcome is Outcome.FULL
-    chat.service.resume(max_tokens=40)
+    chat.service.chat.resume(max_tokens=40)
     seen, finished = chat.until(TurnFinished)
     read = next(event for event in seen if isinstance(event, PromptRead))
     assert read.cut > 0
     assert read.reused > 0.8 * read.total, "what stays of the answer was moved up"
     assert finished.answer.text.startswith(first.text)
     assert len(finished.answer.text) > len(first.text)
-    assert len(chat.service.messages) == 2
+    assert len(chat.service.chat.messages) == 2
     assert finished.answer.stats is not None
     assert finished.answer.stats.tokens == 40
 
@@ -182,10 +182,10 @@ def test_a_summary_stands_for_the_oldest_turns_and_includes_earlier_ones(chat: C
     assert steps[0].turns >= 1
     assert steps[0].total > 0
     assert steps[0].summary is None, "it is seen at work"
-    (summary,) = chat.service.summaries
+    (summary,) = chat.service.chat.summaries
     assert summary.text
     assert summary.tokens < summary.replaced_tokens
-    messages = chat.service.messages
+    messages = chat.service.chat.messages
     assert [m.summarised for m in messages].count(True) == summary.messages
     assert not messages[0].dropped
     assert not messages[1].dropped
@@ -199,7 +199,7 @@ def test_a_summary_stands_for_the_oldest_turns_and_includes_earlier_ones(chat: C
     assert end.answer.stats is not None
     assert end.answer.stats.reused_tokens > 0.8 * end.answer.stats.prompt_tokens - 40
     fill(chat, summarised)
-    first, second = chat.service.summaries
+    first, second = chat.service.chat.summaries
     assert first == summary
     assert second.messages > first.messages
     assert second.after > first.after
@@ -208,7 +208,7 @@ def test_a_summary_stands_for_the_oldest_turns_and_includes_earlier_ones(chat: C
 def test_a_summary_can_be_stopped_and_nothing_is_lost(chat: Chat) -> None:
     chat.load(settings(Overflow.SUMMARISE))
     for number in range(16):
-        chat.service.send(FACT.format(number), max_tokens=24)
+        chat.service.chat.send(FACT.format(number), max_tokens=24)
         while not isinstance(event := chat.events.get(timeout=TIMEOUT_S), TurnFinished):
             if isinstance(event, TurnsSummarised):
                 chat.service.engine.cancel()
@@ -217,12 +217,12 @@ def test_a_summary_can_be_stopped_and_nothing_is_lost(chat: Chat) -> None:
             break
     _, end = chat.until(TurnFinished)
     assert end.answer.outcome is Outcome.STOPPED
-    assert not chat.service.summaries
-    assert not any(message.dropped for message in chat.service.messages)
+    assert not chat.service.chat.summaries
+    assert not any(message.dropped for message in chat.service.chat.messages)
     _, after = chat.ask("And now?")
     assert isinstance(after, TurnFinished)
     assert after.answer.text
-    assert chat.service.summaries or any(m.dropped for m in chat.service.messages)
+    assert chat.service.chat.summaries or any(m.dropped for m in chat.service.chat.messages)
 
 
 def test_enlarging_by_itself_sends_the_question_again(
@@ -235,6 +235,6 @@ def test_enlarging_by_itself_sends_the_question_again(
     read = next(event for event in seen if isinstance(event, PromptRead))
     assert read.reused > 0.5 * read.total, "the KV cache came back from disk"
     assert finished.answer.text
-    assert chat.service.messages[-2].text == end.text
+    assert chat.service.chat.messages[-2].text == end.text
     assert chat.service.engine.loaded is not None
     assert chat.service.engine.loaded.loaded.context == 512

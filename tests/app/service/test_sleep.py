@@ -75,7 +75,7 @@ def files(service: AppService) -> list[Path]:
 def test_saved_with_its_size_said_first_and_used_after_sleep(
     service: AppService, told: Told
 ) -> None:
-    service.send(STORY, max_tokens=4)
+    service.chat.send(STORY, max_tokens=4)
     stats = told.answer().answer.stats
     service.snapshots.measure()
     size = told.until(SnapshotMeasured)
@@ -83,19 +83,19 @@ def test_saved_with_its_size_said_first_and_used_after_sleep(
     assert size.tokens == stats.context_used
     assert size.kept_bytes == 0
     assert size.size_bytes < size.limit_bytes
-    service.sleep(keep=True)
+    service.chat.sleep(keep=True)
     saved = told.snapshot(SnapshotState.SAVED)
     assert abs(saved.size_bytes - size.size_bytes) < 64 * 1024
     told.stopped()
     assert service.engine.pid is None
-    service.send("And then?", max_tokens=4)
+    service.chat.send("And then?", max_tokens=4)
     assert told.snapshot(SnapshotState.RESTORED).tokens == size.tokens
     again = told.answer().answer.stats
     assert again is not None
     assert again.reused_tokens >= size.tokens - 4
-    assert [m.text for m in service.messages if m.role == "user"] == [STORY, "And then?"]
-    service.new_chat()
-    service.send("Hello", max_tokens=2)
+    assert [m.text for m in service.chat.messages if m.role == "user"] == [STORY, "And then?"]
+    service.chat.new_chat()
+    service.chat.send("Hello", max_tokens=2)
     told.answer()
     assert files(service) == [], "a chat that is gone leaves nothing on the disk"
 
@@ -110,24 +110,24 @@ def test_idle_by_the_settings_of_now(
     assert service.engine.asleep
     assert files(service) == [], "nobody asked to keep the KV cache"
     service.update_settings(idle.model_copy(update={"snapshot_when_idle": True}))
-    service.send(STORY, max_tokens=4)
+    service.chat.send(STORY, max_tokens=4)
     told.answer()
     told.snapshot(SnapshotState.SAVED)
     told.stopped()
-    service.send("And then?", max_tokens=4)
+    service.chat.send("And then?", max_tokens=4)
     told.snapshot(SnapshotState.RESTORED)
     told.answer()
 
 
 def test_other_settings_make_it_stale(service: AppService, told: Told) -> None:
-    service.send(STORY, max_tokens=4)
+    service.chat.send(STORY, max_tokens=4)
     told.answer()
-    service.sleep(keep=True)
+    service.chat.sleep(keep=True)
     told.snapshot(SnapshotState.SAVED)
     told.stopped()
     changed = {"kv_type_k": KvCacheType.Q8_0, "kv_type_v": KvCacheType.Q8_0}
     service.update_settings(service.settings.model_copy(update=changed))
-    service.send("And then?", max_tokens=4)
+    service.chat.send("And then?", max_tokens=4)
     told.snapshot(SnapshotState.DROPPED)
     assert told.answer().answer.text
     assert files(service) == []
@@ -135,30 +135,30 @@ def test_other_settings_make_it_stale(service: AppService, told: Told) -> None:
 
 def test_no_room_costs_the_snapshot_and_no_more(service: AppService, told: Told) -> None:
     service.settings = service.settings.model_copy(update={"snapshot_limit_gb": 0})
-    service.send(STORY, max_tokens=4)
+    service.chat.send(STORY, max_tokens=4)
     told.answer()
-    service.sleep(keep=True)
+    service.chat.sleep(keep=True)
     assert "in all" in told.snapshot(SnapshotState.FAILED).sentence
     told.stopped()
-    service.send("And then?", max_tokens=4)
+    service.chat.send("And then?", max_tokens=4)
     assert told.answer().answer.text
 
 
 def test_a_question_that_cannot_wake_the_model_is_not_lost_in_it(
     service: AppService, told: Told
 ) -> None:
-    service.sleep(keep=False)
+    service.chat.sleep(keep=False)
     told.stopped()
     service.settings = service.settings.model_copy(update={"context": 2**24})
     service.update_settings(service.settings)
-    service.send("Hello", max_tokens=2)
+    service.chat.send("Hello", max_tokens=2)
     failed = told.until(OperationFailed)
     assert failed.error.kind is ErrorKind.MEMORY
-    assert service.messages == ()
+    assert service.chat.messages == ()
     service.update_settings(service.settings.model_copy(update={"context": 1024}))
-    service.send("Hello", max_tokens=2)
+    service.chat.send("Hello", max_tokens=2)
     told.answer()
-    assert len(service.messages) == 2
+    assert len(service.chat.messages) == 2
 
 
 def test_what_an_ended_program_left_is_thrown_away(service: AppService, told: Told) -> None:
@@ -167,7 +167,7 @@ def test_what_an_ended_program_left_is_thrown_away(service: AppService, told: To
     (folder / "old.kv").write_bytes(b"state")
     (folder / "old.json").write_text('{"made_with": {}, "owner": 99999999}')
     service.snapshots.start()
-    service.send("Hello", max_tokens=2)
+    service.chat.send("Hello", max_tokens=2)
     told.answer()
     service.snapshots.measure()
     told.until(SnapshotMeasured)

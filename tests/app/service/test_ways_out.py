@@ -56,7 +56,7 @@ class Client:
         return self.until(ModelLoaded)
 
     def ask(self) -> str:
-        self.service.send("Name a colour.", max_tokens=8)
+        self.service.chat.send("Name a colour.", max_tokens=8)
         finished = self.until(TurnFinished)
         assert finished.error is None
         return finished.answer.text
@@ -173,7 +173,7 @@ def test_a_server_that_is_cut_off_without_a_word_is_found_out_in_the_silence(
     with rpc_servers(2) as endpoints, contextlib.closing(Cable(endpoints[1])) as cable:
         client.planned(rpc_servers=(endpoints[0], cable.endpoint), context=1024)
         client.load()
-        client.service.send("Tell a very long story.")
+        client.service.chat.send("Tell a very long story.")
         client.until(AnswerExtended)
         cable.cut()
         service = client.service
@@ -184,5 +184,5 @@ def test_a_server_that_is_cut_off_without_a_word_is_found_out_in_the_silence(
         assert found.sentence == f"The RPC server {cable.endpoint} is gone."
         assert service.engine.state is EngineState.GENERATING, "nothing is ended unasked"
         client.take(named(found, "Reload without"))
-        assert service.messages[-1].text, "what was shown stays"
+        assert service.chat.messages[-1].text, "what was shown stays"
         assert client.ask()

@@ -99,7 +99,7 @@ def events_per_s() -> float:
             service.subscribe(listen)
             service.engine._supervisor.load(protocol.Load(model_path="fake.gguf", context=4096))
             ready.wait()
-            service.send("go")
+            service.chat.send("go")
             ended.wait()
             service.close()
     return (heard[0] - 1) / (heard[2] - heard[1])
