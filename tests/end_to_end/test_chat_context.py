@@ -23,7 +23,8 @@ def _one_thread() -> None:
 def test_a_question_is_kept_until_there_is_room_and_all_is_told() -> None:
     facts = [FACT.format(number) for number in range(4)]
     lines = [*facts, "/overflow drop", "", "/overflow stop", "/enlarge", "Name a colour."]
-    done = run("chat", "--json", "--max-tokens", "8", "--context", "512", stdin="\n".join(lines))
+    greedy = ("--temperature", "0", "--max-tokens", "8", "--context", "512")
+    done = run("chat", "--json", *greedy, stdin="\n".join(lines))
     said = events(done.stdout)
     kinds = [event["type"] for event in said]
     assert done.returncode == 0, done.stderr
