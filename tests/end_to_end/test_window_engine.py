@@ -18,6 +18,7 @@ from app.service import AppService
 from app.service import engine as engine_service
 from app.settings.model import Settings
 from app.settings.requests import load_command
+from tests.end_to_end.test_window import open_window, wait_ready
 from tests.helpers.rpc import rpc_servers
 from ui.main_window import MainWindow
 
@@ -34,21 +35,6 @@ def service(monkeypatch: pytest.MonkeyPatch) -> Iterator[AppService]:
     service.close()
 
 
-def open_window(qtbot: QtBot, service: AppService) -> MainWindow:
-    window = MainWindow(service)
-    qtbot.addWidget(window)
-    window.show()
-    return window
-
-
-def wait_ready(qtbot: QtBot, window: MainWindow) -> None:
-    engine = window._service.engine
-    qtbot.waitUntil(
-        lambda: engine.loaded is not None and engine.state is EngineState.READY, timeout=TIMEOUT_MS
-    )
-    qtbot.waitUntil(lambda: window.chat._send.isEnabled(), timeout=TIMEOUT_MS)
-
-
 def ask(qtbot: QtBot, window: MainWindow, text: str) -> None:
     before = len(window._service.chat.messages)
     qtbot.keyClicks(window.chat.composer, text)
@@ -62,10 +48,10 @@ def ask(qtbot: QtBot, window: MainWindow, text: str) -> None:
 def test_a_hang_asks_goes_on_when_it_does_and_is_ended_with_one_click(
     qtbot: QtBot, service: AppService
 ) -> None:
-    service.settings = Settings(context=2048)
+    service.settings = Settings(context=2048, sampling={"ignore_end": True})
     window = open_window(qtbot, service)
     service.start(load=True)
-    wait_ready(qtbot, window)
+    wait_ready(qtbot, window, service)
     window.show_page("Chat")
     ask(qtbot, window, "Tell a very long story.")
     worker = psutil.Process(service.engine.pid)
@@ -73,7 +59,7 @@ def test_a_hang_asks_goes_on_when_it_does_and_is_ended_with_one_click(
     question = window.chat.question
     qtbot.waitUntil(question.isVisible, timeout=TIMEOUT_MS)
     assert "Nothing heard for" in question.text.text()
-    assert "does not compute" in question.text.text()
+    qtbot.waitUntil(lambda: "does not compute" in question.text.text(), timeout=TIMEOUT_MS)
     assert not window.launcher.status.question.isHidden()
     shown = len(service.chat.messages[-1].text)
     worker.resume()
@@ -91,7 +77,7 @@ def test_a_hang_asks_goes_on_when_it_does_and_is_ended_with_one_click(
     qtbot.waitUntil(window.chat.trouble.isVisible, timeout=TIMEOUT_MS)
     assert "since nothing was heard of it" in window.chat.trouble.text.text()
     window.chat.trouble.buttons[0].click()
-    wait_ready(qtbot, window)
+    wait_ready(qtbot, window, service)
     ask(qtbot, window, "Name a colour.")
 
 
@@ -107,7 +93,7 @@ def test_weights_that_spill_raise_an_alarm_that_stays(
         service.settings = Settings(rpc_servers=endpoints, context=512)
         window = open_window(qtbot, service)
         service.start(load=True)
-        wait_ready(qtbot, window)
+        wait_ready(qtbot, window, service)
         alarms = window.launcher.status.alarm, window.chat.alarm
         for page, alarm in zip(("Machine", "Chat"), alarms, strict=True):
             window.show_page(page)
@@ -123,6 +109,6 @@ def test_weights_that_spill_raise_an_alarm_that_stays(
         monkeypatch.setattr(engine_service, "load_command", load_command)
         service.engine.load()
         qtbot.waitUntil(lambda: not window.chat.alarm.isVisible(), timeout=TIMEOUT_MS)
-        wait_ready(qtbot, window)
+        wait_ready(qtbot, window, service)
         service.engine.unload()
         qtbot.waitUntil(lambda: service.engine.state is EngineState.STOPPED, timeout=TIMEOUT_MS)

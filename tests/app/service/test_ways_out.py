@@ -171,7 +171,8 @@ def test_a_server_that_is_cut_off_without_a_word_is_found_out_in_the_silence(
     client: Client,
 ) -> None:
     with rpc_servers(2) as endpoints, contextlib.closing(Cable(endpoints[1])) as cable:
-        client.planned(rpc_servers=(endpoints[0], cable.endpoint), context=1024)
+        endless = {"ignore_end": True}
+        client.planned(rpc_servers=(endpoints[0], cable.endpoint), context=1024, sampling=endless)
         client.load()
         client.service.chat.send("Tell a very long story.")
         client.until(AnswerExtended)
