@@ -28,6 +28,8 @@ from app.engine.load_log import Part
 
 Report = Callable[[protocol.LoadProgressed], None]
 LOOK_S = 0.25
+CALL_S = 0.05
+"""llama.cpp's own progress is looked at no more often than this."""
 SAME_S = 0.5
 """Bytes alone are told no more often than this."""
 RATE_S = 3.0
@@ -58,6 +60,7 @@ class LoadWatch:
             total_bytes=self._files.total_bytes,
         )  # fmt: skip
         self._tensors = False
+        self._fraction = self._called_at = 0.0
         self._told_at = 0.0
         self._samples: collections.deque[tuple[float, int]] = collections.deque()
         self._lock = threading.Lock()
@@ -81,23 +84,30 @@ class LoadWatch:
 
     def progressed(self, fraction: float, _data: object) -> bool:
         """llama.cpp's progress callback; it goes on while the answer is true."""
-        fraction = min(fraction, 1.0)
-        self._tensors = True
-        self._files.begin()
-        if self._copies:
-            self._tell(stage="copying", fraction=fraction, shard=None, bytes_per_s=None)
-        else:
-            moved, total = self._files.moved_bytes(), self._files.total_bytes
-            done = round(fraction * total) if moved is None else moved
-            fraction = max(fraction, self._state.fraction or 0.0)
-            changes = {"shard": None} if self._mapped else {}  # it is all read by now
-            self._tell(done=total if fraction == 1 else done, fraction=fraction, **changes)
+        now, self._fraction = time.monotonic(), min(fraction, 1.0)
+        # A model has a thousand tensors; to tell of each would hold up a fast load.
+        if self._fraction == 1 or now - self._called_at >= CALL_S:
+            self._called_at = now
+            self._tell_fraction()
         return not self._stopped()
+
+    def _tell_fraction(self) -> None:
+        self._files.begin()
+        self._tensors = True
+        shard = None if self._mapped else self._state.shard  # mapped files are read by now
+        if self._copies:
+            self._tell(stage="copying", fraction=self._fraction, shard=shard, bytes_per_s=None)
+            return
+        moved, total = self._files.moved_bytes(), self._files.total_bytes
+        done = round(self._fraction * total) if moved is None else moved
+        fraction = max(self._fraction, self._state.fraction or 0.0)
+        self._tell(done=total if fraction == 1 else done, fraction=fraction, shard=shard)
 
     def heard(self, part: Part, name: str) -> None:
         """The log says what is filled now, or was allocated."""
         device = self._numbers.get(self._device_of(name) or "")
         if part == "weights":
+            self._tell_fraction()
             self._tell(device=device)
         else:
             self._tell(stage="allocating", part=part, device=device, fraction=None, shard=None)
