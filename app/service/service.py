@@ -339,8 +339,12 @@ class AppService:
         self._jobs.submit(self._save)
 
     def _remember(self, before: Settings) -> None:
-        """What differs from `before` is to be stored; what holds for this run alone is not."""
-        changes = {name: value for name, value in self.settings if value != getattr(before, name)}
+        """What differs from `before` is to be stored; what was given for this run alone stays so."""
+        changes = {
+            name: value
+            for name, value in self.settings
+            if value != getattr(before, name) == getattr(self._stored, name)
+        }
         self._stored = self._stored.model_copy(update=changes)
         self._unsaved = True
 

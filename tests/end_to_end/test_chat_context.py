@@ -38,6 +38,8 @@ def test_a_question_is_kept_until_there_is_room_and_all_is_told() -> None:
     read = [event for event in said if event["type"] == "prompt_read"]
     assert any(event["left_out"] for event in read)
     assert all(event["evaluated"] == event["done"] - event["reused"] for event in read)
+    stored, _ = SettingsStore(paths.folders().config / "settings.json").load()
+    assert stored.context is None, "--context holds for one run, also once it was enlarged"
     stats = [event["stats"] for event in said if event["type"] == "finished"]
     assert all(s["evaluated_tokens"] + s["reused_tokens"] == s["prompt_tokens"] for s in stats)
 
