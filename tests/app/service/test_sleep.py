@@ -133,6 +133,20 @@ def test_other_settings_make_it_stale(service: AppService, told: Told) -> None:
     assert files(service) == []
 
 
+def test_a_prompt_that_no_longer_matches_throws_it_away(service: AppService, told: Told) -> None:
+    service.chat.send(STORY, max_tokens=4)
+    told.answer()
+    service.chat.sleep(keep=True)
+    told.snapshot(SnapshotState.SAVED)
+    told.stopped()
+    service.set_system_prompt("Answer like a pirate.")
+    service.chat.send("And then?", max_tokens=4)
+    told.snapshot(SnapshotState.RESTORED)
+    told.snapshot(SnapshotState.DROPPED)
+    told.answer()
+    assert files(service) == []
+
+
 def test_no_room_costs_the_snapshot_and_no_more(service: AppService, told: Told) -> None:
     service.settings = service.settings.model_copy(update={"snapshot_limit_gb": 0})
     service.chat.send(STORY, max_tokens=4)
