@@ -31,11 +31,16 @@ class ServerWatch:
             )
             self._thread.start()
 
-    def close(self) -> None:
-        """Wait for none."""
+    def stop(self) -> None:
+        """Wait for none; returns at once."""
         with self._lock:
             if self._ended is not None:
                 self._ended.set()
+
+    def close(self) -> None:
+        """Wait for none, and for the end of the thread."""
+        self.stop()
+        with self._lock:
             thread, self._thread = self._thread, None
         if thread is not None and thread is not threading.current_thread():
             thread.join()

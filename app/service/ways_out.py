@@ -128,7 +128,7 @@ class WaysOutService:
         off = way.settings.disabled_devices if way.settings is not None else ()
         if self._lost is not None and not set(self._lost.ids) & set(off):
             self._lost = None
-            self._watch.close()
+            self._watch.stop()
 
     def close(self) -> None:
         """Wait for no server any more."""

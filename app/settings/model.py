@@ -64,7 +64,7 @@ OVERFLOW_TITLES = {
 }
 """What happens then, for a menu."""
 OVERFLOW_WORDS = {
-    Overflow.STOP: "your question stays in the composer",
+    Overflow.STOP: "your question is kept for you to send again",
     Overflow.DROP_OLDEST: "the oldest turns are left out of the prompt, and stay in the chat",
     Overflow.SUMMARISE: "the model summarises the oldest turns, which stay in the chat",
     Overflow.ENLARGE: "the model is loaded again with a longer context, if one fits",

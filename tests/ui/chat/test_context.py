@@ -95,7 +95,7 @@ def test_a_warning_at_75_and_90_percent_of_the_room_says_what_will_happen(
     assert line.isVisible()
     assert line.text.text() == (
         "75 % of the room for the conversation is used."
-        " When it is full, your question stays in the composer."
+        " When it is full, your question is kept for you to send again."
     )
     assert line.text.property("state") == view._meter.context.property("state") == "warn"
     turn(view, "q", "a", 6500)
