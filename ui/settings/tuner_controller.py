@@ -41,8 +41,15 @@ class TunerController(QObject):
         dialog.stop_clicked.connect(self._service.tuning.cancel)
         dialog.used.connect(self._use)
         dialog.left.connect(self._service.tuning.restore)
+        dialog.finished.connect(self._closed)
         self._service.tuning.propose(settings)
         dialog.open()
+
+    def _closed(self) -> None:
+        """What is told later, of plans that were asked for, nobody waits for any more."""
+        if self.dialog is not None:
+            self.dialog.deleteLater()
+        self.dialog = None
 
     def _start(self) -> None:
         self._service.tuning.start(self._settings)

@@ -164,3 +164,18 @@ def test_the_service_is_asked_and_its_settings_are_put_in_force(
         dialog.use_button.click()
     assert applied.args == [found]
     assert calls == [("propose", wanted), ("start", wanted), ("cancel", None), ("use", 1)]
+
+
+def test_plans_that_are_told_after_the_dialogs_are_gone_are_no_error(
+    qtbot: QtBot, service: AppService, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(service.tuning, "propose", lambda _settings: None)
+    controller = TunerController(service)
+    split = SplitDialog(Settings(), (), 31, lambda _settings, *, limits=True: None)
+    controller.attach(split)
+    split.fastest_wanted.emit(Settings())
+    assert controller.dialog is not None
+    controller.dialog.close_button.click()
+    with qtbot.waitSignal(split.destroyed):
+        split.deleteLater()
+    controller.receive(PROPOSED)
