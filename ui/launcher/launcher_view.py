@@ -141,28 +141,24 @@ class LauncherView(QWidget):
 
     def _build_footer(self, outer: QVBoxLayout) -> None:
         outer.addWidget(frame("rule"))
-        foot = QHBoxLayout()
-        foot.setContentsMargins(32, 12, 32, 12)
         self.status = StatusLine()
+        self.status.setContentsMargins(32, 12, 32, 12)
         self.status.stop_clicked.connect(self.stop_clicked)
         self.status.split_clicked.connect(self.split_clicked)
         self._status = self.status.label
-        foot.addWidget(self.status, 1)
-        foot.addSpacing(12)
         self._unload = button("Unload")
         self._unload.setToolTip(
             "Frees all its memory. The next question in the chat loads it again."
         )
         self._unload.clicked.connect(self.unload_clicked)
         self._unload.hide()
-        foot.addWidget(self._unload)
-        foot.addSpacing(12)
+        self.status.foot.addWidget(self._unload)
         self._primary = button("Load", "primary", big=True)
         self._primary.setFixedWidth(SIDE_PX)
         self._primary.setEnabled(False)
         self._primary.clicked.connect(self.primary_clicked)
-        foot.addWidget(self._primary)
-        outer.addLayout(foot)
+        self.status.foot.addWidget(self._primary)
+        outer.addWidget(self.status)
 
     def resizeEvent(self, event: QResizeEvent) -> None:
         """A narrow window has the side column under the chart."""

@@ -17,7 +17,11 @@ TICK_MS = 1000
 
 
 class StatusLine(QWidget):
-    """Signals: stop_clicked, split_clicked."""
+    """Signals: stop_clicked, split_clicked.
+
+    Attributes:
+        foot: Takes the owner's buttons, beside what the engine does; what it asks or warns of is above.
+    """
 
     stop_clicked = Signal()
     split_clicked = Signal()
@@ -33,6 +37,12 @@ class StatusLine(QWidget):
         self.question = QuestionLine("Stop engine", "Wait")
         self.question.accepted.connect(self.stop_clicked)
         column.addWidget(self.question)
+        self.foot = QHBoxLayout()
+        self.foot.setSpacing(12)
+        said = QVBoxLayout()
+        said.setSpacing(4)
+        self.foot.addLayout(said, 1)
+        column.addLayout(self.foot)
         row = QHBoxLayout()
         row.setSpacing(12)
         self.label = label("", "body-muted", wrap=True)
@@ -43,10 +53,10 @@ class StatusLine(QWidget):
         self.bar.setAccessibleName("Loading")
         self.bar.hide()
         row.addWidget(self.bar)
-        column.addLayout(row)
+        said.addLayout(row)
         self.detail = label("", "muted")
         self.detail.hide()
-        column.addWidget(self.detail)
+        said.addWidget(self.detail)
         self._event = EngineStateChanged(state=EngineState.STOPPED)
         self._heard_at = 0.0
         self._clock = QTimer(self)

@@ -78,6 +78,7 @@ class SettingsView(QWidget):
         head.addWidget(self.search)
         outer.addLayout(head)
         self.error = ErrorLine()
+        self.error.setContentsMargins(0, 0, 24, 0)
         outer.addWidget(self.error)
         outer.addLayout(self._body(), 1)
         self._foot = self._footer()

@@ -11,6 +11,7 @@ from PySide6.QtCore import Qt
 from PySide6.QtWidgets import QApplication, QLabel, QPushButton
 from pytestqt.qtbot import QtBot
 
+from app.engine.model import EngineState, EngineStateChanged
 from app.engine.protocol import DeviceMemory, Loaded
 from app.gguf import bundled
 from app.gguf.model import ModelLayout
@@ -205,3 +206,17 @@ def test_nothing_is_cut_off_at_the_sides(qtbot: QtBot, view: LauncherView, width
         show(view, gpus, settings)
         view.resize(width, 640)
         qtbot.waitUntil(lambda: view.area.horizontalScrollBar().maximum() == 0)
+
+
+def test_what_the_engine_asks_and_warns_of_has_the_whole_width_of_a_narrow_foot(
+    qtbot: QtBot, view: LauncherView
+) -> None:
+    view.resize(960 - 88, 640)
+    view.show()
+    view.set_engine(EngineStateChanged(state=EngineState.READY))
+    view.status.alarm.show_error("GPU 2 holds 1.4 GiB of the model in main memory.")
+    view.status.question.ask("Nothing was heard of the engine for 45 s.")
+    whole = view.width() - 2 * 32
+    for line in (view.status.alarm, view.status.question):
+        qtbot.waitUntil(lambda one=line: one.width() == whole)  # type: ignore[misc]
+    assert view.status.question.geometry().bottom() < view._primary.geometry().top()
