@@ -84,8 +84,8 @@ def _expected(
 
 
 def _right(path: Path, file: DownloadFile, options: argparse.Namespace) -> bool:
-    progress = counter(path, file, quiet=options.json)
     try:
-        return verify.is_right(path, file, where.records().verified, progress=progress)
+        with counter(path, file, quiet=options.json) as progress:
+            return verify.is_right(path, file, where.records().verified, progress=progress)
     except OSError as error:
         raise disk_error(error, path) from error

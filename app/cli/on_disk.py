@@ -88,9 +88,9 @@ def verify_model(options: argparse.Namespace, settings: Settings) -> int:
 
 def _check(wanted: _Wanted, known: Records, *, quiet: bool) -> _Checked:
     path, file = wanted.path, wanted.file
-    progress = counter(path, file, quiet=quiet)
     try:
-        right = verify.is_right(path, file, known.verified, afresh=True, progress=progress)
+        with counter(path, file, quiet=quiet) as progress:
+            right = verify.is_right(path, file, known.verified, afresh=True, progress=progress)
     except OSError as error:
         raise disk_error(error, path) from error
     begun = requests.written_bytes(path, file, wanted.commit, known)

@@ -90,6 +90,8 @@ def pull(options: argparse.Namespace, settings: Settings) -> int:
             if found is None or options.mmproj:
                 raise
             return already.tell(*found, options, error)
+        if options.to is not None:
+            where.check_takes(request.folder)
         where.remember(request.folder, settings)
         limit = settings.download_limit if options.limit is None else options.limit
         return _run(request, options, limit)
@@ -123,10 +125,9 @@ def _request(
         request = requests.ask(addresses, here, projector=options.mmproj)
     elif options.mmproj and not requests.has_projector(request):
         request = _with_projector(request)
-    if options.source is not None:
-        source = options.source.expanduser().absolute()
-        request = dataclasses.replace(request, source=source)
-    return request
+    # What was begun from a folder goes on from the Hub, unless that is said again.
+    source = options.source and options.source.expanduser().absolute()
+    return dataclasses.replace(request, source=source)
 
 
 def _with_projector(request: DownloadRequest) -> DownloadRequest:

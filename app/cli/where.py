@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -65,6 +66,24 @@ def check_there(folder: Path, settings: Settings) -> None:
             hint="Connect its disk, or name another folder with --to.",
             kind=ErrorKind.DISK,
         )
+
+
+def check_takes(folder: Path) -> None:
+    """Make sure that models can be put into a folder, before it is remembered for good.
+
+    Raises:
+        AppError: They cannot.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=folder).close()
+    except OSError as error:
+        raise AppError(
+            f"{folder} cannot take models.",
+            detail=f"{error.strerror}.",
+            hint="Name another folder with --to.",
+            kind=ErrorKind.DISK,
+        ) from error
 
 
 def addresses(name: str) -> tuple[Address, ...]:
