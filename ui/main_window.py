@@ -302,9 +302,7 @@ class MainWindow(QMainWindow):
                 self.downloads.view.show_error(error)
                 self.models.page.show_error(error)
                 self.settings.view.error.show_error(str(error))
-                self.chat.set_engine(
-                    "not loaded", ready=self._service.engine.state in _READY, error=str(error)
-                )
+                self.chat.show_failure(str(error))
             case ContextOffered():
                 self.chat.set_offer(event)
             case HardwareSampled():

@@ -23,6 +23,8 @@ from app.service import AppService
 from app.settings.model import Overflow, Settings
 
 CALIBRATION = 64
+_ENDING = ("grammar", "json_schema")
+"""Options of sampling that end an answer themselves."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,7 +55,7 @@ def add_options(command: argparse.ArgumentParser) -> None:
 
 
 def _count(text: str, least: int = 1) -> int:
-    value = int(text) if text.isdigit() else 0
+    value = int(text) if text.isdecimal() else 0
     if value < least:
         raise argparse.ArgumentTypeError(f"{text} is not a number of at least {least}")
     return value
@@ -65,6 +67,7 @@ def _two_or_more(text: str) -> int:
 
 def bench(options: argparse.Namespace, settings: Settings, model: Path) -> int:
     """Load the model, measure some answers and print the medians; returns the exit code."""
+    _check_free(options)
     room = options.prompt_tokens + options.tokens + 4 * CALIBRATION
     context = -(-room // 256) * 256
     if options.context is not None:
@@ -72,7 +75,8 @@ def bench(options: argparse.Namespace, settings: Settings, model: Path) -> int:
         context = options.context
     changes = {
         "context": max(settings.context or 0, context),
-        "sampling": settings.sampling | {"ignore_end": True},
+        "sampling": {k: v for k, v in settings.sampling.items() if k not in _ENDING}
+        | {"ignore_end": True},
         "system_prompt": "",
         "overflow": Overflow.STOP,
         "reply_reserve": 0,
@@ -91,6 +95,17 @@ def bench(options: argparse.Namespace, settings: Settings, model: Path) -> int:
     assert plan is not None  # noqa: S101 - it is loaded
     _print(options, model, loaded, plan, runs)
     return 0
+
+
+def _check_free(options: argparse.Namespace) -> None:
+    for name in _ENDING:
+        if getattr(options, f"sampling_{name}") is not None:
+            raise AppError(
+                f"With --{name.replace('_', '-')}-file an answer ends where that allows no more, so "
+                "its length cannot be chosen.",
+                hint="Leave it out.",
+                kind=ErrorKind.USAGE,
+            )
 
 
 def _check_room(options: argparse.Namespace) -> None:

@@ -38,6 +38,7 @@ from app.events import (
     PlanChanged,
     SnapshotChanged,
     SnapshotMeasured,
+    SnapshotState,
     WaysOutFound,
 )
 from app.plan.text import VERDICT_WORDS
@@ -227,16 +228,18 @@ class _Terminal:
         self._drop_events()
         if keep:
             self._service.snapshots.measure()
-            while not isinstance(event := self._events.get(), SnapshotMeasured | SnapshotChanged):
-                self._notice(event)
-            keep = isinstance(event, SnapshotMeasured) and self._agreed(event)
+            keep = self._agrees()
         self._service.chat.sleep(keep=keep)
         while not self._crashed() or not self._events.empty():
             self._notice(self._events.get())
         self._say("Unloaded. The next question loads it again.")
 
-    def _agreed(self, size: SnapshotMeasured) -> bool:
-        """A KV cache can be as large as a film: its size is said first."""
+    def _agrees(self) -> bool:
+        """A KV cache can be as large as a film: its size is said first. False if it cannot be saved."""
+        while not isinstance(size := self._events.get(), SnapshotMeasured):
+            self._notice(size)
+            if isinstance(size, SnapshotChanged) and size.state is SnapshotState.FAILED:
+                return False
         self._say(
             f"The KV cache takes {units.format_file_size(size.size_bytes)} for {size.tokens:,} tokens; "
             f"the disk has {units.format_file_size(size.free_bytes)}."
@@ -317,7 +320,9 @@ class _Terminal:
         return self._print_answer()
 
     def _go_on(self) -> int:
-        """With the answer that was cut off."""
+        """With the answer that was cut off; a model that was unloaded is loaded first."""
+        if self._crashed():
+            self._reload()
         self._drop_events()
         before = self._service.chat.turn
         self._service.chat.resume(max_tokens=self._options.max_tokens)

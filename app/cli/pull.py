@@ -73,7 +73,7 @@ def _rate(words: str) -> int:
 
 
 def _connections(words: str) -> int:
-    value = int(words) if words.isdigit() else 0
+    value = int(words) if words.isdecimal() else 0
     if not 1 <= value <= MAX_CONNECTIONS:
         raise argparse.ArgumentTypeError(f"choose 1 to {MAX_CONNECTIONS} connections")
     return value

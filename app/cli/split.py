@@ -82,7 +82,7 @@ def split_by_hand(
     try:
         counts = [int(part) for part in text.split(",")]
     except ValueError:
-        counts = []
+        counts = [-1]
     if len(counts) != len(devices) or any(count < 0 for count in counts):
         raise AppError(
             f"The split {text} is not a number of layers for each of {len(devices)} devices.",

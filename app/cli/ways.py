@@ -78,11 +78,9 @@ class Ways:
 
     def take(self, text: str) -> bool:
         """Go the way with the number in `text` (`2`, `/2`) and load; False if there is none."""
-        number = text.removeprefix("/")
-        if not number.isdigit() or not 0 < int(number) <= len(self._found.ways):
-            return False
-        way = self._found.ways[int(number) - 1]
-        if way.settings is None:
+        numbered = {str(number): way for number, way in enumerate(self._found.ways, 1)}
+        way = numbered.get(text.removeprefix("/"))
+        if way is None or way.settings is None:
             return False
         self._say(f"{way.title}.")
         self._found = WaysOutFound()

@@ -53,7 +53,10 @@ class Sampler:
         self._history: list[int] = []
         self.chain: int = lib.llama_sampler_chain_init(lib.llama_sampler_chain_default_params())
         try:
-            self._add_constraints(_biases(sampling, tokenize, end_tokens), grammar_of(sampling))
+            grammar = grammar_of(sampling)
+            # Where a grammar has ended it allows nothing but the end; without it llama.cpp aborts.
+            ends = () if grammar else end_tokens
+            self._add_constraints(_biases(sampling, tokenize, ends), grammar)
             if sampling.mirostat and sampling.temperature > 0:
                 self._add_mirostat()
             else:

@@ -139,5 +139,7 @@ class Sampling(pydantic.BaseModel):
         json_schema_extra={"empty": "None"},
     )
     ignore_end: bool = _option(
-        False, "Ignore the end", "Go on where the model would end, until a limit. For measurements."
+        False,
+        "Ignore the end",
+        "Go on where the model would end, until a limit, unless a grammar ends it. For measurements.",
     )

@@ -35,6 +35,7 @@ from ui.chat.transcript import COLUMN_PX, Transcript
 from ui.widgets.error_line import ErrorLine
 from ui.widgets.labels import button, frame, label
 from ui.widgets.question_line import QuestionLine
+from ui.widgets.shrinking_area import ShrinkingArea
 from ui.widgets.ways_panel import WaysPanel
 
 _CUT_OFF = (Outcome.STOPPED, Outcome.TRUNCATED, Outcome.FULL, Outcome.INTERRUPTED)
@@ -61,7 +62,7 @@ class ChatView(QWidget):
         self._error, self._ways = "", WaysOutFound()
         self._meters: Meters | None = None
         self._returned = ""
-        self._running = self._ready = False
+        self._running = self._ready = self._loaded = False
         column = QVBoxLayout(self)
         column.setContentsMargins(0, 0, 0, 0)
         column.setSpacing(0)
@@ -83,8 +84,11 @@ class ChatView(QWidget):
         holder.setMaximumWidth(COLUMN_PX)
         inner = QVBoxLayout(holder)
         inner.setContentsMargins(0, 0, 0, 0)
+        inner.setSpacing(0)
         self._build_lines(inner)
         row = QHBoxLayout()
+        row.setContentsMargins(0, 0, 0, 6)
+        row.setSpacing(6)
         self.composer = Composer()
         self.composer.submitted.connect(self._submit)
         self.composer.escaped.connect(self._stop)
@@ -113,23 +117,22 @@ class ChatView(QWidget):
         jump.hide()
         self.transcript.follows.connect(lambda follows: jump.setVisible(not follows))
         column.addWidget(jump, 0, Qt.AlignmentFlag.AlignHCenter)
-        self._note = label("", "muted", wrap=True)
-        self._note.hide()
-        column.addWidget(self._note)
-        self.trouble = WaysPanel()
-        self.trouble.dismissed.connect(lambda: self.set_ways(WaysOutFound()))
-        self.trouble.chosen.connect(self._way_chosen)
-        column.addWidget(self.trouble)
-        self.alarm = ErrorLine(action="Adjust split")
-        self.alarm.acted.connect(self.split_clicked)
-        column.addWidget(self.alarm)
+        area = ShrinkingArea()
+        column.addWidget(area)
         self.question = QuestionLine("Stop engine", "Wait")
         self.question.accepted.connect(self.end_clicked)
-        column.addWidget(self.question)
+        self.trouble = WaysPanel()
+        self.trouble.dismissed.connect(self._dismissed)
+        self.trouble.chosen.connect(self._way_chosen)
+        self.alarm = ErrorLine(action="Adjust split")
+        self.alarm.acted.connect(self.split_clicked)
         self.context_line = ContextLine()
         self.context_line.overflow_chosen.connect(self.overflow_chosen)
         self.context_line.enlarge_clicked.connect(self._enlarge)
-        column.addWidget(self.context_line)
+        self._note = label("", "muted", wrap=True)
+        self._note.hide()
+        for line in (self.question, self.trouble, self.alarm, self.context_line, self._note):
+            area.lines.addWidget(line)
 
     # --- what the person does -------------------------------------------------
 
@@ -182,11 +185,16 @@ class ChatView(QWidget):
 
         `asleep`: nothing is loaded, and the next question loads it.
         """
-        self._ready = ready or asleep
+        self._ready, self._loaded = ready or asleep, ready
         self.model.set_state(words, ready=ready, busy=self._running, error=bool(error))
         self._error = error
         self._show_trouble()
         self._update_send()
+
+    def show_failure(self, error: str) -> None:
+        """Something else could not be done; the engine is as it was."""
+        self._error = error
+        self._show_trouble()
 
     def set_ways(self, found: WaysOutFound) -> None:
         """What is wrong and what can be done, in place of the error alone; an empty one ends it."""
@@ -200,9 +208,14 @@ class ChatView(QWidget):
             state = "ok" if found.good else "error"
             self.trouble.show_ways(found.sentence, found.detail, ways, state=state)
         elif self._error:
-            self.trouble.show_ways(self._error, "", [("Reload", "")])
+            self.trouble.show_ways(self._error, "", [] if self._loaded else [("Reload", "")])
         else:
             self.trouble.dismiss()
+
+    def _dismissed(self) -> None:
+        if not self._ways.sentence:
+            self._error = ""
+        self.set_ways(WaysOutFound())
 
     def _way_chosen(self, number: int) -> None:
         if self._ways.sentence:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from PySide6.QtCore import Qt, QTimer, Signal
+from PySide6.QtCore import QSize, Qt, QTimer, Signal
 from PySide6.QtWidgets import QHBoxLayout, QScrollArea, QVBoxLayout, QWidget
 
 from app.chat.events import AnswerExtended, PromptRead, TurnFinished, TurnsSummarised
@@ -14,6 +14,8 @@ from ui.widgets.labels import label
 
 RENDER_MS = 60
 COLUMN_PX = 720
+LEAST_PX = 120
+"""What stands below leaves so much of the chat in sight."""
 EMPTY = "Ask the model something. Everything stays on this machine."
 
 
@@ -38,6 +40,7 @@ class Transcript(QScrollArea):
         self._render.timeout.connect(self._show_answer)
         self.setWidgetResizable(True)
         self.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
+        self.setMinimumHeight(LEAST_PX)
         self._build()
 
     def _build(self) -> None:
@@ -60,6 +63,10 @@ class Transcript(QScrollArea):
         bar = self.verticalScrollBar()
         bar.valueChanged.connect(self._scrolled)
         bar.rangeChanged.connect(lambda _low, high: bar.setValue(high) if self._follow else None)
+
+    def sizeHint(self) -> QSize:
+        """No more than it must have: it takes what is left."""
+        return QSize(COLUMN_PX, LEAST_PX)
 
     def _scrolled(self, value: int) -> None:
         self._follow = value >= self.verticalScrollBar().maximum() - 8

@@ -184,7 +184,7 @@ class BiasField(_ListField):
     def _entered(self) -> list[Any]:
         text = self.line.text()
         by_number = self.kind.currentText() == "Token"
-        if by_number and not text.strip().isdigit():
+        if by_number and not text.strip().isdecimal():
             raise SettingError(f"“{text}” is no number of a token.")
         try:
             bias = float(self.bias.text().replace(",", "."))

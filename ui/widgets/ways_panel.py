@@ -17,7 +17,7 @@ Way = tuple[str, str]
 class WaysPanel(QWidget):
     """Hidden while nothing is wrong.
 
-    Signals: chosen(int), the number of the way that was pressed; dismissed, of good news.
+    Signals: chosen(int), the number of the way that was pressed; dismissed, where there is none.
     """
 
     chosen = Signal(int)
@@ -53,7 +53,7 @@ class WaysPanel(QWidget):
     ) -> None:
         """Show one fault with its ways out, the best first; `state` is `error` or `ok`."""
         self._state.set_state(sentence, state)
-        self._dismiss.setVisible(state == "ok")
+        self._dismiss.setVisible(state == "ok" or not ways)
         self.detail.setText(detail)
         self.detail.setVisible(bool(detail))
         clear(self._grid)

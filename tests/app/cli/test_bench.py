@@ -36,6 +36,20 @@ def test_bench_measures_what_was_asked_for(capsys: pytest.CaptureFixture[str]) -
     assert slowest * 1.01 > 96 / max(run["prompt_tokens_per_s"] for run in found["runs"])
 
 
+def test_a_stored_grammar_does_not_end_what_is_measured(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    assert main(["settings", "sampling.grammar", 'root ::= "yes"']) == 0
+    sizes = ["--threads", "1", "--prompt-tokens", "40", "--tokens", "8", "--runs", "1"]
+    capsys.readouterr()
+    assert main(["bench", *sizes, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["runs"][0]["tokens"] == 8
+    grammar = tmp_path / "yes.gbnf"
+    grammar.write_text('root ::= "yes"')
+    assert main(["bench", *sizes, "--grammar-file", str(grammar)]) == 2
+    assert "--grammar-file" in capsys.readouterr().err
+
+
 def test_a_prompt_shorter_than_the_template_is_refused(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
@@ -69,6 +83,7 @@ def test_what_cannot_be_measured_is_refused_with_what_to_do(
         (["--tokens", "0"], 2, "--tokens"),
         (["--prompt-tokens", "2000", "--context", "1024"], 2, "--context 2304"),
         (["--layers", "1,2,3"], 2, "0 devices"),
+        (["--layers", "x"], 2, "0 devices"),
     ):
         assert main(["bench", *arguments]) == code, arguments
         assert word in capsys.readouterr().err

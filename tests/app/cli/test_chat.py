@@ -62,9 +62,9 @@ def test_a_terminal_shows_one_line_and_a_file_one_a_stage() -> None:
 
 @pytest.fixture
 def process() -> Iterator[subprocess.Popen[str]]:
+    command = [sys.executable, "-c", IMPATIENT, "chat", "--json", "--context", "2048"]
     process = subprocess.Popen(
-        [sys.executable, "-c", IMPATIENT, "chat", "--json"],
-        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
         env=processes.child_environment(),
     )  # fmt: skip
     yield process
@@ -105,4 +105,40 @@ def test_an_engine_that_hangs_is_told_and_ctrl_c_ends_it(process: subprocess.Pop
     process.stdin.close()
     os.kill(process.pid, signal.SIGINT)
     assert next(line for line in lines if line["type"] == "finished")["error"] is None
+    assert process.wait(30) == 0
+
+
+def test_commands_of_a_chat_that_was_unloaded(process: subprocess.Popen[str]) -> None:
+    assert process.stdin is not None
+    assert process.stdout is not None
+    lines: Iterator[dict[str, object]] = map(json.loads, process.stdout)
+
+    def say(text: str) -> None:
+        assert process.stdin is not None
+        process.stdin.write(f"{text}\n")
+        process.stdin.flush()
+
+    def until(kind: str) -> dict[str, object]:
+        found = next(line for line in lines if line["type"] in (kind, "error"))
+        assert found["type"] == kind, found
+        return found
+
+    until("loaded")
+    say("Tell a very long story.")
+    until("text")
+    os.kill(process.pid, signal.SIGINT)
+    begun = str(until("finished")["text"])
+    say("/unload save")
+    assert until("snapshot")["state"] == "saving"
+    assert until("snapshot")["state"] == "saved"
+    for no_way in ("/²", f"/{'9' * 5000}"):
+        say(no_way)
+    say("/continue")
+    until("loaded")
+    until("text")
+    os.kill(process.pid, signal.SIGINT)
+    whole = str(until("finished")["text"])
+    assert whole.startswith(begun)
+    assert len(whole) > len(begun)
+    process.stdin.close()
     assert process.wait(30) == 0

@@ -137,6 +137,8 @@ def test_grammar_and_json_schema(starter_model: Path) -> None:
             with pytest.raises(AppError) as error:
                 ask(**broken)
             assert error.value.kind is ErrorKind.SETTINGS
+        for ending in ({"grammar": 'root ::= "yes"'}, {"json_schema": {"const": "yes"}}):
+            assert ask(limit=8, ignore_end=True, **ending).text.strip('"') == "yes"
         assert ask().text, "the worker lives"
 
     with_engine(starter_model, check)
