@@ -51,6 +51,7 @@ class Faults:
         drip_s: The storage waits so many seconds after each byte.
         no_commit: What answers is no Hub.
         etags: One per reply of the storage, instead of the file's own.
+        of: Etags and cuts are for files alone whose path ends so.
         size: The storage's idea of the file's size.
         linked_etag: The Hub's ETag, instead of the content's SHA-256.
     """
@@ -68,6 +69,7 @@ class Faults:
     drip_s: float | None = None
     no_commit: bool = False
     etags: list[str] = dataclasses.field(default_factory=list)
+    of: str = ""
     size: int | None = None
     linked_etag: str | None = None
 
@@ -322,7 +324,12 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             self.send_header("Content-Range", f"bytes {first}-{last}/{size}")
         else:
             self.send_response(200)
-        self.send_header("ETag", faults.etags.pop(0) if faults.etags else f'"{_etag(file)}"')
+        self.send_header(
+            "ETag",
+            faults.etags.pop(0)
+            if faults.etags and self.path.endswith(faults.of)
+            else f'"{_etag(file)}"',
+        )
         self.send_header("Content-Length", str(last - first + 1))
         self.end_headers()
         if self.command != "HEAD":
@@ -333,7 +340,11 @@ class _Handler(http.server.BaseHTTPRequestHandler):
 
     def _send(self, stream: BinaryIO, count: int) -> None:
         faults = self.server.faults
-        limit = faults.cuts.pop(0) if faults.cuts else faults.stall_after
+        limit = (
+            faults.cuts.pop(0)
+            if faults.cuts and self.path.endswith(faults.of)
+            else faults.stall_after
+        )
         left = count if limit is None else min(count, limit)
         cut = left < count
         piece_bytes = PIECE_BYTES if faults.drip_s is None else 1

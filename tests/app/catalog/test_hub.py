@@ -233,7 +233,7 @@ def test_shards_that_break_off_are_taken_up_where_they_were(server: Hub, tmp_pat
 
 def test_a_fault_of_one_shard_is_the_models(server: Hub, tmp_path: Path) -> None:
     add_shards(server, tmp_path)
-    server.faults = Faults(etags=['"one"'] * 3 + ['"two"'] * 9, cuts=[100] * 3)
+    server.faults = Faults(etags=['"one"', '"two"'], cuts=[100], of="m-00001-of-00003.gguf")
     with pytest.raises(AppError, match="changed while it was read"):
         read("hf:org/repo/q/m-00002-of-00003.gguf")
 
