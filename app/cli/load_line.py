@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 from typing import TextIO
 
@@ -24,7 +25,8 @@ class LoadLine:
         if event.state not in words.LOADING or event.silent_s is not None:
             return
         if self._terminal:
-            line = words.load(event)
+            # A line that goes on in the next one cannot be written over.
+            line = words.load(event)[: shutil.get_terminal_size().columns - 1]
             self._stream.write(f"\r{line:{self._width}}")
             self._width = len(line)
             self._stream.flush()

@@ -60,6 +60,24 @@ def test_a_terminal_shows_one_line_and_a_file_one_a_stage() -> None:
     ]  # fmt: skip
 
 
+def test_a_line_is_never_longer_than_the_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "60")
+    progress = LoadProgressed(
+        stage="reading", shard=2, shards=4, bytes_per_s=3.1e9, device=1, devices=8,
+        done_bytes=37_700_000_000, total_bytes=150_900_000_000,
+    )  # fmt: skip
+    event = EngineStateChanged(
+        state=EngineState.LOADING, stage="reading", progress=progress, elapsed_s=12, expected_s=49
+    )
+    screen = Screen()
+    line = LoadLine(screen)
+    line.show(event)
+    line.show(event)
+    line.clear()
+    assert "Reading shard 2 of 4" in screen.getvalue()
+    assert max(map(len, screen.getvalue().split("\r"))) == 59
+
+
 @pytest.fixture
 def process() -> Iterator[subprocess.Popen[str]]:
     command = [sys.executable, "-c", IMPATIENT, "chat", "--json", "--context", "2048"]
