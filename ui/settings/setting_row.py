@@ -87,29 +87,11 @@ class SettingRow(QWidget):
         grid.setColumnStretch(0, 1)
         column.addLayout(grid)
         column.addWidget(frame("rule"))
-        words = QVBoxLayout()
-        words.setSpacing(2)
-        head = QHBoxLayout()
-        head.setSpacing(12)
-        title = label(entry.title, "strong")
-        title.setBuddy(self.field)
-        head.addWidget(title)
-        self.back = button("Reset", "link")
-        self.back.setAccessibleName(f"Reset {entry.title}")
-        self.back.clicked.connect(self._reset)
-        keeps = self.back.sizePolicy()
-        keeps.setRetainSizeWhenHidden(True)
-        self.back.setSizePolicy(keeps)
-        self.back.hide()
-        head.addWidget(self.back)
-        head.addStretch(1)
-        words.addLayout(head)
-        words.addWidget(label(entry.description, "muted", wrap=True))
         self.note = label("", "muted", wrap=True)
         self.told = StateWord(kind="small")
         self.told.word.setWordWrap(True)
         self.told.word.setTextInteractionFlags(Qt.TextInteractionFlag.TextSelectableByMouse)
-        grid.addLayout(words, 0, 0)
+        grid.addLayout(self._words(), 0, 0)
         top = Qt.AlignmentFlag.AlignTop
         if entry.control in WIDE:
             grid.addWidget(self.field, 1, 0, 1, 2)
@@ -120,6 +102,28 @@ class SettingRow(QWidget):
         for place, widget in enumerate((self.note, self.told), start=2):
             widget.hide()
             grid.addWidget(widget, place, 0, 1, 2)
+
+    def _words(self) -> QVBoxLayout:
+        """Title with the way back, and what it is about."""
+        words = QVBoxLayout()
+        words.setSpacing(2)
+        head = QHBoxLayout()
+        head.setSpacing(12)
+        title = label(self.entry.title, "strong")
+        title.setBuddy(self.field)
+        head.addWidget(title)
+        self.back = button("Reset", "link")
+        self.back.setAccessibleName(f"Reset {self.entry.title}")
+        self.back.clicked.connect(self._reset)
+        keeps = self.back.sizePolicy()
+        keeps.setRetainSizeWhenHidden(True)
+        self.back.setSizePolicy(keeps)
+        self.back.hide()
+        head.addWidget(self.back)
+        head.addStretch(1)
+        words.addLayout(head)
+        words.addWidget(label(self.entry.description, "muted", wrap=True))
+        return words
 
     def matches(self, words: str) -> bool:
         """True if it is what a person looks for."""
