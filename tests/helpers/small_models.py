@@ -13,6 +13,7 @@ import numpy as np
 WIDTH, FEED_FORWARD, HEADS, BYTES = 64, 128, 4, 256
 VOCABULARY = 3 + BYTES
 LETTERS = "root ::= [a-z]*"
+ENDLESS_LETTERS = "root ::= [a-z] root"
 """A grammar that keeps answers readable, and their text the same as their tokens."""
 
 

@@ -94,9 +94,7 @@ def test_an_answer_goes_on_where_nothing_can_be_shifted(
             protocol.Generate(
                 turn=1,
                 messages=messages,
-                sampling=protocol.Sampling(
-                    temperature=0, grammar=small_models.LETTERS, ignore_end=True
-                ),
+                sampling=protocol.Sampling(temperature=0, grammar=small_models.ENDLESS_LETTERS),
                 max_tokens=260,
                 overflow="drop_oldest",
             )
