@@ -47,7 +47,8 @@ def settings(options: argparse.Namespace, stored: Settings) -> int:
             changed = put(one, changed, options.value)
     if changed != stored:
         SettingsStore(paths.folders().config / "settings.json").save(changed)
-    wanted = tuple(dict.fromkeys(named)) if named or options.reset else entries()
+    once = {one.key: one for one in named}  # a key may be named and reset, too
+    wanted = tuple(once.values()) if named or options.reset else entries()
     if options.json:
         print(json.dumps({one.key: _facts(one, changed) for one in wanted}, ensure_ascii=False))
     elif options.key is not None and options.value is None and not options.reset:
@@ -139,7 +140,7 @@ def _page(one: Entry, now: Settings) -> list[str]:
     if one.control in (Control.TEXT, Control.CODE):
         text = value or "none"
     else:
-        text = one.format(value) if one.control is Control.JSON else _text(one, now)
+        text = one.format(value) if one.control is Control.JSON and value else _text(one, now)
     default = one.reset(now)
     lines = [f"{one.title} ({one.key})", *textwrap.wrap(one.description, WIDTH), one.allowed]
     if one.empty:
