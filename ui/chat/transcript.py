@@ -30,6 +30,7 @@ class Transcript(QScrollArea):
         self._bubbles: list[Bubble] = []
         self._summaries: list[SummaryMark] = []
         self._left_out: LeftOutLine | None = None
+        self._marked: tuple[int, ...] = ()
         self._answer: Bubble | None = None
         self._pieces: list[str] = []
         self._thoughts: list[str] = []
@@ -153,15 +154,16 @@ class Transcript(QScrollArea):
         for widget in (*self._bubbles, *self._summaries, self._left_out):
             if widget is not None:
                 self._remove(widget)
-        self._bubbles, self._summaries, self._left_out = [], [], None
+        self._bubbles, self._summaries, self._left_out, self._marked = [], [], None, ()
         self._empty.show()
 
     # --- marks --------------------------------------------------------------------
 
     def mark_left_out(self, event: PromptRead) -> None:
         """Older messages were left out of the prompt."""
-        if not event.left_out:
+        if not event.left_out or event.left_out == self._marked:
             return
+        self._marked = event.left_out
         if self._left_out is None:
             self._left_out = LeftOutLine()
         self._left_out.set_count(len(event.left_out))
