@@ -20,6 +20,7 @@ from app.cli.answer import AnswerWords
 from app.cli.context import ContextWords
 from app.cli.hearing import Hearing
 from app.cli.split import take_split
+from app.cli.unload import unload
 from app.cli.ways import Ways
 from app.engine.model import EngineState, EngineStateChanged
 from app.errors import AppError
@@ -29,9 +30,6 @@ from app.events import (
     ModelChosen,
     OperationFailed,
     PlanChanged,
-    SnapshotChanged,
-    SnapshotMeasured,
-    SnapshotState,
 )
 from app.plan.text import VERDICT_WORDS
 from app.service import AppService
@@ -42,6 +40,28 @@ HELP = (
     "again, /unload frees its memory until the next question (/unload save keeps the KV cache on disk), "
     "/overflow says what happens when the context is full, Ctrl+D ends."
 )
+
+
+def add_options(command: argparse.ArgumentParser) -> None:
+    """The command's own options."""
+    command.add_argument(
+        "--model", default="starter", help="a GGUF file, or `starter` (the default)"
+    )
+    command.add_argument("--prompt", help="ask this, print the answer and end")
+    command.add_argument("--system", help="system prompt")
+    command.add_argument(
+        "--overflow",
+        choices=[str(overflow) for overflow in Overflow],
+        help="what to do when the context is full",
+    )
+    command.add_argument("--max-tokens", type=_positive, help="longest answer in tokens")
+
+
+def _positive(text: str) -> int:
+    value = int(text) if text.isdecimal() else 0
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not a number above 0")
+    return value
 
 
 def chat(options: argparse.Namespace, settings: Settings, model: Path) -> int:
@@ -195,39 +215,6 @@ class _Terminal:
             self._reload()
         return self._answer(self._kept) if self._kept else 0
 
-    def _unload(self, *, keep: bool) -> None:
-        """Free the engine's memory; the next question loads the model again."""
-        if self._is_unloaded:
-            self._say("Nothing is loaded.")
-            return
-        self.hearing.drop()
-        if keep:
-            self._service.snapshots.measure()
-            keep = self._agrees()
-        self._service.chat.sleep(keep=keep)
-        while not self._is_unloaded or self.hearing.waits:
-            try:
-                self.hearing.tell(self.hearing.next())
-            except KeyboardInterrupt:
-                self._service.chat.sleep(keep=False)
-        self._say("Unloaded. The next question loads it again.")
-
-    def _agrees(self) -> bool:
-        """A KV cache can be as large as a film: its size is said first. False if it cannot be saved."""
-        while not isinstance(size := self.hearing.next(), SnapshotMeasured):
-            self.hearing.tell(size)
-            if isinstance(size, SnapshotChanged) and size.state is SnapshotState.FAILED:
-                return False
-        self._say(
-            f"The KV cache takes {units.format_file_size(size.size_bytes)} for {size.tokens:,} tokens; "
-            f"the disk has {units.format_file_size(size.free_bytes)}."
-        )
-        if not sys.stdin.isatty() or self._json:
-            return True
-        print("Save it? [Y/n] ", end="", file=sys.stderr, flush=True)
-        with self.hearing.reading():
-            return sys.stdin.readline().strip().lower() in ("", "y", "yes")
-
     def _obey(self, command: str, value: str = "") -> int:
         """A line that begins with a slash."""
         match command:
@@ -236,7 +223,16 @@ class _Terminal:
                 self._kept = ""
                 self._say("New chat.")
             case "/unload":
-                self._unload(keep=value == "save")
+                if self._is_unloaded:
+                    self._say("Nothing is loaded.")
+                else:
+                    unload(
+                        self._service,
+                        self.hearing,
+                        self._say,
+                        keep=value == "save",
+                        asks=sys.stdin.isatty() and not self._json,
+                    )
             case "/reload":
                 self._reload()
             case "/continue":
