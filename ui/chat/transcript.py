@@ -63,11 +63,18 @@ class Transcript(QScrollArea):
         self.setWidget(content)
         bar = self.verticalScrollBar()
         bar.valueChanged.connect(self._scrolled)
-        bar.rangeChanged.connect(lambda _low, high: bar.setValue(high) if self._follow else None)
+        bar.rangeChanged.connect(self._grown)
 
     def sizeHint(self) -> QSize:
         """No more than it must have: it takes what is left."""
         return QSize(COLUMN_PX, LEAST_PX)
+
+    def _grown(self, _low: int, high: int) -> None:
+        """The column stays above the composer where a scroll bar takes room on one side."""
+        bar = self.verticalScrollBar()
+        self.setViewportMargins(bar.sizeHint().width() if high else 0, 0, 0, 0)
+        if self._follow:
+            bar.setValue(bar.maximum())
 
     def _scrolled(self, value: int) -> None:
         self._follow = value >= self.verticalScrollBar().maximum() - 8
