@@ -108,9 +108,12 @@ def test_a_kv_cache_that_a_device_refuses(client: Client) -> None:
         assert loaded is not None
         lost = client.service.hardware.lost
         machine = client.service.hardware.machine(client.service.settings)
-        assert lost and machine is not None
+        assert lost
+        assert machine is not None
         for device in machine.devices:
-            assert device.others_bytes >= lost.get(device.id, 0), "what was refused is not drawn as free"
+            assert device.others_bytes >= lost.get(device.id, 0), (
+                "what was refused is not drawn as free"
+            )
         assert not client.service.ways.found.sentence
         assert client.ask()
 
