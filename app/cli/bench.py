@@ -48,7 +48,11 @@ class Run:
 
 def add_options(command: argparse.ArgumentParser) -> None:
     """The command's own options."""
-    command.add_argument("--model", default="starter", help="a GGUF file, or `starter`")
+    command.add_argument(
+        "--model",
+        default="starter",
+        help="a GGUF file, `starter`, or one that was pulled, by its name",
+    )
     command.add_argument("--threads", type=_count, help="threads; automatic if left out")
     command.add_argument("--prompt-tokens", type=_count, default=512, help="tokens to process")
     command.add_argument("--tokens", type=_two_or_more, default=128, help="tokens to generate")
