@@ -104,6 +104,12 @@ def addresses(name: str) -> tuple[Address, ...]:
                 hint=f"Check its path, or name {MODEL}.",
                 kind=ErrorKind.USAGE,
             )
+        if path.is_file():
+            raise AppError(
+                f"{name} is a file, and not named by where it is on the Hub.",
+                hint=f"Name {MODEL}.",
+                kind=ErrorKind.USAGE,
+            )
         raise AppError(
             f"“{name}” names nothing on the Hub.",
             hint=f"Name {MODEL}; `models search WORDS` looks for one.",

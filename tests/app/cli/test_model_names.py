@@ -70,3 +70,15 @@ def test_what_is_not_here_is_told_with_what_to_do(
     for command in ("bench", "tune", "chat"):
         assert main([command, "--model", name]) == 3
         assert words in capsys.readouterr().err
+
+
+def test_a_file_where_a_name_is_asked_for_is_told_as_a_file(
+    capsys: pytest.CaptureFixture[str], home: Path
+) -> None:
+    path = pulled(home, "mine.gguf")
+    for command in ("rm", "pull"):
+        assert main([command, str(path)]) == 2
+        assert f"{path} is a file, and not named by where it is" in capsys.readouterr().err
+    assert main(["show", str(path)]) == 2
+    assert f"`ultra-launcher plan {path}` says what is in it" in capsys.readouterr().err
+    assert path.is_file()
