@@ -322,6 +322,8 @@ class Failed(_Line):
     detail: str
     turn: int | None = None
     request: int | None = None
+    tokens: int = 0
+    """Of the prompt that the context has no room for."""
 
 
 Message = Annotated[

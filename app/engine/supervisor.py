@@ -312,7 +312,9 @@ class EngineSupervisor:
             self._turn = None
             self._set(EngineState.READY)
             error, full = diagnose.turn_failed(failed), failed.reason == "context"
-            self._listener(TurnEnded(turn=failed.turn, error=error, context_full=full))
+            self._listener(
+                TurnEnded(turn=failed.turn, error=error, context_full=full, tokens=failed.tokens)
+            )
         elif failed.stage == "snapshot" and failed.request in self._snapshots:
             self._snapshots.pop(failed.request)(diagnose.snapshot_failed(failed.detail))
 

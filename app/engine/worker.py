@@ -136,9 +136,9 @@ class Worker:
         from app.engine.sampler import SamplingError
         from app.engine.sequence import DecodeError
 
-        def failed(reason: str, detail: str) -> None:
+        def failed(reason: str, detail: str, tokens: int = 0) -> None:
             message = protocol.Failed(
-                stage="generate", reason=reason, detail=detail, turn=command.turn
+                stage="generate", reason=reason, detail=detail, turn=command.turn, tokens=tokens
             )
             self.send(message)
 
@@ -149,7 +149,7 @@ class Worker:
         try:
             turn.run(command, model, self.send, self.stop)
         except ContextFullError as error:
-            failed("context", str(error))
+            failed("context", str(error), error.tokens)
         except llama.TemplateError as error:
             failed("template", str(error))
         except SamplingError as error:

@@ -238,3 +238,20 @@ def test_enlarging_by_itself_sends_the_question_again(
     assert chat.service.chat.messages[-2].text == end.text
     assert chat.service.engine.loaded is not None
     assert chat.service.engine.loaded.loaded.context == 512
+
+
+def test_a_question_that_is_far_too_long_takes_one_load(chat: Chat) -> None:
+    chat.load(settings(Overflow.STOP))
+    text = "a river " * 600
+    _, end = chat.ask(text)
+    assert isinstance(end, QuestionReturned)
+    assert end.tokens > 1024
+    _, offered = chat.until(ContextOffered)
+    assert offered.offer.larger >= end.tokens + 64
+    assert offered.offer.larger > 1024, "the double would not do"
+    chat.service.context.enlarge(text)
+    seen, finished = chat.until(TurnFinished)
+    assert finished.error is None
+    assert sum(isinstance(event, ModelLoaded) for event in seen) == 1
+    chat.service.context.study()
+    assert chat.until(ContextOffered)[1].offer.needed == 0
