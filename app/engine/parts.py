@@ -198,7 +198,8 @@ class PartParser:
         calls: list[ToolCall] = []
         if self._close in self._held and self._close:
             # The tag may also stand in an argument: the call ends where it makes sense.
-            for raw, rest in _ends(self._held, self._close, self._tried):
+            for end in _ends(self._held, self._close, self._tried):
+                raw, rest = end
                 calls = parse_calls(raw)
                 if calls:
                     break
