@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import queue
 import threading
 import time
@@ -25,6 +26,7 @@ from app.engine.silence import STALL_S, Silence
 from app.errors import AppError, ErrorKind
 
 Listener = Callable[[EngineEvent], None]
+log = logging.getLogger("app.engine.supervisor")
 _BUSY = (EngineState.PREFILL, EngineState.GENERATING)
 _LOADING = (EngineState.STARTING, EngineState.LOADING)
 
@@ -127,7 +129,14 @@ class EngineSupervisor:
             if isinstance(item, inbox.Close):
                 self._end_child()
                 return
-            self._handle(item)
+            try:
+                self._handle(item)
+            except Exception:
+                # Nobody would hear of the engine again once this thread has ended.
+                log.exception("the engine's thread failed")
+                if isinstance(item, protocol.Load):
+                    self._end_child()
+                    self._set(EngineState.CRASHED, error=diagnose.crashed(None, ""))
 
     def _handle(self, item: inbox.Item) -> None:
         if isinstance(item, inbox.IdleLimit):
