@@ -191,6 +191,15 @@ def crashed(returncode: int | None, stderr: str, command: protocol.Load | None =
     )
 
 
+def interrupted() -> AppError:
+    """A person unloaded the model, or loaded one again, in the middle of an answer."""
+    return AppError(
+        "The answer was cut off, since the engine was stopped or loaded again.",
+        hint="Continue it, or ask again; nothing of the chat is lost.",
+        kind=ErrorKind.USAGE,
+    )
+
+
 def given_up() -> AppError:
     """A person ended an engine of which nothing was heard."""
     return AppError(

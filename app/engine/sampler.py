@@ -6,15 +6,21 @@ import ctypes
 import functools
 import json
 import math
+import re
 from collections.abc import Callable, Iterable
 
 import llama_cpp.llama_cpp as lib
 import numpy as np
+from pydantic import JsonValue
 
 from app.engine.protocol import Sampling
 
 NEVER = -100.0
 """A bias that forbids a token, as in other programs' interfaces."""
+MOST_REPEATS = 10_000
+"""llama.cpp itself refuses more than 2,000 of what may be there or not (llama-grammar.cpp)."""
+_COUNTS = ("minItems", "maxItems", "minLength", "maxLength")
+_REPEATED = re.compile(r"(?<=[{,])\d+(?=[,}])")
 _RANDOM_SEED = 0xFFFFFFFF
 _ROW = np.dtype([("id", np.int32), ("logit", np.float32), ("p", np.float32)])
 """llama.h, `llama_token_data`."""
@@ -186,8 +192,30 @@ def grammar_of(sampling: Sampling) -> str:
     from llama_cpp import llama_grammar
 
     try:
+        _check_counts(sampling.json_schema)
         text: str = llama_grammar.json_schema_to_gbnf(json.dumps(sampling.json_schema))
     except Exception as error:
         # The converter asserts, indexes and recurses without a word of its own.
-        raise SamplingError(f"the JSON schema cannot be used: {error}") from error
+        why = str(error) or type(error).__name__
+        raise SamplingError(f"the JSON schema cannot be used: {why}") from error
     return text
+
+
+def _check_counts(schema: JsonValue) -> None:
+    """The converter writes out what is repeated, which may take all memory.
+
+    Raises:
+        ValueError: Something is repeated too often for any grammar.
+    """
+    if isinstance(schema, list):
+        for each in schema:
+            _check_counts(each)
+    elif isinstance(schema, dict):
+        for key, value in schema.items():
+            counts = [value] if key in _COUNTS and isinstance(value, int | float) else []
+            if key == "pattern" and isinstance(value, str):
+                # One in the other multiplies.
+                counts = [math.prod(int(n[:9]) or 1 for n in _REPEATED.findall(value)[:99])]
+            if counts and counts[0] > MOST_REPEATS:
+                raise ValueError(f"{key} asks for more than {MOST_REPEATS:,} repetitions")
+            _check_counts(value)

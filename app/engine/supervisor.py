@@ -354,7 +354,7 @@ class EngineSupervisor:
         """A turn that lost its process ends; what had arrived stays with the listener."""
         turn, self._turn = self._turn, None
         if turn is not None:
-            stopped = error or diagnose.crashed(None, "")
+            stopped = error or diagnose.interrupted()
             self._listener(TurnEnded(turn=turn, error=stopped))
 
     def _end_child(self) -> None:

@@ -301,3 +301,23 @@ def test_a_load_time_that_cannot_be_is_none(value: str, tmp_path: Path) -> None:
     LoadTimes(path).put(command, 5)
     path.write_text(path.read_text().replace("5", value))
     assert LoadTimes(path).expected_s(command) is None
+
+
+@pytest.mark.parametrize("again", [False, True])
+def test_an_answer_that_a_person_ends_with_its_engine_is_no_crash(
+    again: bool, starter_model: Path
+) -> None:
+    with engine() as (supervisor, events):
+        supervisor.load(load(starter_model))
+        events.until(is_loaded)
+        supervisor.generate(generate(1, None))
+        events.until(has_text)
+        if again:
+            supervisor.load(load(starter_model))
+        else:
+            supervisor.unload()
+        ended = events.until(is_end)[-1]
+        assert isinstance(ended, TurnEnded)
+        assert ended.error is not None
+        assert "cut off" in ended.error.title
+        assert "unexpectedly" not in str(ended.error)
