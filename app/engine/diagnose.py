@@ -105,7 +105,7 @@ def snapshot_failed(detail: str) -> AppError:
     """Why a KV cache was not saved or restored."""
     return AppError(
         "The chat's KV cache could not be saved or restored.",
-        detail=f"{detail}.",
+        detail=_sentence(detail),
         hint="The chat itself is safe; its next answer takes longer to begin.",
         kind=ErrorKind.DISK,
     )
@@ -140,7 +140,7 @@ def turn_failed(failed: protocol.Failed) -> AppError:
     if failed.reason == "template":
         return AppError(
             "The model's chat template cannot be used.",
-            detail=f"{failed.detail}.",
+            detail=_sentence(failed.detail),
             hint="Choose another file of this model.",
             action=Action.CHOOSE_MODEL,
             kind=ErrorKind.MODEL_FILE,
@@ -148,14 +148,14 @@ def turn_failed(failed: protocol.Failed) -> AppError:
     if failed.reason == "sampling":
         return AppError(
             "The sampling options cannot be used.",
-            detail=f"{failed.detail}.",
+            detail=_sentence(failed.detail),
             hint="Correct the grammar or the JSON schema, or leave them out.",
             action=Action.OPEN_SETTINGS,
             kind=ErrorKind.SETTINGS,
         )
     return AppError(
         "The engine could not answer.",
-        detail=f"{failed.detail}.",
+        detail=_sentence(failed.detail),
         hint="Reload the model and ask again.",
         action=Action.RELOAD,
         kind=ErrorKind.ENGINE,
@@ -208,6 +208,10 @@ def given_up() -> AppError:
         action=Action.RELOAD,
         kind=ErrorKind.ENGINE,
     )
+
+
+def _sentence(detail: str) -> str:
+    return f"{detail[:1].upper()}{detail[1:].rstrip('.')}."
 
 
 def _how(returncode: int | None) -> str:

@@ -147,7 +147,7 @@ class EngineSupervisor:
             self._snapshots[item.command.request] = item.done
             self._send(item.command)
             if self._child is None:
-                self._lose_snapshots()
+                self._lose_snapshots("no model is loaded")
         elif isinstance(item, inbox.Said):
             if item.child is self._child:
                 self._receive(item.line)
@@ -325,11 +325,11 @@ class EngineSupervisor:
         elif failed.stage == "snapshot" and failed.request in self._snapshots:
             self._snapshots.pop(failed.request)(diagnose.snapshot_failed(failed.detail))
 
-    def _lose_snapshots(self) -> None:
-        """The process that was asked for them is gone."""
+    def _lose_snapshots(self, why: str) -> None:
+        """There is no process that could answer."""
         waiting, self._snapshots = self._snapshots, {}
         for done in waiting.values():
-            done(diagnose.snapshot_failed("no model is loaded"))
+            done(diagnose.snapshot_failed(why))
 
     def _crashed(self) -> None:
         child = self._child
@@ -361,7 +361,7 @@ class EngineSupervisor:
         child, self._child = self._child, None
         if child is not None:
             child.end()
-            self._lose_snapshots()
+            self._lose_snapshots("the engine stopped meanwhile")
 
     def _set(
         self,

@@ -17,7 +17,7 @@ from app.engine.snapshots import SnapshotStore
 from app.engine.supervisor import EngineSupervisor
 from app.errors import AppError, ErrorKind
 from app.units import GIB, MIB
-from tests.helpers.engines import answer, engine, is_loaded, load, talk
+from tests.helpers.engines import answer, engine, is_error, is_loaded, load, talk
 
 STORY = "The keeper of the lighthouse wrote down the weather in a large book. " * 12
 _numbers = itertools.count(1)
@@ -146,3 +146,22 @@ def test_a_note_that_names_no_process_is_thrown_away(tmp_path: Path, owner: obje
     jsonfile.write(path.with_suffix(".json"), {"made_with": {}, "owner": owner})
     store.clean()
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_that_ends_early_says_what_became_of_the_engine(
+    tmp_path: Path, starter_model: Path
+) -> None:
+    path = tmp_path / "chat.kv"
+    with engine() as (supervisor, events):
+        supervisor.load(load(starter_model))
+        events.until(is_loaded)
+        answer(supervisor, events, talk(STORY), limit=4)
+        size_bytes = take(supervisor, "save", path).size_bytes
+        os.truncate(path, size_bytes // 2)
+        with pytest.raises(AppError) as error:
+            take(supervisor, "restore", path)
+        assert error.value.detail == "The engine stopped meanwhile."
+        events.until(is_error)
+        supervisor.load(load(starter_model))
+        events.until(is_loaded)
+        assert answer(supervisor, events, talk(STORY), limit=4).text
