@@ -5,6 +5,7 @@ from __future__ import annotations
 import collections
 import contextlib
 import queue
+import signal
 import subprocess
 import threading
 from collections.abc import Callable, Mapping
@@ -37,6 +38,7 @@ class WorkerProcess:
         """
         self._said, self._ended = said, ended
         self._stderr: collections.deque[str] = collections.deque(maxlen=STDERR_LINES)
+        self._killed_before = processes.killed_for_memory()
         self._child = subprocess.Popen(
             processes.child_command("app.engine.worker"),
             stdin=subprocess.PIPE,
@@ -66,6 +68,12 @@ class WorkerProcess:
     def stderr(self) -> str:
         """The end of what it wrote there."""
         return "".join(self._stderr)
+
+    @property
+    def starved(self) -> bool:
+        """True if it was killed, and the system killed something for lack of memory since its start."""
+        killed = self._child.poll() == -signal.SIGKILL
+        return killed and processes.killed_for_memory() > self._killed_before
 
     def note(self, line: str) -> None:
         """Keep a line that is no message beside what it wrote to stderr."""

@@ -94,7 +94,13 @@ class AppService:
             lambda: self.chat.idle(),
         )
         self.tuning = TuningService(
-            self.folders.data, self.hardware, self.planning, self.engine, tuned, self._listeners
+            self.folders.data,
+            self.hardware,
+            self.planning,
+            self.engine,
+            tuned,
+            self._listeners,
+            change=lambda settings: self.update_settings(settings, reload=True),
         )
         self.snapshots = SnapshotService(
             self.folders.data / "kv",

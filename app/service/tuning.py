@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from datetime import date
 from pathlib import Path
 
@@ -46,6 +47,7 @@ class TuningService:
         engine: EngineService,
         store: TunedStore,
         listeners: Listeners,
+        change: Callable[[Settings], None],
     ) -> None:
         """Nothing is measured yet.
 
@@ -56,6 +58,7 @@ class TuningService:
             engine: Gives its memory away for the time.
             store: Takes what is found.
             listeners: Told of everything.
+            change: Puts other settings in force, stores them, and loads again.
         """
         self.effort = Effort()
         self._data = data
@@ -63,7 +66,7 @@ class TuningService:
         self._planning = planning
         self._engine = engine
         self._store = store
-        self._listeners = listeners
+        self._listeners, self._change = listeners, change
         self._worker = Worker("tuner", listeners.tell)
         self._tuner: Tuner | None = None
         self._cancelled = False
@@ -159,9 +162,14 @@ class TuningService:
         if before:
             self._engine.load()
 
+    def apply(self, index: int) -> None:
+        """Remember a measured plan, and load it."""
+        self._worker.submit(lambda: self._change(self.use(index)))
+
     def use(self, index: int) -> Settings:
         """Remember a measured plan for this model and machine; returns the settings that give it.
 
+        This writes a file before it returns.
         Where the first one is a split by hand, those are the settings as they are.
         """
         settings, result = self._settings, self._results[index]
