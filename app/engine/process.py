@@ -89,7 +89,7 @@ class WorkerProcess:
 
     def send(self, command: protocol.Command) -> None:
         """A line to its stdin, once it reads."""
-        self._outbox.put(command.model_dump_json() + "\n")
+        self._outbox.put(protocol.command_line(command))
 
     def wait(self) -> int:
         """The exit status once it has ended by itself."""

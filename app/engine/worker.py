@@ -44,9 +44,9 @@ class Worker:
 
     def read_commands(self) -> None:
         """Runs in a thread: cancels act at once, the end of stdin ends the process."""
-        for line in sys.stdin:
+        for line in sys.stdin.buffer:
             try:
-                command = protocol.command_adapter.validate_json(line)
+                command = protocol.read_command(line)
             except ValueError as error:
                 self.send(
                     protocol.Failed(stage="protocol", reason="other", detail=str(error)[:500])
@@ -100,6 +100,11 @@ class Worker:
             model = llama.Model(command, self.send, self.stop)
         except llama.LoadFailedError as error:
             self.send(protocol.Failed(stage="load", reason=error.reason, detail=error.detail))
+            return
+        except Exception as error:
+            log.exception("a load failed")
+            detail = f"{type(error).__name__}: {error}"
+            self.send(protocol.Failed(stage="load", reason="other", detail=detail))
             return
         self._model = model
         self.send(model.loaded())
