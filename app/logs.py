@@ -4,20 +4,25 @@ from __future__ import annotations
 
 import logging
 import logging.handlers
+from pathlib import Path
 
 from app import paths
 
 MAX_BYTES = 2_000_000
 
 
+def path() -> Path:
+    """The log file."""
+    return paths.folders().logs / "ultra-launcher.log"
+
+
 def configure() -> None:
     """Send records to the log file; to stderr where its folder cannot be written."""
     handler: logging.Handler
     try:
-        folder = paths.folders().logs
-        folder.mkdir(parents=True, exist_ok=True)
+        path().parent.mkdir(parents=True, exist_ok=True)
         handler = logging.handlers.RotatingFileHandler(
-            folder / "ultra-launcher.log",
+            path(),
             maxBytes=MAX_BYTES,
             backupCount=2,
             encoding="utf-8",

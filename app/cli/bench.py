@@ -12,6 +12,7 @@ from pathlib import Path
 
 from app import units
 from app.chat.events import AnswerExtended, PromptRead, QuestionReturned, TurnFinished
+from app.cli import load_options
 from app.cli.load_line import LoadLine
 from app.cli.split import take_split
 from app.engine.filler import filler
@@ -53,21 +54,20 @@ def add_options(command: argparse.ArgumentParser) -> None:
         default="starter",
         help="a GGUF file, `starter`, or one that was pulled, by its name",
     )
-    command.add_argument("--threads", type=_count, help="threads; automatic if left out")
-    command.add_argument("--prompt-tokens", type=_count, default=512, help="tokens to process")
+    command.add_argument(
+        "--threads", type=load_options.count, help="threads; automatic if left out"
+    )
+    command.add_argument(
+        "--prompt-tokens", type=load_options.count, default=512, help="tokens to process"
+    )
     command.add_argument("--tokens", type=_two_or_more, default=128, help="tokens to generate")
-    command.add_argument("--runs", type=_count, default=3, help="the result is their median")
-
-
-def _count(text: str, least: int = 1) -> int:
-    value = int(text) if text.isdecimal() else 0
-    if value < least:
-        raise argparse.ArgumentTypeError(f"{text} is not a number of at least {least}")
-    return value
+    command.add_argument(
+        "--runs", type=load_options.count, default=3, help="the result is their median"
+    )
 
 
 def _two_or_more(text: str) -> int:
-    return _count(text, 2)
+    return load_options.count(text, 2)
 
 
 def bench(options: argparse.Namespace, settings: Settings, model: Path) -> int:

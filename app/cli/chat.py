@@ -16,6 +16,7 @@ from app.chat.events import (
     TurnsSummarised,
 )
 from app.chat.message import Outcome
+from app.cli import load_options, where
 from app.cli.answer import AnswerWords
 from app.cli.context import ContextWords
 from app.cli.hearing import Hearing
@@ -31,6 +32,7 @@ from app.events import (
     OperationFailed,
     PlanChanged,
 )
+from app.plan.model import LoadPlan
 from app.plan.text import VERDICT_WORDS
 from app.service import AppService
 from app.settings.model import Overflow, Settings
@@ -38,30 +40,25 @@ from app.settings.model import Overflow, Settings
 HELP = (
     "Ctrl+C stops an answer, /continue goes on with it, /new begins a new chat, /reload loads the model "
     "again, /unload frees its memory until the next question (/unload save keeps the KV cache on disk), "
-    "/overflow says what happens when the context is full, Ctrl+D ends."
+    "/overflow says what happens when the context is full, /enlarge loads with a longer one, /help says all "
+    "this again, Ctrl+D ends."
 )
 
 
 def add_options(command: argparse.ArgumentParser) -> None:
     """The command's own options."""
     command.add_argument(
-        "--model", default="starter", help="a GGUF file, or `starter` (the default)"
+        "--model", default="starter", help=f"{where.MODEL}, a GGUF file, or `starter` (the default)"
     )
     command.add_argument("--prompt", help="ask this, print the answer and end")
     command.add_argument("--system", help="system prompt")
     command.add_argument(
         "--overflow",
+        type=lambda text: {"drop": str(Overflow.DROP_OLDEST)}.get(text, text),
         choices=[str(overflow) for overflow in Overflow],
         help="what to do when the context is full",
     )
-    command.add_argument("--max-tokens", type=_positive, help="longest answer in tokens")
-
-
-def _positive(text: str) -> int:
-    value = int(text) if text.isdecimal() else 0
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not a number above 0")
-    return value
+    command.add_argument("--max-tokens", type=load_options.count, help="longest answer in tokens")
 
 
 def chat(options: argparse.Namespace, settings: Settings, model: Path) -> int:
@@ -85,11 +82,14 @@ class _Terminal:
         self._json: bool = options.json
         self._words = AnswerWords(self._say, self._emit, as_json=self._json)
         self._context = ContextWords(service, self._say, self._emit)
-        self._ways = Ways(service, self._say, self._emit)
+        self._ways = Ways(
+            service, self._say, self._emit, asks=options.prompt is None or sys.stdin.isatty()
+        )
         self.hearing = Hearing(
             service, self._say, self._emit, self._ways, self._context, as_json=self._json
         )
-        self._kept, self._help = "", HELP
+        self._kept, self._plan = "", ""
+        self._help = HELP if options.prompt is None else ""
 
     def _say(self, text: str) -> None:
         if text and not self._json:
@@ -119,13 +119,22 @@ class _Terminal:
             take_split(self._options, self._service, plan)
             plan = self._service.planning.plan
         if plan is not None:
-            self._say(f"{VERDICT_WORDS[plan.verdict]} {plan.sentence} {plan.note}".rstrip())
+            self._tell_plan(plan)
             self._emit(
                 "plan", sentence=plan.sentence, fits=plan.fits, tensor_split=plan.tensor_split
             )
         self._service.engine.load()
         while not self._is_loaded():
             pass
+
+    def _tell_plan(self, plan: LoadPlan) -> None:
+        """Once, until there is another."""
+        before, self._plan = (
+            self._plan,
+            f"{VERDICT_WORDS[plan.verdict]} {plan.sentence} {plan.note}",
+        )
+        if self._plan != before:
+            self._say(self._plan.rstrip())
 
     def _is_loaded(self) -> bool:
         """False if that failed, and a person chose a way out."""
@@ -149,6 +158,8 @@ class _Terminal:
         loaded = self.hearing.until_loaded(stopped=stopped).loaded
         self._say(f"Loaded in {units.format_duration(loaded.duration_s)}. {self._help}".rstrip())
         self._help = ""  # once is enough
+        if (plan := self._service.engine.loaded_plan) is not None:
+            self._tell_plan(plan)
         self._emit("loaded", **loaded.model_dump(exclude={"type"}))
 
     def _has_ways(self, error: AppError) -> bool:
@@ -175,7 +186,8 @@ class _Terminal:
                 self._say("\nCtrl+D ends the chat.")
                 continue
             if line is None or line.strip() == "/quit":
-                return code
+                # Who sat there has seen what went wrong.
+                return 0 if sys.stdin.isatty() else code
             try:
                 code = self._take(line.strip())
             except KeyboardInterrupt:
@@ -186,6 +198,7 @@ class _Terminal:
 
     def _failed(self, error: AppError) -> int:
         self._emit_error(error)
+        self.hearing.told = error
         if not self._has_ways(error):
             self._say(str(error))
         self._say(self._what_next())
@@ -210,6 +223,8 @@ class _Terminal:
         if line == "/reload":
             self._reload()
             return 0
+        if line and self._kept not in ("", line):
+            self._say(f"This takes the place of the question that was kept: {self._kept}")
         self._kept = line or self._kept
         if self._is_unloaded:
             self._reload()
@@ -239,6 +254,8 @@ class _Terminal:
                 return self._go_on()
             case "/enlarge":
                 return self._enlarge()
+            case "/help" | "/?":
+                self._say(HELP)
             case "/overflow":
                 self._context.choose(value)
             case _:
@@ -371,6 +388,7 @@ class _Terminal:
         if event.answer.stats:
             self._context.warn(event.answer.stats)
         if event.error is not None:
+            self.hearing.told = event.error
             if not self._has_ways(event.error):
                 again = "" if event.context_full else " Press Enter to load it again."
                 self._say(f"{event.error}{again}")

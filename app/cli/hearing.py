@@ -32,6 +32,7 @@ class Hearing:
 
     Attributes:
         silent: True while what runs has not been heard of for long.
+        told: The error that a person knows of.
     """
 
     def __init__(
@@ -46,6 +47,7 @@ class Hearing:
     ) -> None:
         """`say` prints for a person, `emit` an object for a program."""
         self.silent = False
+        self.told: AppError | None = None
         self._service, self._say, self._emit = service, say, emit
         self._ways, self._context = ways, context
         self._line, self._json = LoadLine(), as_json
@@ -95,13 +97,15 @@ class Hearing:
         return event
 
     def drop(self) -> None:
-        """What was told before a command; alarms are heard all the same."""
+        """What was told before a command; alarms, and why the engine ended, are heard all the same."""
         while self.waits:
             event = self._events.get()
             if isinstance(event, AlarmRaised | WaysOutFound):
                 self.tell(event)
             elif isinstance(event, ContextOffered):
                 self._context.offered(event)
+            elif isinstance(event, EngineStateChanged) and event.error not in (None, self.told):
+                self._say(str(event.error))
 
     def until_loaded(self, *, stopped: bool | None) -> ModelLoaded:
         """Tell of a load until the model is ready.

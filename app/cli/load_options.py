@@ -32,6 +32,14 @@ def add_layers(command: argparse.ArgumentParser) -> None:
     )
 
 
+def count(text: str, least: int = 1) -> int:
+    """A whole number of at least `least`."""
+    value = int(text) if text.isdecimal() else 0
+    if value < least:
+        raise argparse.ArgumentTypeError(f"{text} is not a number of at least {least}")
+    return value
+
+
 def _tokens(text: str) -> int:
     """A number of tokens: `32768`, `32,768` or `32k`."""
     match = re.fullmatch(r"(-?\d+)(k?)", text.strip().lower().replace(",", ""))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import logging
 import sys
 from collections.abc import Callable, Sequence
 from typing import NoReturn
@@ -32,6 +33,7 @@ from app.hardware.detect import detect
 from app.settings.model import Settings
 from app.settings.store import SettingsStore
 
+log = logging.getLogger("app.cli")
 READER_GONE = 141
 """As shells tell a process that SIGPIPE ended."""
 EXAMPLES = """examples:
@@ -48,7 +50,8 @@ EXAMPLES = """examples:
   ultra-launcher doctor                         all that a bug report needs
 
 exit codes: 0 done, 1 internal error, 2 wrong use, 3 model file, 4 memory, 5 engine,
-            6 disk, 7 hardware, 8 settings, 9 network, 130 interrupted, 141 reader gone
+            6 disk, 7 hardware, 8 settings, 9 network, 129 hung up, 130 interrupted,
+            141 reader gone, 143 terminated
 """
 
 
@@ -192,17 +195,31 @@ def main(arguments: Sequence[str]) -> int:
     try:
         return _run(parser().parse_args(arguments))
     except AppError as error:
-        if "--json" in arguments:
-            print(json.dumps({"type": "error", "title": error.title, "detail": error.detail,
-                              "hint": error.hint, "kind": error.kind}))  # fmt: skip
-        else:
-            print(f"Error: {error}", file=sys.stderr)
-        return error.exit_code
+        return _tell(error, as_json="--json" in arguments)
     except KeyboardInterrupt as stop:
         return signals.exit_code(stop)
     except BrokenPipeError:
         sys.stderr.close()
         return READER_GONE
+    except Exception as bug:
+        log.exception("a command failed")
+        return _tell(
+            AppError(
+                "This should not have happened.",
+                detail=f"{type(bug).__name__}: {bug}".rstrip(".") + ".",
+                hint=f"Please report it with {logs.path()} and what `ultra-launcher doctor` says.",
+            ),
+            as_json="--json" in arguments,
+        )
+
+
+def _tell(error: AppError, *, as_json: bool) -> int:
+    if as_json:
+        print(json.dumps({"type": "error", "title": error.title, "detail": error.detail,
+                          "hint": error.hint, "kind": error.kind}))  # fmt: skip
+    else:
+        print(f"Error: {error}", file=sys.stderr)
+    return error.exit_code
 
 
 def _run(options: argparse.Namespace) -> int:

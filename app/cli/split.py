@@ -42,12 +42,21 @@ def with_split_mode(options: argparse.Namespace, settings: Settings) -> Settings
     return settings
 
 
-def check_split(options: argparse.Namespace, plan: LoadPlan) -> None:
-    """Make sure that tensors are split where that was asked for.
+def check_split(options: argparse.Namespace, service: AppService, plan: LoadPlan) -> None:
+    """Make sure that servers are used, and tensors are split, where that was asked for.
 
     Raises:
-        AppError: The model or the devices do not allow it.
+        AppError: A server does not answer; the model or the devices do not allow it.
     """
+    report = service.hardware.report
+    there = {device.endpoint for device in report.devices} if report is not None else set()
+    for endpoint in options.rpc or ():
+        if endpoint not in there:
+            raise AppError(
+                f"The RPC server {endpoint}, which --rpc names, gives no device.",
+                hint="Start it there with `ultra-launcher share-gpus`, or leave it out.",
+                kind=ErrorKind.HARDWARE,
+            )
     if getattr(options, "split_mode", None) == "tensor" and not plan.request.tensor_parallel:
         raise AppError(
             plan.note.removesuffix(" So layers are split."),
@@ -62,7 +71,7 @@ def take_split(options: argparse.Namespace, service: AppService, plan: LoadPlan)
     Raises:
         AppError: It does not suit the model or the devices.
     """
-    check_split(options, plan)
+    check_split(options, service, plan)
     if options.layers:
         ids = [share.device.id for share in plan.devices]
         service.settings = split_by_hand(

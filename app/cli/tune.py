@@ -98,7 +98,7 @@ def _plan(
         if isinstance(event, OperationFailed):
             raise event.error
         if isinstance(event, PlanChanged):
-            check_split(options, event.plan)
+            check_split(options, service, event.plan)
             return
 
 

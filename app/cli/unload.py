@@ -49,6 +49,10 @@ def _agrees(hearing: Hearing, say: Say, *, asks: bool) -> bool:
     )
     if not asks:
         return True
-    print("Save it? [Y/n] ", end="", file=sys.stderr, flush=True)
-    with hearing.reading():
-        return sys.stdin.readline().strip().lower() in ("", "y", "yes")
+    while True:
+        print("Save it? [Y/n] ", end="", file=sys.stderr, flush=True)
+        with hearing.reading():
+            answer = sys.stdin.readline().strip().lower()
+        if answer in ("", "y", "yes", "n", "no"):
+            return not answer.startswith("n")
+        say("Enter saves it, n does not, Ctrl+C leaves the model loaded.")

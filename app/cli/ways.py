@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from app.cli.context import Emit, Say
 from app.errors import AppError
@@ -15,9 +15,13 @@ from app.settings.model import Settings
 class Ways:
     """What can be done now, numbered from 1."""
 
-    def __init__(self, service: AppService, say: Say, emit: Emit) -> None:
-        """Nothing is wrong yet; `say` prints for a person, `emit` an object for a program."""
+    def __init__(self, service: AppService, say: Say, emit: Emit, *, asks: bool) -> None:
+        """Nothing is wrong yet; `say` prints for a person, `emit` an object for a program.
+
+        `asks`: lines are read, so that one can be chosen; else its options are told.
+        """
         self._service, self._say, self._emit = service, say, emit
+        self._asks = asks
         self._found = WaysOutFound()
 
     def follow(
@@ -37,10 +41,11 @@ class Ways:
         if not found.sentence:
             return
         self._say(f"{found.sentence} {found.detail}".strip())
-        for number, way in enumerate(found.ways, 1):
-            mark = f"/{number}" if way.settings is not None else "  "
-            self._say(f"  {mark}  {way.title}: {way.effect}.")
         before = self._service.settings
+        for number, way in enumerate(found.ways, 1):
+            mark = f"/{number}" if way.settings is not None and self._asks else "- "
+            flags = "" if self._asks else _flags(_changes(before, way) or {})
+            self._say(f"  {mark}  {way.title}: {way.effect}.{flags}")
         self._emit(
             "ways_out",
             sentence=found.sentence,
@@ -82,6 +87,15 @@ class Ways:
         # What the command line asked for is not for good, so neither is this.
         self._service.take(way, keep=False)
         return True
+
+
+def _flags(changes: Mapping[str, object]) -> str:
+    """The options of the command line that do the same; empty if there are none for all of it."""
+    known = ("context", "kv_type_k", "kv_type_v")
+    if not changes or any(name not in known for name in changes):
+        return ""
+    words = " ".join(f"--{name.replace('_', '-')} {value}" for name, value in changes.items())
+    return f" Give {words}."
 
 
 def _changes(before: Settings, way: WayOut) -> dict[str, object] | None:
