@@ -202,8 +202,10 @@ class MainWindow(QMainWindow):
         self._service.engine.load()
 
     def _choose_file(self) -> None:
+        stored, folders = self._service.settings.model_path, self._service.folders
+        folder = str(Path(stored).parent if stored else folders.models)
         name, _kind = QFileDialog.getOpenFileName(
-            self, "Choose a model", "", "GGUF models (*.gguf)"
+            self, "Choose a model", folder, "GGUF models (*.gguf)"
         )
         if name:
             self._choose(name)

@@ -303,8 +303,8 @@ class _Terminal:
         return self._service.engine.state in (EngineState.CRASHED, EngineState.STOPPED)
 
     def _reload(self) -> None:
-        self._say("Loading the model again.")
         self.hearing.drop()
+        self._say("Loading the model again.")
         self._service.engine.load()
         self._await_ready()
 

@@ -43,6 +43,9 @@ def _agrees(hearing: Hearing, say: Say, *, asks: bool) -> bool:
         hearing.tell(size)
         if isinstance(size, SnapshotChanged) and size.state is SnapshotState.FAILED:
             return False
+    if not size.tokens:
+        say("The KV cache is empty.")
+        return False
     say(
         f"The KV cache takes {units.format_file_size(size.size_bytes)} for {size.tokens:,} tokens; "
         f"the disk has {units.format_file_size(size.free_bytes)}."
