@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from app import units
-from app.chat.events import QuestionReturned, TurnFinished
+from app.chat.events import ConversationCleared, QuestionReturned, TurnFinished
 from app.chat.message import ContextLevel, ContextUse, Outcome, TurnStats
 from app.engine.model import EngineState, EngineStateChanged, ModelLoaded
 from app.events import AppEvent, ContextOffered, OperationFailed
@@ -78,10 +78,8 @@ class ContextService:
                 if afterwards is not None:
                     afterwards()
             case EngineStateChanged(state=EngineState.STOPPED | EngineState.CRASHED):
-                self.offer = None
-                if event.error is not None:
-                    self._afterwards = None
-            case OperationFailed():
+                self.offer = self._afterwards = None
+            case OperationFailed() | ConversationCleared():
                 self._afterwards = None
             case QuestionReturned(text=text) if self._automatic:
                 self._enlarge(lambda: self._send(text), automatic=True)
@@ -121,17 +119,20 @@ class ContextService:
 
     def _enlarge(self, afterwards: Callable[[], None] | None, *, automatic: bool) -> None:
         def job() -> None:
-            shown = self.offer
+            shown, loaded = self.offer, self._engine.loaded
             offer = self._work_out()
             if offer is None or not offer.larger:
                 return
             if offer.kv_type is not None and (automatic or offer != shown):
                 return
-            changed = self._settings().model_copy(update=offer.changes)
+            self._afterwards = afterwards
 
             def load() -> None:
-                self._afterwards = afterwards
-                self._change(changed)
+                # Saving a KV cache takes a while, in which a person may do other things.
+                if self._engine.loaded is loaded:
+                    self._change(self._settings().model_copy(update=offer.changes))
+                else:
+                    self._afterwards = None
 
             if _keeps(offer, self._reading_s):
                 self._save(load)

@@ -8,7 +8,16 @@ from pathlib import Path
 
 from app.engine.load_times import LoadTimes
 from app.engine.model import EngineState, EngineStateChanged
-from app.engine.tuner import Effort, Result, Trial, Tuner, TuningEnded, proposal, trials
+from app.engine.tuner import (
+    Effort,
+    Result,
+    Trial,
+    Tuner,
+    TuningEnded,
+    TuningEvent,
+    proposal,
+    trials,
+)
 from app.errors import AppError, ErrorKind
 from app.events import AppEvent
 from app.gguf.model import ModelLayout
@@ -113,22 +122,31 @@ class TuningService:
                 idle = self._engine.state in (EngineState.STOPPED, EngineState.CRASHED)
                 self._was_loaded = self._was_loaded or not idle
                 self._unload()
-                self._tuner = Tuner(self._listeners.tell, data=self._data, effort=self.effort)
+                self._tuner = Tuner(self._told, data=self._data, effort=self.effort)
                 if self._cancelled:
                     self._tuner.cancel()
-                self._results = self._tuner.run(prepared).results
+                self._tuner.run(prepared)
             except AppError:
                 raise
             except Exception:  # a bug, which is reported; nobody shall wait for the end
-                self._listeners.tell(TuningEnded(cancelled=True))
+                self._told(TuningEnded(cancelled=True))
                 raise
             finally:
-                self._tuner = None
-                self._engine.held_by = None
+                self._freed()
             if self._cancelled:
                 self.restore()
 
         self._worker.submit(job, self._failed)
+
+    def _told(self, event: TuningEvent) -> None:
+        """Who hears of the end may use what was measured, and load, at once."""
+        if isinstance(event, TuningEnded):
+            self._results = event.results
+            self._freed()
+        self._listeners.tell(event)
+
+    def _freed(self) -> None:
+        self._tuner = self._engine.held_by = None
 
     def _failed(self, error: AppError) -> None:
         self._listeners.tell(TuningEnded(error=error))
@@ -142,7 +160,7 @@ class TuningService:
                 stopped.set()
 
         forget = self._listeners.add(hear)
-        self._engine.unload()
+        self._engine.unload(asleep=self._engine.asleep)
         stopped.wait()
         forget()
 
