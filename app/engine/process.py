@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import collections
 import contextlib
+import json
 import queue
 import subprocess
 import threading
@@ -81,7 +82,12 @@ class WorkerProcess:
 
     def send(self, command: protocol.Command) -> None:
         """A line to its stdin, once it reads."""
-        self._outbox.put(command.model_dump_json() + "\n")
+        try:
+            line = command.model_dump_json()
+        except ValueError:  # a text with half a character: JSON knows none
+            values = json.dumps(command.model_dump(mode="json"), ensure_ascii=False)
+            line = values.encode(errors="replace").decode()
+        self._outbox.put(line + "\n")
 
     def wait(self) -> int:
         """The exit status once it has ended by itself."""

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from app.catalog import starter
-from app.errors import AppError
+from app.errors import AppError, ErrorKind
 from app.events import ModelChosen, PlanChanged, PlanPreviewed
 from app.gguf import bundled
 from app.gguf.model import ModelLayout
@@ -61,16 +61,34 @@ class Planning:
         self._studied: Settings | None = None
 
     def choose(self, model: Path | None) -> None:
-        """Read a model's header and plan it; None is the model in the settings, or the starter model."""
+        """Read a model's header and plan it; None is the model in the settings, or the starter model.
+
+        Raises:
+            AppError: The file cannot be read, or the settings contradict it.
+        """
         named = self._settings().model_path
         chosen = model or (Path(named) if named else None)
-        path = chosen or starter.ensure(self._model_folder)
-        self.layout = starter.named(read_layout(path))
-        self._emit(ModelChosen(layout=self.layout))
+        self.read(chosen or starter.ensure(self._model_folder))
         self.replan()
 
+    def read(self, model: Path) -> None:
+        """Read the header of another model, which has no plan yet.
+
+        Raises:
+            AppError: It cannot be read.
+        """
+        _check_name(model)
+        layout = starter.named(read_layout(model))
+        self.layout, self.plan = layout, None
+        self._emit(ModelChosen(layout=layout))
+
     def replan(self) -> None:
-        """Plan with the settings in force."""
+        """Plan with the settings in force.
+
+        Raises:
+            AppError: They contradict the model; there is no plan then.
+        """
+        self.plan = None
         plan = self.preview(self._settings())
         if plan is not None:
             self.use(plan)
@@ -120,3 +138,18 @@ class Planning:
             self._emit(PlanPreviewed(settings=settings, plan=plan, error=error))
 
         self._jobs.submit(job)
+
+
+def _check_name(path: Path) -> None:
+    """Make sure that the engine can be told of the file.
+
+    Raises:
+        AppError: Its path is not UTF-8, which the engine is spoken to in.
+    """
+    shown = str(path).encode(errors="replace").decode()
+    if shown != str(path):
+        raise AppError(
+            f"The path {shown} has bytes that are no UTF-8 text.",
+            hint="Give the folder or file another name, then choose it again.",
+            kind=ErrorKind.MODEL_FILE,
+        )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from app import paths
@@ -12,12 +12,7 @@ from app.download.manager import Hours
 from app.download.model import Download
 from app.engine.safety import engine_version
 from app.errors import AppError
-from app.events import (
-    NoticeRaised,
-    SettingRefused,
-    SettingsChanged,
-    WayOut,
-)
+from app.events import NoticeRaised, SettingRefused, SettingsChanged, WayOut
 from app.plan.model import KvCacheType
 from app.plan.tuned import TunedStore
 from app.service.chat import ChatService
@@ -34,7 +29,7 @@ from app.service.setting_check import is_checked, problem_with
 from app.service.snapshots import SnapshotService
 from app.service.subjects import Offer, Subject
 from app.service.tuning import TuningService
-from app.service.ways import local_file, taken
+from app.service.ways import changed, local_file
 from app.service.ways_out import WaysOutService
 from app.settings.entries import Entry, Json, replans
 from app.settings.model import Overflow, Settings
@@ -198,16 +193,27 @@ class AppService:
 
         self._jobs.submit(job)
 
-    def choose_model(self, model: Path | None, *, load: bool = False, keep: bool = True) -> None:
-        """Read another model's header (None is the starter model) and plan it; `keep` stores the choice."""
+    def choose_model(
+        self,
+        model: Path,
+        *,
+        load: bool = False,
+        keep: bool = True,
+        changes: Mapping[str, object] | None = None,
+    ) -> None:
+        """Read another model's header and plan it; `keep` stores the choice.
+
+        `changes`: other settings that go with it, if it can be read.
+        """
+        wanted = {**(changes or {}), "model_path": str(model)}
 
         def job() -> None:
-            self.planning.choose(model)
+            self.planning.read(model)
             self.engine.unload()
-            self.update_settings(
-                self.settings.model_copy(update={"model_path": str(model) if model else None}),
-                keep=keep,
-            )
+            self.ways.clear()
+            self.update_settings(self.settings.model_copy(update=wanted), keep=keep)
+            self._plan_is_old = False
+            self.planning.replan()
             if load:
                 self.engine.load_now()
 
@@ -220,13 +226,12 @@ class AppService:
         self.ways.taken(way)
         if way.looks_again:
             self._jobs.submit(self._detect)
-        settings = taken(way.settings, self.settings)
-        if settings.model_path is not None and settings.model_path != self.settings.model_path:
-            before, self.settings = self.settings, settings
-            if keep:
-                self._remember(before)
-            self.choose_model(Path(settings.model_path), load=True, keep=keep)
+        changes = changed(way.settings)
+        model = way.settings.model_path
+        if model is not None and model != self.settings.model_path:
+            self.choose_model(Path(model), load=True, keep=keep, changes=changes)
         else:
+            settings = self.settings.model_copy(update=changes)
             self.update_settings(settings, reload=True, keep=keep)
 
     def update_settings(
@@ -307,12 +312,8 @@ class AppService:
 
     def open_model(self, path: Path, *, context: int | None, kv_type: KvCacheType) -> None:
         """Load a model file with this context and KV cache."""
-        before = self.settings
-        self.settings = before.model_copy(
-            update={"context": context, "kv_type_k": kv_type, "kv_type_v": kv_type}
-        )
-        self._remember(before)
-        self.choose_model(path, load=True)
+        changes = {"context": context, "kv_type_k": kv_type, "kv_type_v": kv_type}
+        self.choose_model(path, load=True, changes=changes)
 
     def offer(self, subject: Subject, quantization: str, absent: str = "") -> Offer:
         """What can be done with a quantization now; `absent` says why its files are not known."""

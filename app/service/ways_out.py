@@ -111,7 +111,12 @@ class WaysOutService:
         number = self._number
 
         def job() -> None:
-            found = find()
+            try:
+                found = find()
+            except AppError:
+                if number == self._number:
+                    self._tell(WaysOutFound())  # nobody shall wait for it
+                raise
             if found is not None and number == self._number:
                 self._tell(found)
 

@@ -254,3 +254,10 @@ def test_a_chat_that_ends_while_it_is_saved_leaves_nothing(service: AppService, 
     told.answer()
     told.settled(service)
     assert files(service) == []
+
+
+def test_half_a_character_in_a_question_costs_no_more_than_that(
+    service: AppService, told: Told
+) -> None:
+    service.chat.send("Caf\udce9?", max_tokens=2)
+    assert told.answer().answer.text
