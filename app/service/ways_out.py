@@ -166,7 +166,8 @@ class WaysOutService:
         return WaysOutFound(
             sentence=f"{short.label} is {'' if short.sure else 'about '}{missing} short.",
             detail=" ".join(_seen(refusal, short, report)),
-            ways=(*found, *_free_it(short, report, self._settings())),
+            ways=(*found, *_free_it(short, report, self._settings()))
+            or (_look_again(f"once {missing} more are free there", self._settings()),),
         )
 
     def _exact(self, settings: Settings) -> LoadPlan | None:
@@ -321,9 +322,13 @@ def _free_it(short: Shortage, report: HardwareReport, settings: Settings) -> Ite
         names.append(f"{name} ({units.format_memory(size)})")
         freed += size
     who = ", ".join(names) or "other programs"
-    yield WayOut(
+    yield _look_again(f"once {who} no longer uses {short.label}", settings)
+
+
+def _look_again(when: str, settings: Settings) -> WayOut:
+    return WayOut(
         title="Look again and load",
-        effect=f"once {who} no longer uses {short.label}: then it fits as planned",
+        effect=f"{when}: then it fits as planned",
         settings=settings,
         looks_again=True,
     )
