@@ -383,13 +383,13 @@ class AppService:
 
     def close(self) -> None:
         """End all threads and processes."""
-        self.ways.close()
         self.downloads.close()
         self.tuning.close()
         self.engine.close()
         self._jobs.close()
         with contextlib.suppress(AppError):
             self._save()  # its job was dropped
+        self.ways.close()  # no job begins to wait for a server any more
         self.snapshots.close()
         self.hardware.close()
         self.files.close()  # last, as requests of these two may hang for a while
