@@ -77,6 +77,7 @@ class TuningService:
         self._tuner: Tuner | None = None
         self._cancelled = False
         self._settings: Settings | None = None
+        self._layout: ModelLayout | None = None
         self._results: tuple[Result, ...] = ()
         self._was_loaded = False
 
@@ -115,7 +116,7 @@ class TuningService:
         self._cancelled = False
 
         def job() -> None:
-            self._results, self._settings = (), settings
+            self._results, self._settings, self._layout = (), settings, self._planning.layout
             prepared = self.prepare(settings)
             self._engine.held_by = _BUSY
             try:
@@ -178,12 +179,11 @@ class TuningService:
             self._engine.load()
 
     def use(self, index: int) -> Settings:
-        """Remember a measured plan for this model and machine; returns the settings that give it.
+        """Remember a measured plan for its model and this machine; returns the settings that give it.
 
         Where the first one is a split by hand, those are the settings as they are.
         """
-        settings, result = self._settings, self._results[index]
-        layout = self._planning.layout
+        settings, layout, result = self._settings, self._layout, self._results[index]
         assert settings is not None and layout is not None  # noqa: S101, PT018 - there are results
         self._was_loaded = False
         by_hand = settings.split_mode is not SplitMode.AUTOMATIC or bool(settings.device_order)

@@ -17,6 +17,7 @@ from app.plan.model import DevicePlan
 from app.service import AppService
 from app.settings.model import Settings, SplitMode
 from tests.helpers.rpc import rpc_servers
+from tests.helpers.small_models import sliding_window
 
 TIMEOUT_S = 90
 Events = queue.Queue[AppEvent]
@@ -103,14 +104,15 @@ def test_what_is_found_is_in_the_next_plan_and_a_cancel_gives_back_what_was_load
 
 
 def test_a_model_that_sleeps_still_does_after_measuring_and_results_are_there_at_once(
-    service: AppService, starter_model: Path
+    service: AppService, starter_model: Path, tmp_path: Path
 ) -> None:
     events: Events = queue.Queue()
     used: list[Settings] = []
 
     def use(event: AppEvent) -> None:
-        if isinstance(event, TuningEnded):
+        if isinstance(event, TuningEnded) and not used:
             used.append(service.tuning.use(0))
+            (service.folders.data / "tuned.json").unlink()
 
     service.subscribe(use)
     service.subscribe(events.put)
@@ -125,3 +127,10 @@ def test_a_model_that_sleeps_still_does_after_measuring_and_results_are_there_at
     ended = until(events, is_a(TurnFinished))
     assert isinstance(ended, TurnFinished)
     assert ended.error is None
+
+    # What was measured is of the model that was measured, whatever is chosen by then.
+    service.choose_model(sliding_window(tmp_path / "other.gguf"))
+    until(events, is_a(PlanChanged))
+    service.tuning.use(0)
+    service.choose_model(starter_model)
+    until(events, lambda e: isinstance(e, PlanChanged) and e.plan.note.startswith("Measured"))
