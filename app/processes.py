@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import signal
@@ -31,6 +32,16 @@ def child_environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
     environment["PYTHONPATH"] = root + (os.pathsep + inherited if inherited else "")
     environment.update(extra or {})
     return environment
+
+
+def killed_for_memory() -> int:
+    """Processes that this system killed for lack of memory since it started; 0 where it does not tell."""
+    with contextlib.suppress(OSError, ValueError):
+        for line in Path("/proc/vmstat").read_text().splitlines():
+            name, _, value = line.partition(" ")
+            if name == "oom_kill":
+                return int(value)
+    return 0
 
 
 def die_with_parent() -> None:

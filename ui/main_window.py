@@ -220,11 +220,14 @@ class MainWindow(QMainWindow):
         self._plan_with(with_remedy(self._service.settings, remedy))
 
     def _take(self, way: WayOut) -> None:
-        """A way out of a fault; what must be downloaded first is on the page of models."""
-        if way.settings is None:
-            self.show_page("Models")
-        else:
+        """A way out of a fault; what must be downloaded first is on its model's page."""
+        if way.settings is not None:
             self._service.take(way)
+            return
+        layout = self._service.planning.layout
+        self.show_page("Models")
+        if layout is not None:
+            self.models.open_way(way.quantization, layout)
 
     def _plan_with(self, settings: Settings) -> None:
         self.launcher.set_pending()

@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import argparse
 import json
-import queue
-import signal
 import sys
 from pathlib import Path
-from types import FrameType
 
 from app import units
 from app.chat.events import (
@@ -21,25 +18,18 @@ from app.chat.events import (
 from app.chat.message import Outcome
 from app.cli.answer import AnswerWords
 from app.cli.context import ContextWords
-from app.cli.load_line import LoadLine
+from app.cli.hearing import Hearing
 from app.cli.split import take_split
+from app.cli.unload import unload
 from app.cli.ways import Ways
-from app.engine import words
-from app.engine.model import EngineState, EngineStateChanged, ModelLoaded, SafetyApplied
+from app.engine.model import EngineState, EngineStateChanged
 from app.errors import AppError
 from app.events import (
-    AlarmRaised,
     AppEvent,
     ContextOffered,
-    HardwareDetected,
     ModelChosen,
-    NoticeRaised,
     OperationFailed,
     PlanChanged,
-    SnapshotChanged,
-    SnapshotMeasured,
-    SnapshotState,
-    WaysOutFound,
 )
 from app.plan.text import VERDICT_WORDS
 from app.service import AppService
@@ -52,14 +42,37 @@ HELP = (
 )
 
 
+def add_options(command: argparse.ArgumentParser) -> None:
+    """The command's own options."""
+    command.add_argument(
+        "--model", default="starter", help="a GGUF file, or `starter` (the default)"
+    )
+    command.add_argument("--prompt", help="ask this, print the answer and end")
+    command.add_argument("--system", help="system prompt")
+    command.add_argument(
+        "--overflow",
+        choices=[str(overflow) for overflow in Overflow],
+        help="what to do when the context is full",
+    )
+    command.add_argument("--max-tokens", type=_positive, help="longest answer in tokens")
+
+
+def _positive(text: str) -> int:
+    value = int(text) if text.isdecimal() else 0
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not a number above 0")
+    return value
+
+
 def chat(options: argparse.Namespace, settings: Settings, model: Path) -> int:
     """Load the model, then answer each line of stdin; returns the exit code."""
     service = AppService()
     service.settings = settings
     try:
         terminal = _Terminal(service, options)
-        terminal.load(model)
-        return terminal.talk()
+        with terminal.hearing.open():
+            terminal.load(model)
+            return terminal.talk()
     finally:
         service.close()
 
@@ -70,46 +83,37 @@ class _Terminal:
     def __init__(self, service: AppService, options: argparse.Namespace) -> None:
         self._service, self._options = service, options
         self._json: bool = options.json
-        self._events: queue.Queue[AppEvent] = queue.Queue()
-        self._answering = self._silent = False
-        self._line = LoadLine()
         self._words = AnswerWords(self._say, self._emit, as_json=self._json)
         self._context = ContextWords(service, self._say, self._emit)
         self._ways = Ways(service, self._say, self._emit)
-        self._kept = ""
-        signal.signal(signal.SIGINT, self._interrupted)
-        service.subscribe(self._events.put)
-
-    def _interrupted(self, _number: int, _frame: FrameType | None) -> None:
-        """Ctrl+C: stops the answer where one runs; never lands in the middle of anything else.
-
-        What hangs does not hear of that, so there it ends the engine.
-        """
-        if not self._answering:
-            raise KeyboardInterrupt
-        if self._silent:
-            self._service.engine.unload()
-        else:
-            self._service.engine.cancel()
+        self.hearing = Hearing(
+            service, self._say, self._emit, self._ways, self._context, as_json=self._json
+        )
+        self._kept, self._help = "", HELP
 
     def _say(self, text: str) -> None:
-        if not self._json:
+        if text and not self._json:
             print(text, file=sys.stderr, flush=True)
 
     def _emit(self, kind: str, **values: object) -> None:
         if self._json:
             print(json.dumps({"type": kind, **values}, default=str, ensure_ascii=False), flush=True)
 
+    def _emit_error(self, error: AppError) -> None:
+        self._emit("error", title=error.title, detail=error.detail, hint=error.hint)
+
+    # --- the first load ---------------------------------------------------------
+
     def load(self, model: Path) -> None:
         """Detect, plan and load; returns once the model is ready."""
         self._service.start(model)
-        while self._service.planning.plan is None or not self._events.empty():
-            event = self._events.get()
+        while self._service.planning.plan is None or self.hearing.waits:
+            event = self.hearing.next()
             if isinstance(event, PlanChanged):
                 break
             if isinstance(event, ModelChosen):
                 self._say(event.layout.name)
-            self._notice(event)
+            self.hearing.tell(event)
         plan = self._service.planning.plan
         if plan is not None:
             take_split(self._options, self._service, plan)
@@ -120,74 +124,47 @@ class _Terminal:
                 "plan", sentence=plan.sentence, fits=plan.fits, tensor_split=plan.tensor_split
             )
         self._service.engine.load()
-        self._await_ready()
+        while not self._is_loaded():
+            pass
 
-    def _await_ready(self) -> None:
-        while True:
-            event = self._events.get()
-            self._notice(event)
-            match event:
-                case ModelLoaded(loaded=loaded):
-                    self._line.clear()
-                    self._say(f"Loaded in {units.format_duration(loaded.duration_s)}. {HELP}")
-                    self._emit("loaded", **loaded.model_dump(exclude={"type"}))
-                    return
-                case EngineStateChanged(error=AppError() as error):
-                    self._line.clear()
-                    if not (self._followed(error) and self._ways.ask()):
-                        raise error
-                case EngineStateChanged(state=EngineState.LOADING):
-                    self._loading(event)
-                case _:
-                    pass
+    def _is_loaded(self) -> bool:
+        """False if that failed, and a person chose a way out."""
+        try:
+            self._await_ready(stopped=None)
+        except AppError as error:
+            if not (self._has_ways(error) and self._chooses()):
+                raise
+            return False
+        return True
 
-    def _followed(self, error: AppError) -> bool:
+    def _chooses(self) -> bool:
+        """Let a person at a terminal choose a way out; False if none was."""
+        if not sys.stdin.isatty():
+            return False
+        self._say("Type a number to do that, or only Enter to end.")
+        with self.hearing.reading():
+            return self._ways.take(sys.stdin.readline().strip())
+
+    def _await_ready(self, *, stopped: bool | None = False) -> None:
+        loaded = self.hearing.until_loaded(stopped=stopped).loaded
+        self._say(f"Loaded in {units.format_duration(loaded.duration_s)}. {self._help}".rstrip())
+        self._help = ""  # once is enough
+        self._emit("loaded", **loaded.model_dump(exclude={"type"}))
+
+    def _has_ways(self, error: AppError) -> bool:
         """Tell what can be done about a fault; False if nothing can by a setting."""
-        return self._ways.follow(error, self._events, self._notice)
+        try:
+            return self._ways.follow(error, self.hearing.next, self.hearing.tell)
+        except AppError as other:
+            self._say(str(other))
+        except KeyboardInterrupt:
+            pass
+        return False
 
-    def _loading(self, event: EngineStateChanged) -> None:
-        if event.silent_s is not None:
-            return
-        if not self._json:
-            self._line.show(event)
-        progress = event.progress.model_dump(exclude={"type"}) if event.progress else {}
-        times = {"elapsed_s": event.elapsed_s, "expected_s": event.expected_s}
-        self._emit("loading", **({"stage": event.stage, "fraction": None} | progress | times))
-
-    def _listen_for_silence(self, event: EngineStateChanged) -> None:
-        """A silence is told each time it has lasted for so long again; Ctrl+C is the answer."""
-        self._silent = event.silent_s is not None
-        if self._silent:
-            self._line.clear()
-            self._say(f"\n{words.silence(event)} Ctrl+C stops it.")
-            self._emit("silent", seconds=event.silent_s, computing=event.computing)
-
-    def _notice(self, event: AppEvent) -> None:
-        match event:
-            case EngineStateChanged():
-                self._listen_for_silence(event)
-            case AlarmRaised(error=error):
-                self._say(f"Warning: {error}")
-                self._emit("alarm", sentence=str(error))
-            case OperationFailed(error=error):
-                raise error
-            case HardwareDetected(report=report):
-                for notice in report.notices:
-                    self._say(f"{notice.title} {notice.hint}".strip())
-                    self._emit("notice", sentence=f"{notice.title} {notice.hint}".strip())
-            case WaysOutFound():
-                self._ways.tell(event)
-            case NoticeRaised(sentence=sentence) | SafetyApplied(sentence=sentence):
-                self._say(sentence)
-                self._emit("notice", sentence=sentence)
-            case SnapshotChanged(state=state, sentence=sentence):
-                self._say(sentence)
-                self._emit("snapshot", state=state, tokens=event.tokens, bytes=event.size_bytes)
-            case _:
-                pass
+    # --- commands ---------------------------------------------------------------
 
     def talk(self) -> int:
-        """Answer until stdin ends."""
+        """Answer until stdin ends. What fails or is stopped ends neither the chat nor the question."""
         if self._options.prompt is not None:
             return self._answer(self._options.prompt)
         code = 0
@@ -199,55 +176,44 @@ class _Terminal:
                 continue
             if line is None or line.strip() == "/quit":
                 return code
-            text = line.strip() or self._kept
-            if self._way(text):
-                continue
-            if text.startswith("/"):
-                code = self._obey(*text.split(maxsplit=1))
-            elif not text and self._crashed():
-                self._reload()
-            elif text:
-                if self._crashed():
-                    self._reload()
-                code = self._answer(text)
+            try:
+                code = self._take(line.strip())
+            except KeyboardInterrupt:
+                self._say(f"\nStopped. {self._what_next()}".rstrip())
+                self._emit("stopped")
+            except AppError as error:
+                code = self._failed(error)
 
-    def _way(self, text: str) -> bool:
-        """True if the line chose a way out of a fault, or one must be chosen first."""
-        if text.startswith("/") and self._ways.take(text):
-            self._drop_events()
+    def _failed(self, error: AppError) -> int:
+        self._emit_error(error)
+        if not self._has_ways(error):
+            self._say(str(error))
+        self._say(self._what_next())
+        return error.exit_code
+
+    def _what_next(self) -> str:
+        if self._kept:
+            return "Your question is kept: Enter sends it again."
+        return "Press Enter to load the model again." if self._is_unloaded else ""
+
+    def _take(self, line: str) -> int:
+        """One line of the person's; the exit code that it would leave."""
+        if line.startswith("/") and self._ways.take(line):
+            self.hearing.drop()
             self._await_ready()
-            return True
-        command = text.startswith("/") and text != "/reload"
-        return not command and self._crashed() and self._ways.block()
-
-    def _unload(self, *, keep: bool) -> None:
-        """Free the engine's memory; the next question loads the model again."""
-        if self._crashed():
-            self._say("Nothing is loaded.")
-            return
-        self._drop_events()
-        if keep:
-            self._service.snapshots.measure()
-            keep = self._agrees()
-        self._service.chat.sleep(keep=keep)
-        while not self._crashed() or not self._events.empty():
-            self._notice(self._events.get())
-        self._say("Unloaded. The next question loads it again.")
-
-    def _agrees(self) -> bool:
-        """A KV cache can be as large as a film: its size is said first. False if it cannot be saved."""
-        while not isinstance(size := self._events.get(), SnapshotMeasured):
-            self._notice(size)
-            if isinstance(size, SnapshotChanged) and size.state is SnapshotState.FAILED:
-                return False
-        self._say(
-            f"The KV cache takes {units.format_file_size(size.size_bytes)} for {size.tokens:,} tokens; "
-            f"the disk has {units.format_file_size(size.free_bytes)}."
-        )
-        if not sys.stdin.isatty() or self._json:
-            return True
-        print("Save it? [Y/n] ", end="", file=sys.stderr, flush=True)
-        return sys.stdin.readline().strip().lower() in ("", "y", "yes")
+            return 0
+        if line.startswith("/") and line != "/reload":
+            return self._obey(*line.split(maxsplit=1))
+        if self._is_unloaded and self._ways.block():
+            self._kept = self._kept if line.startswith("/") else line or self._kept
+            return 0
+        if line == "/reload":
+            self._reload()
+            return 0
+        self._kept = line or self._kept
+        if self._is_unloaded:
+            self._reload()
+        return self._answer(self._kept) if self._kept else 0
 
     def _obey(self, command: str, value: str = "") -> int:
         """A line that begins with a slash."""
@@ -257,7 +223,16 @@ class _Terminal:
                 self._kept = ""
                 self._say("New chat.")
             case "/unload":
-                self._unload(keep=value == "save")
+                if self._is_unloaded:
+                    self._say("Nothing is loaded.")
+                else:
+                    unload(
+                        self._service,
+                        self.hearing,
+                        self._say,
+                        keep=value == "save",
+                        asks=sys.stdin.isatty() and not self._json,
+                    )
             case "/reload":
                 self._reload()
             case "/continue":
@@ -273,77 +248,80 @@ class _Terminal:
     def _enlarge(self) -> int:
         """Load again with the longer context that fits; a question that was kept is sent then."""
         before = self._service.context.offer
-        self._drop_events()
-        if self._crashed():
+        self.hearing.drop()
+        if self._is_unloaded:
             self._say("No model is loaded.")
             return 0
+        turn = self._service.chat.turn
         self._service.enlarge_context(self._kept)
-        while not isinstance(event := self._events.get(), ContextOffered):
-            self._notice(event)
-        self._context.offered(event)
-        offer = event.offer
+        stopped, offered = False, None
+        while offered is None:
+            try:
+                event = self.hearing.next()
+            except KeyboardInterrupt:
+                stopped = True  # what it leads to is stopped, once it has begun
+                continue
+            if isinstance(event, ContextOffered):
+                offered = event
+            else:
+                self.hearing.tell(event)
+        self._context.offered(offered)
+        offer = offered.offer
         if not offer.larger:
             return 0
         if offer.kv_type is not None and offer != before:
             self._say("/enlarge once more does that.")
             return 0
-        self._await_ready()
-        return self._print_answer() if self._kept else 0
+        self._await_ready(stopped=stopped)
+        return self._print_answer(turn) if self._kept else 0
 
     def _read(self) -> str | None:
         if sys.stdin.isatty() and not self._json:
             print("\n> ", end="", file=sys.stderr, flush=True)
-        line = sys.stdin.readline()
-        return line or None
+        with self.hearing.reading():
+            return sys.stdin.readline() or None
 
-    def _crashed(self) -> bool:
+    @property
+    def _is_unloaded(self) -> bool:
         return self._service.engine.state in (EngineState.CRASHED, EngineState.STOPPED)
 
     def _reload(self) -> None:
         self._say("Loading the model again.")
-        self._drop_events()
+        self.hearing.drop()
         self._service.engine.load()
         self._await_ready()
 
-    def _drop_events(self) -> None:
-        """What was told before the question; alarms are heard all the same."""
-        while not self._events.empty():
-            event = self._events.get()
-            if isinstance(event, AlarmRaised | WaysOutFound):
-                self._notice(event)
-            elif isinstance(event, ContextOffered):
-                self._context.offered(event)
-
     def _answer(self, text: str) -> int:
-        self._drop_events()
+        self.hearing.drop()
+        turn = self._service.chat.turn
         self._service.chat.send(text, max_tokens=self._options.max_tokens)
-        return self._print_answer()
+        return self._print_answer(turn)
 
     def _go_on(self) -> int:
         """With the answer that was cut off; a model that was unloaded is loaded first."""
-        if self._crashed():
-            self._reload()
-        self._drop_events()
-        before = self._service.chat.turn
-        self._service.chat.resume(max_tokens=self._options.max_tokens)
-        if self._service.chat.turn == before:
+        if not self._service.chat.resumable:
             self._say("There is no answer to continue.")
             return 0
-        return self._print_answer()
+        if self._is_unloaded:
+            self._reload()
+        self.hearing.drop()
+        turn = self._service.chat.turn
+        self._service.chat.resume(max_tokens=self._options.max_tokens)
+        return self._print_answer(turn)
 
-    def _print_answer(self) -> int:
-        self._answering = True
-        try:
-            return self._print_until_end()
-        finally:
-            self._answering = False
+    def _print_answer(self, before: int) -> int:
+        """What comes after turn `before`. Ctrl+C stops the answer, or the load that it waits for.
 
-    def _print_until_end(self) -> int:
-        """Where the context is enlarged by itself, the answer goes on after that."""
+        Where the context is enlarged by itself, the answer goes on after that.
+        """
         enlarges = self._service.settings.overflow is Overflow.ENLARGE
         code, waits = 0, False
         while True:
-            event = self._events.get()
+            try:
+                event = self.hearing.next()
+            except KeyboardInterrupt:
+                self._stop()
+                continue
             match event:
                 case PromptRead():
                     self._context.read_prompt(event)
@@ -360,14 +338,32 @@ class _Terminal:
                 case ContextOffered(offer=offer):
                     self._context.offered(event)
                     waits = waits and bool(offer.larger) and offer.kv_type is None
-                case EngineStateChanged(error=AppError() as error) if waits:
-                    raise error
                 case _:
-                    self._notice(event)
+                    self._tell(event, loads=waits or self._service.chat.turn == before)
                     continue
             ended = isinstance(event, TurnFinished | QuestionReturned | ContextOffered)
             if ended and not waits and not self._service.chat.running:
                 return code
+
+    def _stop(self) -> None:
+        """What hangs does not hear that it should stop, so there it ends the engine."""
+        if self.hearing.silent:
+            self._service.engine.unload()
+        else:
+            self._service.engine.cancel()
+
+    def _tell(self, event: AppEvent, *, loads: bool) -> None:
+        """An event beside the answer; with `loads`, no answer comes if the load that it needs ends."""
+        match event:
+            case EngineStateChanged(error=AppError() as error) if loads:
+                raise error
+            case EngineStateChanged(state=EngineState.STOPPED) if loads:
+                raise KeyboardInterrupt
+            case OperationFailed(error=error) if not loads:
+                self._emit_error(error)
+                self._say(str(error))
+            case _:
+                self.hearing.tell(event)
 
     def _finished(self, event: TurnFinished) -> int:
         self._kept = ""
@@ -375,7 +371,7 @@ class _Terminal:
         if event.answer.stats:
             self._context.warn(event.answer.stats)
         if event.error is not None:
-            if not self._followed(event.error):
+            if not self._has_ways(event.error):
                 again = "" if event.context_full else " Press Enter to load it again."
                 self._say(f"{event.error}{again}")
             return event.error.exit_code

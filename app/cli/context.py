@@ -13,6 +13,7 @@ from app.service import AppService
 from app.service.context import warning
 from app.settings.model import OVERFLOW_WORDS, Overflow
 
+Say = Callable[[str], None]
 _CHOICES = {"drop": Overflow.DROP_OLDEST} | {overflow.value: overflow for overflow in Overflow}
 
 
@@ -26,7 +27,7 @@ class Emit(Protocol):
 class ContextWords:
     """How full it is, what was left out or summarised, and what can be done."""
 
-    def __init__(self, service: AppService, say: Callable[[str], None], emit: Emit) -> None:
+    def __init__(self, service: AppService, say: Say, emit: Emit) -> None:
         """Nothing was left out yet."""
         self._service, self._say, self._emit = service, say, emit
         self._left_out = 0

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import re
 import sys
 from collections.abc import Callable, Sequence
 from typing import NoReturn
@@ -14,7 +13,8 @@ import pydantic
 import app
 from app import logs, paths
 from app.cli import bench as bench_command
-from app.cli import machine, signals
+from app.cli import chat as chat_command
+from app.cli import load_options, machine, signals
 from app.cli import models as models_command
 from app.cli import on_disk as on_disk_command
 from app.cli import plan as plan_command
@@ -24,14 +24,12 @@ from app.cli import sampling as sampling_options
 from app.cli import settings as settings_command
 from app.cli import share as share_command
 from app.cli import tune as tune_command
-from app.cli.chat import chat
 from app.cli.doctor import doctor
-from app.cli.split import add_split_mode, with_split_mode
+from app.cli.split import with_split_mode
 from app.errors import AppError, ErrorKind
 from app.hardware import text as hardware_text
 from app.hardware.detect import detect
-from app.plan.model import KvCacheType
-from app.settings.model import Overflow, Settings
+from app.settings.model import Settings
 from app.settings.store import SettingsStore
 
 READER_GONE = 141
@@ -65,6 +63,102 @@ class _Parser(argparse.ArgumentParser):
         )
 
 
+_Options = tuple[Callable[[argparse.ArgumentParser], None], ...]
+_ARGUMENTS: tuple[tuple[str, str, str, _Options], ...] = (
+    ("detect", "show GPUs, CPU, memory and disk", "detect --rpc 192.168.1.20:50052", ()),
+    ("doctor", "show versions, backends, folders and a self-test", "doctor --json", ()),
+    (
+        "models",
+        "list models: known, on this machine, on the Hub",
+        "models search nemotron",
+        (models_command.add_options,),
+    ),
+    (
+        "show",
+        "show all about a model, or the files of a repository",
+        "show nemotron-ultra-253b",
+        (models_command.add_show_options,),
+    ),
+    (
+        "pull",
+        "download a model; Ctrl+C pauses, again resumes",
+        "pull hf:owner/repo:Q4_K_M",
+        (pull_command.add_options,),
+    ),
+    (
+        "verify",
+        "hash a model's files again",
+        "verify hf:owner/repo:Q4_K_M",
+        (on_disk_command.add_verify_options,),
+    ),
+    (
+        "rm",
+        "delete a model's files",
+        "rm hf:owner/repo:Q4_K_M --yes",
+        (on_disk_command.add_rm_options,),
+    ),
+    (
+        "bench",
+        "measure how fast a model answers",
+        "bench --model starter --json",
+        (
+            bench_command.add_options,
+            load_options.add_options,
+            load_options.add_layers,
+            sampling_options.add_options,
+        ),
+    ),
+    (
+        "tune",
+        "measure some splits and remember the fastest",
+        "tune --model model.gguf",
+        (tune_command.add_options, load_options.add_options),
+    ),
+    (
+        "share-gpus",
+        "lend this machine's devices",
+        "share-gpus --host 192.168.1.20",
+        (share_command.add_options,),
+    ),
+    (
+        "settings",
+        "show and change settings",
+        "settings sampling.temperature 0.6",
+        (settings_command.add_options,),
+    ),
+    (
+        "plan",
+        "show what of a model would run where",
+        "plan model.gguf --context 8192",
+        (plan_command.add_options, load_options.add_options, load_options.add_layers),
+    ),
+    (
+        "recommend",
+        "show which quantization, context and KV cache to take",
+        "recommend nemotron-ultra-253b --gpus '8x RTX 3090'",
+        (recommend_command.add_options,),
+    ),
+    (
+        "hardware",
+        "show the least hardware that runs a model",
+        "hardware nemotron-ultra-253b:Q4_K_M --context 32768",
+        (machine.add_model, load_options.add_context),
+    ),
+    (
+        "chat",
+        "chat in the terminal",
+        "chat --model starter",
+        (
+            chat_command.add_options,
+            load_options.add_options,
+            load_options.add_layers,
+            sampling_options.add_options,
+        ),
+    ),
+)
+"""Name, what it does, an example, and whose options it takes."""
+
+
 def parser() -> argparse.ArgumentParser:
     """The whole command line."""
     top = _Parser(
@@ -75,8 +169,7 @@ def parser() -> argparse.ArgumentParser:
     )
     top.add_argument("--version", action="version", version=f"ultra-launcher {app.__version__}")
     commands = top.add_subparsers(dest="command", metavar="COMMAND", required=True)
-
-    def add(name: str, words: str, example: str) -> argparse.ArgumentParser:
+    for name, words, example, add_options in _ARGUMENTS:
         command = commands.add_parser(
             name,
             help=words,
@@ -88,95 +181,9 @@ def parser() -> argparse.ArgumentParser:
         command.add_argument(
             "--rpc", action="append", metavar="HOST:PORT", help="use an RPC server too"
         )
-        return command
-
-    add("detect", "show GPUs, CPU, memory and disk", "detect --rpc 192.168.1.20:50052")
-    add("doctor", "show versions, backends, folders and a self-test", "doctor --json")
-    models_command.add_options(
-        add("models", "list models: known, on this machine, on the Hub", "models search nemotron")
-    )
-    models_command.add_show_options(
-        add(
-            "show",
-            "show all about a model, or the files of a repository",
-            "show nemotron-ultra-253b",
-        )
-    )
-    pull_command.add_options(
-        add("pull", "download a model; Ctrl+C pauses, again resumes", "pull hf:owner/repo:Q4_K_M")
-    )
-    on_disk_command.add_verify_options(
-        add("verify", "hash a model's files again", "verify hf:owner/repo:Q4_K_M")
-    )
-    on_disk_command.add_rm_options(
-        add("rm", "delete a model's files", "rm hf:owner/repo:Q4_K_M --yes")
-    )
-    bench = add("bench", "measure how fast a model answers", "bench --model starter --json")
-    bench_command.add_options(bench)
-    tune = add("tune", "measure some splits and remember the fastest", "tune --model model.gguf")
-    tune_command.add_options(tune)
-    share_command.add_options(
-        add("share-gpus", "lend this machine's devices", "share-gpus --host 192.168.1.20")
-    )
-    settings_command.add_options(
-        add("settings", "show and change settings", "settings sampling.temperature 0.6")
-    )
-    plan = add("plan", "show what of a model would run where", "plan model.gguf --context 8192")
-    best = add(
-        "recommend",
-        "show which quantization, context and KV cache to take",
-        "recommend nemotron-ultra-253b --gpus '8x RTX 3090'",
-    )
-    best.add_argument(
-        "model", help="a known model without quantization, a GGUF file, or hf:owner/repo/file.gguf"
-    )
-    machine.add_machine(best)
-    least = add(
-        "hardware",
-        "show the least hardware that runs a model",
-        "hardware nemotron-ultra-253b:Q4_K_M --context 32768",
-    )
-    machine.add_model(least)
-    talk = add("chat", "chat in the terminal", "chat --model starter")
-    plan_command.add_options(plan)
-    talk.add_argument("--model", default="starter", help="a GGUF file, or `starter` (the default)")
-    talk.add_argument("--prompt", help="ask this, print the answer and end")
-    talk.add_argument("--system", help="system prompt")
-    talk.add_argument(
-        "--overflow",
-        choices=[str(overflow) for overflow in Overflow],
-        help="what to do when the context is full",
-    )
-    talk.add_argument("--max-tokens", type=_positive, help="longest answer in tokens")
-    kinds = [str(kind) for kind in KvCacheType]
-    for command in (plan, talk, bench, tune):
-        add_split_mode(command)
-    for command in (plan, talk, bench, tune, least):
-        command.add_argument(
-            "--context", type=_tokens, help="tokens, at least 256; automatic if left out"
-        )
-        command.add_argument("--kv-type-k", type=str.lower, choices=kinds)
-        command.add_argument("--kv-type-v", type=str.lower, choices=kinds)
-    for command in (talk, bench):
-        sampling_options.add_options(command)
-        command.add_argument("--layers", metavar="N,N", help="layers per device, by hand")
-    plan.add_argument("--layers", metavar="N,N", help="number of layers for each device, by hand")
+        for add in add_options:
+            add(command)
     return top
-
-
-def _tokens(text: str) -> int:
-    """A number of tokens: `32768`, `32,768` or `32k`."""
-    match = re.fullmatch(r"(-?\d+)(k?)", text.strip().lower().replace(",", ""))
-    if match is None:
-        raise argparse.ArgumentTypeError(f"{text} is no number of tokens such as 32768 or 32k")
-    return int(match[1]) * (1024 if match[2] else 1)
-
-
-def _positive(text: str) -> int:
-    value = int(text) if text.isdecimal() else 0
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not a number above 0")
-    return value
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -255,7 +262,7 @@ def _tune(options: argparse.Namespace, settings: Settings) -> int:
 
 
 def _chat(options: argparse.Namespace, settings: Settings) -> int:
-    return chat(options, settings, machine.model_path(options.model))
+    return chat_command.chat(options, settings, machine.model_path(options.model))
 
 
 _COMMANDS: dict[str, Callable[[argparse.Namespace, Settings], int]] = {

@@ -18,6 +18,14 @@ from app.settings.model import Settings
 KV_TYPES = (KvCacheType.F16, KvCacheType.Q8_0, KvCacheType.Q4_0)
 
 
+def add_options(command: argparse.ArgumentParser) -> None:
+    """The options of `recommend`."""
+    command.add_argument(
+        "model", help="a known model without quantization, a GGUF file, or hf:owner/repo/file.gguf"
+    )
+    machine.add_machine(command)
+
+
 def recommend(options: argparse.Namespace, settings: Settings) -> int:
     """Print the best choice and the matrix behind it; the exit code says whether anything fits."""
     layouts = machine.layouts(options.model)

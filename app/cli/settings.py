@@ -20,6 +20,14 @@ from app.settings.text import SettingError
 
 WIDTH = 100
 _LONGEST = 40
+_EMPTY = {
+    Control.TEXT: "",
+    Control.CODE: "",
+    Control.LINES: "",
+    Control.FOLDERS: "",
+    Control.BIASES: "[]",
+}
+"""What `none` stands for, as these are shown where they are empty."""
 
 
 def add_options(command: argparse.ArgumentParser) -> None:
@@ -47,7 +55,9 @@ def settings(options: argparse.Namespace, stored: Settings) -> int:
             changed = put(one, changed, options.value)
     if changed != stored:
         SettingsStore(paths.folders().config / "settings.json").save(changed)
-    wanted = tuple(dict.fromkeys(named)) if named or options.reset else entries()
+    wanted = (
+        tuple({one.key: one for one in named}.values()) if named or options.reset else entries()
+    )
     if options.json:
         print(json.dumps({one.key: _facts(one, changed) for one in wanted}, ensure_ascii=False))
     elif options.key is not None and options.value is None and not options.reset:
@@ -90,6 +100,8 @@ def put(one: Entry, before: Settings, text: str, model: Path | None = None) -> S
     Raises:
         AppError: It is not possible.
     """
+    if text.strip().lower() == "none" and not one.empty:
+        text = _EMPTY.get(one.control, text)
     try:
         value = one.parse(text)
         changed = one.put(before, value)

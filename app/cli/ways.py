@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import queue
 import sys
 from collections.abc import Callable
 
+from app.cli.context import Emit, Say
 from app.errors import AppError
 from app.events import AppEvent, WayOut, WaysOutFound
 from app.service import AppService
@@ -15,24 +15,19 @@ from app.settings.model import Settings
 class Ways:
     """What can be done now, numbered from 1."""
 
-    def __init__(
-        self,
-        service: AppService,
-        say: Callable[[str], None],
-        emit: Callable[..., None],
-    ) -> None:
+    def __init__(self, service: AppService, say: Say, emit: Emit) -> None:
         """Nothing is wrong yet; `say` prints for a person, `emit` an object for a program."""
         self._service, self._say, self._emit = service, say, emit
         self._found = WaysOutFound()
 
     def follow(
-        self, error: AppError, events: queue.Queue[AppEvent], notice: Callable[[AppEvent], None]
+        self, error: AppError, hear: Callable[[], AppEvent], tell: Callable[[AppEvent], None]
     ) -> bool:
         """Wait for the ways out of `error` and tell them; False if it has none that a setting takes."""
         if not self._service.ways.knows(error):
             return False
-        while not isinstance(event := events.get(), WaysOutFound):
-            notice(event)
+        while not isinstance(event := hear(), WaysOutFound):
+            tell(event)
         self.tell(event)
         return any(way.settings is not None for way in event.ways)
 

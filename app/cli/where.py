@@ -97,6 +97,13 @@ def addresses(name: str) -> tuple[Address, ...]:
     entry = entries.find(name)
     found = entries.addresses(entry, names.quantization(name.partition(":")[2])) if entry else ()
     if not found:
+        path = Path(name).expanduser()
+        if path.suffix == ".gguf" and not path.exists():
+            raise AppError(
+                f"There is no file {path.absolute()}.",
+                hint=f"Check its path, or name {MODEL}.",
+                kind=ErrorKind.USAGE,
+            )
         raise AppError(
             f"“{name}” names nothing on the Hub.",
             hint=f"Name {MODEL}; `models search WORDS` looks for one.",

@@ -18,6 +18,9 @@ _RPC = re.compile(
 _NO_ANSWER = re.compile(r"no RPC server answers at (\S+)")
 
 
+KILLED = "The system ended the engine, since no memory was left."
+
+
 class ShortOfMemoryError(AppError):
     """An allocation failed; `refusal` has what llama.cpp said of it."""
 
@@ -32,7 +35,7 @@ class ShortOfMemoryError(AppError):
         what = f" for the {refusal.part}" if refusal.part else ""
         super().__init__(
             f"There was not enough memory{' ' if place else ''}{place}.",
-            detail=f"{size}{what} could not be allocated.",
+            detail=KILLED if refusal.killed else f"{size}{what} could not be allocated.",
             hint="Choose a shorter context or a smaller KV cache type, or move layers to another device.",
             action=Action.OPEN_SPLIT,
             kind=ErrorKind.MEMORY,
@@ -191,6 +194,11 @@ def crashed(returncode: int | None, stderr: str, command: protocol.Load | None =
     )
 
 
+def starved() -> ShortOfMemoryError:
+    """The system killed the worker for lack of memory."""
+    return ShortOfMemoryError(Refusal(device=HOST, killed=True))
+
+
 def given_up() -> AppError:
     """A person ended an engine of which nothing was heard."""
     return AppError(
@@ -210,5 +218,5 @@ def _how(returncode: int | None) -> str:
         name = signal.Signals(-returncode).name
     except ValueError:
         name = f"signal {-returncode}"
-    killed = " (something killed it, perhaps for lack of memory)" if name == "SIGKILL" else ""
+    killed = ": something killed it" if name == "SIGKILL" else ""
     return f"It was ended by {name}{killed}."

@@ -6,6 +6,7 @@ import collections
 import contextlib
 import json
 import queue
+import signal
 import subprocess
 import threading
 from collections.abc import Callable, Mapping
@@ -38,6 +39,7 @@ class WorkerProcess:
         """
         self._said, self._ended = said, ended
         self._stderr: collections.deque[str] = collections.deque(maxlen=STDERR_LINES)
+        self._killed_before = processes.killed_for_memory()
         self._child = subprocess.Popen(
             processes.child_command("app.engine.worker"),
             stdin=subprocess.PIPE,
@@ -67,6 +69,12 @@ class WorkerProcess:
     def stderr(self) -> str:
         """The end of what it wrote there."""
         return "".join(self._stderr)
+
+    @property
+    def starved(self) -> bool:
+        """True if it was killed, and the system killed something for lack of memory since its start."""
+        killed = self._child.poll() == -signal.SIGKILL
+        return killed and processes.killed_for_memory() > self._killed_before
 
     def note(self, line: str) -> None:
         """Keep a line that is no message beside what it wrote to stderr."""

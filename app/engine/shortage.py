@@ -33,12 +33,14 @@ class Refusal:
             empty if it did not say.
         size_bytes: What was asked for; None if it did not say.
         free_bytes: What the device said was free at that moment; None if it was not asked.
+        killed: Nothing was refused, but the system ended the engine once no memory was left.
     """
 
     device: str = ""
     size_bytes: int | None = None
     part: Part = Part.UNKNOWN
     free_bytes: int | None = None
+    killed: bool = False
 
     def __str__(self) -> str:
         """The facts, for a log."""

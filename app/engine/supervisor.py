@@ -329,7 +329,11 @@ class EngineSupervisor:
         loading = self._state is EngineState.LOADING and stage in ("allocating", "warming_up")
         returncode = child.wait()
         self._end_child()
-        error = diagnose.crashed(returncode, child.stderr, self._command)
+        error = (
+            diagnose.starved()
+            if child.starved
+            else diagnose.crashed(returncode, child.stderr, self._command)
+        )
         if self._command is not None and files.changed(self._files):
             error = diagnose.file_changed(self._command.model_path, error.detail)
         step = safety.next_step(self._step, self._command)

@@ -61,16 +61,21 @@ def layout(text: str) -> ModelLayout:
 def relatives(model: ModelLayout) -> tuple[ModelLayout, ...]:
     """All quantizations of a model that is bundled, then smaller models at Q4_K_M, the nearest first."""
     found = [layout(name) for name in names()]
-    same = [name for name, each in zip(names(), found, strict=True) if _is_same(each, model)]
     smaller = [each for each in found if each.parameter_count < model.parameter_count]
-    if not same:
+    same = name_of(model)
+    if same is None:
         return ()
-    kinds = [layout(f"{same[0]}:{kind}") for kind in quantizations(same[0])]
+    kinds = [layout(f"{same}:{kind}") for kind in quantizations(same)]
     nearest = sorted(
         (each for each in smaller if not _is_same(each, model)),
         key=lambda each: -each.parameter_count,
     )
     return (*(dataclasses.replace(each, name=model.name) for each in kinds), *nearest)
+
+
+def name_of(model: ModelLayout) -> str | None:
+    """The bundled model that a file holds, whatever it calls itself; None if it is none."""
+    return next((name for name in names() if _is_same(layout(name), model)), None)
 
 
 def _is_same(one: ModelLayout, other: ModelLayout) -> bool:

@@ -60,6 +60,11 @@ class ChatService:
         return self._conversation.running
 
     @property
+    def resumable(self) -> bool:
+        """True if the last answer was cut off, and can go on."""
+        return self._conversation.resumable
+
+    @property
     def turn(self) -> int:
         """Number of the last turn begun."""
         return self._conversation.turn

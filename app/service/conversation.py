@@ -48,6 +48,12 @@ class Conversation:
             return self._session.running
 
     @property
+    def resumable(self) -> bool:
+        """True if the last answer can go on."""
+        with self._lock:
+            return self._session.resumable
+
+    @property
     def turn(self) -> int:
         """Number of the last turn begun; 0 if none was."""
         with self._lock:

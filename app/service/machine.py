@@ -35,6 +35,7 @@ def machine(
                 min(device.total_bytes, device.free_bytes + own.get(device.engine_name, 0))
                 - lost.get(device.id, 0),
             ),
+            others_bytes=min(device.total_bytes, device.others_bytes + lost.get(device.id, 0)),
         )
         for device in plan_devices(
             report,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import threading
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -47,10 +48,9 @@ class AppService:
         self.folders = paths.folders()
         self._store = SettingsStore(self.folders.config / "settings.json")
         self.settings, self._notices = self._store.load()
-        self._wanted = self.settings
-        self._plan_is_old = False
-        self._stored = self.settings
-        self._unsaved = False
+        self._wanted, self._plan_is_old = self.settings, False
+        self._stored, self._unsaved = self.settings, False
+        self._lock = threading.Lock()
         self._listeners = Listeners()
         self._emit = self._listeners.tell
         self._conversation = Conversation(self.settings.system_prompt)
@@ -61,12 +61,7 @@ class AppService:
         )
         tuned = TunedStore(self.folders.data / "tuned.json", engine_version())
         self.planning = Planning(
-            self.folders.models,
-            self.hardware,
-            self._jobs,
-            self._emit,
-            lambda: self.settings,
-            tuned,
+            self.folders.models, self.hardware, self._jobs, self._emit, lambda: self.settings, tuned
         )
         self.ways = WaysOutService(
             self.hardware,
@@ -89,7 +84,13 @@ class AppService:
             lambda: self.chat.idle(),
         )
         self.tuning = TuningService(
-            self.folders.data, self.hardware, self.planning, self.engine, tuned, self._listeners
+            self.folders.data,
+            self.hardware,
+            self.planning,
+            self.engine,
+            tuned,
+            self._listeners,
+            change=lambda settings: self.update_settings(settings, reload=True),
         )
         self.snapshots = SnapshotService(
             self.folders.data / "kv",
@@ -238,15 +239,13 @@ class AppService:
         self, settings: Settings, *, reload: bool = False, keep: bool = True
     ) -> None:
         """Store what changes if `keep`, plan again, and load again where `reload`."""
-        before, self.settings = self.settings, settings
+        before = self._change(lambda _before: settings, keep=keep)
         self._wanted = settings
         # Who asks for the same again waits for its plan, too.
         self._plan_is_old |= settings == before or replans(before, settings)
         if self._plan_is_old:
             self.ways.clear()
         servers_changed = settings.rpc_servers != before.rpc_servers
-        if keep:
-            self._remember(before)
         self._follow(before, settings)
 
         def job() -> None:
@@ -335,19 +334,23 @@ class AppService:
 
     def _keep(self, **changes: object) -> None:
         """Change settings that no plan depends on, and store them."""
-        before, self.settings = self.settings, self.settings.model_copy(update=changes)
-        self._remember(before)
+        self._change(lambda before: before.model_copy(update=changes), keep=True)
         self._jobs.submit(self._save)
 
-    def _remember(self, before: Settings) -> None:
-        """What differs from `before` is to be stored; what was given for this run alone stays so."""
-        changes = {
-            name: value
-            for name, value in self.settings
-            if value != getattr(before, name) == getattr(self._stored, name)
-        }
-        self._stored = self._stored.model_copy(update=changes)
-        self._unsaved = True
+    def _change(self, changed: Callable[[Settings], Settings], *, keep: bool) -> Settings:
+        """Put other settings in force; returns those before.
+
+        What differs from them is to be stored if `keep`; what was given for this run alone stays so.
+        """
+        with self._lock:
+            before = self.settings
+            self.settings = now = changed(before)
+            if keep:
+                old, kept = dict(before), dict(self._stored)
+                changes = {name: value for name, value in now if value != old[name] == kept[name]}
+                self._stored = self._stored.model_copy(update=changes)
+                self._unsaved = True
+        return before
 
     def _save(self) -> None:
         if self._unsaved:

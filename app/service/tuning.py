@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from datetime import date
 from pathlib import Path
 
@@ -55,6 +56,7 @@ class TuningService:
         engine: EngineService,
         store: TunedStore,
         listeners: Listeners,
+        change: Callable[[Settings], None],
     ) -> None:
         """Nothing is measured yet.
 
@@ -65,6 +67,7 @@ class TuningService:
             engine: Gives its memory away for the time.
             store: Takes what is found.
             listeners: Told of everything.
+            change: Puts other settings in force, stores them, and loads again.
         """
         self.effort = Effort()
         self._data = data
@@ -72,7 +75,7 @@ class TuningService:
         self._planning = planning
         self._engine = engine
         self._store = store
-        self._listeners = listeners
+        self._listeners, self._change = listeners, change
         self._worker = Worker("tuner", listeners.tell)
         self._tuner: Tuner | None = None
         self._cancelled = False
@@ -178,9 +181,14 @@ class TuningService:
         if before:
             self._engine.load()
 
+    def apply(self, index: int) -> None:
+        """Remember a measured plan, and load it."""
+        self._worker.submit(lambda: self._change(self.use(index)))
+
     def use(self, index: int) -> Settings:
         """Remember a measured plan for its model and this machine; returns the settings that give it.
 
+        This writes a file before it returns.
         Where the first one is a split by hand, those are the settings as they are.
         """
         settings, layout, result = self._settings, self._layout, self._results[index]

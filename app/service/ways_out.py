@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Callable, Iterator, Mapping
 
 from app import units
-from app.engine.diagnose import ServerLostError, ShortOfMemoryError
+from app.engine.diagnose import KILLED, ServerLostError, ShortOfMemoryError
 from app.engine.model import EngineEvent, EngineState, EngineStateChanged, TurnEnded
 from app.engine.shortage import Part, Refusal, device_id
 from app.errors import AppError
@@ -295,7 +295,9 @@ def _servers(plan: LoadPlan) -> dict[str, str]:
 
 def _seen(refusal: Refusal, short: Shortage, report: HardwareReport) -> Iterator[str]:
     """What was refused, and who took memory meanwhile."""
-    if refusal.size_bytes:
+    if refusal.killed:
+        yield KILLED
+    elif refusal.size_bytes:
         part = f" for the {refusal.part}" if refusal.part else ""
         yield f"{units.format_memory(refusal.size_bytes)}{part} could not be allocated there."
     elif refusal.part:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import uuid
+from collections.abc import Iterator
 from pathlib import Path
 
 _CODE = """
@@ -11,6 +14,9 @@ if "app.engine.worker" in " ".join(sys.orig_argv):
     if "TEST_MEMORY" in os.environ:
         size = int(os.environ["TEST_MEMORY"])
         resource.setrlimit(resource.RLIMIT_AS, (size, size))
+    if "TEST_CGROUP" in os.environ:
+        with open(os.environ["TEST_CGROUP"], "w") as members:
+            members.write(str(os.getpid()))
 if "app.engine.worker" in " ".join(sys.orig_argv):
     import builtins, ctypes, os, time
     real = builtins.__import__
@@ -79,6 +85,26 @@ if "app.engine.worker" in " ".join(sys.orig_argv):
 
     builtins.__import__ = patched
 """
+
+
+@contextlib.contextmanager
+def memory_group(limit_bytes: int) -> Iterator[Path]:
+    """A control group whose processes the kernel kills once they have used so much; yields its list of members.
+
+    Raises:
+        OSError: Nobody may make one here.
+    """
+    first = Path("/sys/fs/cgroup/memory")
+    root, name = (
+        (first, "memory.limit_in_bytes") if first.exists() else (first.parent, "memory.max")
+    )
+    group = root / f"ultra-launcher-{uuid.uuid4().hex}"
+    group.mkdir()
+    try:
+        (group / name).write_text(str(limit_bytes))
+        yield group / "cgroup.procs"
+    finally:
+        group.rmdir()
 
 
 class Faults:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from PySide6.QtCore import Qt
-from PySide6.QtWidgets import QHBoxLayout, QToolButton, QVBoxLayout, QWidget
+from PySide6.QtWidgets import QHBoxLayout, QWidget
 
 from app.chat.message import Summary
-from ui.chat.blocks import Text
+from ui.chat.folding import Folding
 from ui.widgets.labels import frame, label
 
 
@@ -32,32 +31,14 @@ class LeftOutLine(QWidget):
         self.text.setText(f"Left out of the prompt: {_plural(count)} above")
 
 
-class SummaryMark(QWidget):
+class SummaryMark(Folding):
     """One line below the messages that a summary stands for; unfolded, what it says."""
 
     def __init__(self, summary: Summary, parent: QWidget | None = None) -> None:
-        super().__init__(parent)
-        column = QVBoxLayout(self)
-        column.setContentsMargins(0, 0, 0, 0)
-        column.setSpacing(4)
-        self.head = QToolButton()
-        self.head.setProperty("kind", "link")
-        self.head.setCheckable(True)
-        self.head.setToolButtonStyle(Qt.ToolButtonStyle.ToolButtonTextBesideIcon)
-        self.head.toggled.connect(self._fold)
-        row = QHBoxLayout()
-        row.setSpacing(12)
-        row.addWidget(self.head)
-        row.addWidget(frame("rule"), 1)
-        self.body = Text()
-        self.body.setProperty("state", "muted")
-        self.body.setAccessibleName("Summary")
+        super().__init__("Summary", rule=True, parent=parent)
         self.body.set_markdown(summary.text)
-        column.addLayout(row)
-        column.addWidget(self.body)
         self._summary = summary
         self.set_newest(newest=True)
-        self._fold(False)
 
     def set_newest(self, *, newest: bool) -> None:
         """Only the newest is in the prompt; it includes the others."""
@@ -65,7 +46,3 @@ class SummaryMark(QWidget):
         what = f"Summary of {_plural(summary.messages)} above"
         sizes = f"{summary.tokens:,} tokens instead of {summary.replaced_tokens:,}"
         self.head.setText(f"{what} · {sizes if newest else 'part of a later one'}")
-
-    def _fold(self, opened: bool) -> None:
-        self.body.setVisible(opened)
-        self.head.setArrowType(Qt.ArrowType.DownArrow if opened else Qt.ArrowType.RightArrow)

@@ -30,6 +30,7 @@ class Transcript(QScrollArea):
         self._bubbles: list[Bubble] = []
         self._summaries: list[SummaryMark] = []
         self._left_out: LeftOutLine | None = None
+        self._marked: tuple[int, ...] = ()
         self._answer: Bubble | None = None
         self._pieces: list[str] = []
         self._thoughts: list[str] = []
@@ -62,11 +63,18 @@ class Transcript(QScrollArea):
         self.setWidget(content)
         bar = self.verticalScrollBar()
         bar.valueChanged.connect(self._scrolled)
-        bar.rangeChanged.connect(lambda _low, high: bar.setValue(high) if self._follow else None)
+        bar.rangeChanged.connect(self._grown)
 
     def sizeHint(self) -> QSize:
         """No more than it must have: it takes what is left."""
         return QSize(COLUMN_PX, LEAST_PX)
+
+    def _grown(self, _low: int, high: int) -> None:
+        """The column stays above the composer where a scroll bar takes room on one side."""
+        bar = self.verticalScrollBar()
+        self.setViewportMargins(bar.sizeHint().width() if high else 0, 0, 0, 0)
+        if self._follow:
+            bar.setValue(bar.maximum())
 
     def _scrolled(self, value: int) -> None:
         self._follow = value >= self.verticalScrollBar().maximum() - 8
@@ -153,15 +161,16 @@ class Transcript(QScrollArea):
         for widget in (*self._bubbles, *self._summaries, self._left_out):
             if widget is not None:
                 self._remove(widget)
-        self._bubbles, self._summaries, self._left_out = [], [], None
+        self._bubbles, self._summaries, self._left_out, self._marked = [], [], None, ()
         self._empty.show()
 
     # --- marks --------------------------------------------------------------------
 
     def mark_left_out(self, event: PromptRead) -> None:
         """Older messages were left out of the prompt."""
-        if not event.left_out:
+        if not event.left_out or event.left_out == self._marked:
             return
+        self._marked = event.left_out
         if self._left_out is None:
             self._left_out = LeftOutLine()
         self._left_out.set_count(len(event.left_out))

@@ -67,7 +67,7 @@ class OptionsColumn(QWidget):
         )
         count = len(layout.files)
         size = units.format_file_size(layout.file_size_bytes)
-        self._files.setText(f"{count}, {size}")
+        self._files.setText(size if count == 1 else f"{count:,}, {size}")
         self._steps = _steps(layout.context_length)
         self._slider.blockSignals(True)
         self._slider.setRange(0, len(self._steps) - 1)

@@ -21,6 +21,8 @@ from app.events import (
     ModelStudied,
     RepositoriesRead,
 )
+from app.gguf import bundled
+from app.gguf.model import ModelLayout
 from app.plan.overview import Cell
 from app.service import AppService
 from app.service.subjects import OfferKind, Subject, of_entry, of_local, of_repository
@@ -58,24 +60,35 @@ class ModelsController(QObject):
         self.view.verify_clicked.connect(self._verify)
         self.view.delete_clicked.connect(self._delete)
         models = service.models
-        self.view.opened.connect(self.open)
+        self.view.opened.connect(lambda key: self.open(key))
         self.view.searched.connect(lambda words, again: models.search(words, refresh=again))
         self.view.folder_clicked.connect(self._add_folder)
         self.page.back_clicked.connect(self.back)
-        self.page.related_clicked.connect(self.open)
+        self.page.related_clicked.connect(lambda key: self.open(key))
         self.page.cell_chosen.connect(self._cell_chosen)
         self.page.primary_clicked.connect(self._primary)
         self.page.card_clicked.connect(self._open_card)
 
     # --- what the person does -------------------------------------------------------
 
-    def open(self, key: str) -> None:
-        """The page of a model, named by its key."""
+    def open_way(self, quantization: str, model: ModelLayout) -> None:
+        """Where a way out begins with a download: the page that has it.
+
+        `quantization` is one of `model`, or of a relative, as `Remedy` names it; of a model that
+        nobody knows the list is shown.
+        """
+        relative, _, kind = quantization.rpartition(" at ")
+        entry = entries.find(relative or bundled.name_of(model) or "")
+        if entry is not None:
+            self.open(entry.id, kind)
+
+    def open(self, key: str, quantization: str = "") -> None:
+        """The page of a model, named by its key; `quantization` is chosen there, else the best."""
         subject = self._subject(key)
         if subject is None:
             return
         self._absent = "Asking the Hub for its files." if subject.repos else "Nowhere to be had."
-        self.page.set_subject(subject)
+        self.page.set_subject(subject, quantization)
         self.files.forget()
         self.pages.setCurrentWidget(self.page)
         self.show_offer()

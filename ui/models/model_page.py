@@ -54,6 +54,7 @@ class ModelPage(QWidget):
         self.offer = Offer(kind=OfferKind.NONE, words="Download")
         self._overview: Overview | None = None
         self._touched = self._all = False
+        self._wanted = ""
         outer = QVBoxLayout(self)
         outer.setContentsMargins(0, 0, 0, 0)
         outer.setSpacing(0)
@@ -172,9 +173,9 @@ class ModelPage(QWidget):
 
     # --- what is shown ------------------------------------------------------------
 
-    def set_subject(self, subject: Subject) -> None:
-        """Another model; everything of the one before is gone."""
-        self.subject, self._overview = subject, None
+    def set_subject(self, subject: Subject, wanted: str = "") -> None:
+        """Another model; everything of the one before is gone. `wanted` is chosen, else what is best."""
+        self.subject, self._overview, self._wanted = subject, None, wanted
         self._touched = self._all = False
         self.error.clear()
         self.projector.switch.setChecked(False)
@@ -234,9 +235,10 @@ class ModelPage(QWidget):
         self._show_answer(event.overview, done=done)
         if event.error is not None:
             self.reading.setText(str(event.error))
-        best = event.overview.best
-        if best is not None and not self._touched and done:
-            self.matrix.choose(best.name, best.best.plan.context)
+        named = [row for row in event.overview.rows if row.name == self._wanted]
+        chosen = named[0] if named else event.overview.best
+        if chosen is not None and not self._touched and done:
+            self.matrix.choose(chosen.name, chosen.best.plan.context)
             self._tell_chosen()
 
     def _show_matrix(self) -> None:
@@ -247,7 +249,7 @@ class ModelPage(QWidget):
         best = overview.best
         shown = names
         if len(names) > MOST_ROWS and not self._all:
-            keep = {*USUAL, self.matrix.chosen_name, best.name if best else ""}
+            keep = {*USUAL, self.matrix.chosen_name, self._wanted, best.name if best else ""}
             shown = [name for name in names if name in keep] or names
         sizes = {row.name: row.size_bytes for row in overview.rows}
         if not overview.pending:

@@ -83,7 +83,7 @@ class ModeTiles(QWidget):
 
 def _outcome(plan: LoadPlan | None) -> tuple[str, str]:
     if plan is None:
-        return "Layers as you set them", ""
+        return "As you set them", ""
     used = [share for share in plan.devices if share.layer_count]
     if not plan.runs:
         short = min(used, key=lambda share: share.left_bytes, default=None)

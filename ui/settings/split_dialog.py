@@ -248,11 +248,7 @@ class SplitDialog(QDialog):
         except ValueError as error:
             self._problem.setText(_words(error))
             return
-        self.take(chosen)
-
-    def take(self, settings: Settings) -> None:
-        """Apply these, and close."""
-        self.applied.emit(settings)
+        self.applied.emit(chosen)
         self.accept()
 
     def _find_fastest(self) -> None:

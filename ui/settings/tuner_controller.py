@@ -56,7 +56,8 @@ class TunerController(QObject):
 
     def _use(self, index: int) -> None:
         assert self._split is not None  # noqa: S101 - it was opened over it
-        self._split.take(self._service.tuning.use(index))
+        self._service.tuning.apply(index)
+        self._split.accept()
 
     def receive(self, event: TuningEvent) -> None:
         """One event, on the GUI thread."""

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 from collections.abc import Iterator
 from io import StringIO
+from pathlib import Path
 
 import psutil
 import pytest
@@ -78,9 +80,41 @@ def test_a_line_is_never_longer_than_the_terminal(monkeypatch: pytest.MonkeyPatc
     assert max(map(len, screen.getvalue().split("\r"))) == 59
 
 
+class Talk:
+    """One who types into a chat, and reads its events."""
+
+    def __init__(self, process: subprocess.Popen[str]) -> None:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        self.process, self._keys = process, process.stdin
+        self.lines: Iterator[dict[str, object]] = map(json.loads, process.stdout)
+
+    def say(self, text: str) -> None:
+        self._keys.write(f"{text}\n")
+        self._keys.flush()
+
+    def until(self, *kinds: str) -> dict[str, object]:
+        found = next(line for line in self.lines if line["type"] in (*kinds, "error"))
+        assert found["type"] in kinds, found
+        return found
+
+    def interrupt(self) -> None:
+        os.kill(self.process.pid, signal.SIGINT)
+
+    def end(self) -> None:
+        self._keys.close()
+        assert self.process.wait(30) == 0
+
+
 @pytest.fixture
-def process() -> Iterator[subprocess.Popen[str]]:
+def own_model(starter_model: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copy(starter_model, tmp_path / "model.gguf"))
+
+
+@pytest.fixture
+def process(own_model: Path) -> Iterator[subprocess.Popen[str]]:
     command = [sys.executable, "-c", IMPATIENT, "chat", "--json", "--context", "2048"]
+    command += ["--model", str(own_model)]
     process = subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
         env=processes.child_environment(),
@@ -94,69 +128,80 @@ def process() -> Iterator[subprocess.Popen[str]]:
 
 
 def test_an_engine_that_hangs_is_told_and_ctrl_c_ends_it(process: subprocess.Popen[str]) -> None:
-    assert process.stdin is not None
-    assert process.stdout is not None
-    lines: Iterator[dict[str, object]] = map(json.loads, process.stdout)
+    talk = Talk(process)
     stages = []
-    for line in lines:
+    for line in talk.lines:
         if line["type"] == "loading":
             stages.append(line["stage"])
         if line["type"] == "loaded":
             break
     assert list(dict.fromkeys(stages)) == ["reading", "allocating", "warming_up"]
-    process.stdin.write("Tell a very long story.\n")
-    process.stdin.flush()
-    said = next(line for line in lines if line["type"] == "text")["text"]
+    talk.say("Tell a very long story.")
+    said = talk.until("text")["text"]
     children = psutil.Process(process.pid).children(recursive=True)
     worker = next(c for c in children if "app.engine.worker" in c.cmdline())
     worker.suspend()
-    silent = next(line for line in lines if line["type"] == "silent")
-    assert silent["computing"] is False
-    os.kill(process.pid, signal.SIGINT)
-    ended = next(line for line in lines if line["type"] == "finished")
+    assert talk.until("silent")["computing"] is False
+    talk.interrupt()
+    ended = talk.until("finished")
     assert str(ended["text"]).startswith(str(said))
     assert "nothing was heard of it" in str(ended["error"])
     assert not worker.is_running()
-    process.stdin.write("Name a colour.\n")
-    process.stdin.flush()
-    assert next(line for line in lines if line["type"] == "text")["text"], "it loads again"
-    process.stdin.close()
-    os.kill(process.pid, signal.SIGINT)
-    assert next(line for line in lines if line["type"] == "finished")["error"] is None
-    assert process.wait(30) == 0
+    talk.say("Name a colour.")
+    assert talk.until("text")["text"], "it loads again"
+    talk.interrupt()
+    assert talk.until("finished")["error"] is None
+    talk.end()
 
 
 def test_commands_of_a_chat_that_was_unloaded(process: subprocess.Popen[str]) -> None:
-    assert process.stdin is not None
-    assert process.stdout is not None
-    lines: Iterator[dict[str, object]] = map(json.loads, process.stdout)
-
-    def say(text: str) -> None:
-        assert process.stdin is not None
-        process.stdin.write(f"{text}\n")
-        process.stdin.flush()
-
-    def until(kind: str) -> dict[str, object]:
-        found = next(line for line in lines if line["type"] in (kind, "error"))
-        assert found["type"] == kind, found
-        return found
-
-    until("loaded")
-    say("Tell a very long story.")
-    until("text")
-    os.kill(process.pid, signal.SIGINT)
-    begun = str(until("finished")["text"])
-    say("/unload save")
-    assert until("snapshot")["state"] == "saving"
-    assert until("snapshot")["state"] == "saved"
+    talk = Talk(process)
+    talk.until("loaded")
+    talk.say("Tell a very long story.")
+    talk.until("text")
+    talk.interrupt()
+    begun = str(talk.until("finished")["text"])
+    talk.say("/unload save")
+    assert talk.until("snapshot")["state"] == "saving"
+    assert talk.until("snapshot")["state"] == "saved"
     for no_way in ("/²", f"/{'9' * 5000}"):
-        say(no_way)
-    say("/continue")
-    until("loaded")
-    until("text")
-    os.kill(process.pid, signal.SIGINT)
-    whole = str(until("finished")["text"])
+        talk.say(no_way)
+    talk.say("/continue")
+    talk.until("loaded")
+    talk.until("text")
+    talk.interrupt()
+    whole = str(talk.until("finished")["text"])
     assert whole.startswith(begun)
     assert len(whole) > len(begun)
-    process.stdin.close()
-    assert process.wait(30) == 0
+    talk.end()
+
+
+def test_neither_ctrl_c_nor_a_load_that_fails_ends_the_chat(
+    process: subprocess.Popen[str], own_model: Path
+) -> None:
+    talk = Talk(process)
+    talk.until("loaded")
+    talk.say("Reply with one word.")
+    first = talk.until("prompt_read")["total"]
+    talk.until("finished")
+    talk.say("/unload")
+    away = own_model.rename(own_model.with_suffix(".away"))
+    talk.say("What is asked here is kept.")
+    failed = talk.until("error")
+    assert "model.gguf" in f"{failed['title']} {failed['detail']}"
+    away.rename(own_model)
+    for _ in range(20):  # the load is short: it may be over before it is stopped
+        talk.say("/reload")
+        talk.until("loading")
+        talk.interrupt()
+        if talk.until("stopped", "loaded")["type"] == "stopped":
+            break
+    else:
+        pytest.fail("no load was stopped")
+    talk.say("")
+    talk.until("loaded")
+    assert int(str(talk.until("prompt_read")["total"])) > 1.5 * int(str(first)), (
+        "it has the first turn"
+    )
+    assert talk.until("finished")["outcome"] == "complete"
+    talk.end()

@@ -1,19 +1,13 @@
-"""Models on disk from the command line: folders of the window, half-downloaded ones, offline, signals."""
+"""Models on disk from the command line: folders of the window, half-downloaded ones, offline."""
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
-import pty
 import re
-import select
 import shutil
 import signal
-import subprocess
-import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import huggingface_hub
@@ -21,11 +15,10 @@ import pytest
 
 from app.cli.main import main
 from app.download import preflight
-from app.download.model import DownloadState, DownloadStateChanged
 from app.service import AppService
 from app.settings.model import Settings
 from app.settings.store import SettingsStore
-from tests.app.download.conftest import QUICK, Stage, stage, wait_for
+from tests.app.download.conftest import Stage, stage, wait_for
 from tests.app.download.test_crash import flip
 from tests.app.download.test_pull import MODEL, NAME, events, model, pull_process
 from tests.app.service.test_models import Log
@@ -234,85 +227,6 @@ def test_offline_what_is_not_whole_or_not_right_is_no_success(
     assert main(["pull", MODEL]) == 9
 
 
-# --- projectors -------------------------------------------------------------
-
-PROJECTOR = "mmproj-F16.gguf"
-
-
-@pytest.fixture
-def seeing(stage: Stage, model: Path, starter_model: Path) -> Path:
-    """The model with a projector on the hub; returns where that is to go."""
-    shutil.copy(starter_model, stage.source / PROJECTOR)
-    stage.hub.add(f"org/model/{PROJECTOR}", stage.source / PROJECTOR)
-    return model / PROJECTOR
-
-
-def test_a_projector_comes_along_where_it_is_wanted(
-    stage: Stage, model: Path, seeing: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert main(["show", "hf:org/model"]) == 0
-    out = capsys.readouterr().out
-    assert "projector for pictures or sound, which this app does not run yet" in out
-    assert "--mmproj" in out
-    assert main(["pull", MODEL, "--json"]) == 0
-    assert not seeing.exists(), "nobody asked for it"
-    sent = stage.hub.sent_bytes
-    assert main(["pull", MODEL, "--mmproj", "--json"]) == 0
-    size = seeing.stat().st_size
-    assert size <= stage.hub.sent_bytes - sent < size + 100_000, "the model is here already"
-
-    capsys.readouterr()
-    assert main(["models"]) == 0
-    out = capsys.readouterr().out
-    assert f"with {PROJECTOR}, projector for pictures or sound" in out
-    assert main(["models", "--json"]) == 0
-    (one,) = (m for m in json.loads(capsys.readouterr().out)["on_disk"] if m["repo"])
-    assert one["projectors"] == [str(seeing)]
-    assert (one["state"], len(one["files"])) == ("complete", 3)
-
-    assert main(["verify", MODEL]) == 0
-    assert f"{seeing}: verified" in capsys.readouterr().out
-    assert main(["pull", SMALL, "--json"]) == 0
-    assert main(["rm", MODEL, "--yes"]) == 0
-    assert seeing.exists(), "another quantization is here that it is for"
-    assert main(["rm", SMALL, "--yes"]) == 0
-    assert not model.exists()
-
-
-def test_a_projector_that_is_wanted_later_joins_the_download_that_was_begun(
-    stage: Stage, model: Path, seeing: Path, home: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    halve(stage)
-    sent = stage.hub.sent_bytes
-    assert main(["pull", MODEL, "--mmproj", "--json"]) == 0
-    assert seeing.exists()
-    size = sum(file.stat().st_size for file in (stage.source / "split").iterdir())
-    assert stage.hub.sent_bytes - sent < size + seeing.stat().st_size - 4_000_000
-    assert not list((home / "data" / "downloads" / "jobs").iterdir()), "one entry of the queue"
-
-
-def test_a_repository_without_a_projector_says_so(
-    stage: Stage, model: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert main(["pull", MODEL, "--mmproj"]) == 3
-    assert "has no projector" in capsys.readouterr().err
-    assert not model.exists()
-
-
-def test_a_projector_alone_is_one_file(
-    stage: Stage, model: Path, seeing: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    alone = f"hf:org/model/{PROJECTOR}"
-    assert main(["pull", alone, "--json"]) == 0
-    capsys.readouterr()
-    assert main(["verify", alone]) == 0
-    assert capsys.readouterr().out == f"{seeing}: verified\n"
-    assert main(["models"]) == 0
-    assert PROJECTOR not in capsys.readouterr().out, "it is no model"
-    assert main(["rm", alone, "--yes"]) == 0
-    assert capsys.readouterr().out.startswith("Deleted 1 file, ")
-
-
 # --- rm and the queue -------------------------------------------------------
 
 
@@ -347,116 +261,6 @@ def test_a_download_that_has_not_begun_can_be_taken_out_of_the_queue(
     assert not list((home / "data" / "downloads" / "jobs").iterdir())
     assert not model.exists()
     assert main(["rm", MODEL, "--yes"]) == 3
-
-
-# --- signals ----------------------------------------------------------------
-
-
-def read_all(terminal: int, until: bytes = b"", timeout_s: float = 30.0) -> bytes:
-    """What a process writes to its terminal, to the end or until it has written something."""
-    got, deadline = b"", time.monotonic() + timeout_s
-    while time.monotonic() < deadline and not (until and until in got):
-        if select.select([terminal], [], [], 0.1)[0]:
-            try:
-                data = os.read(terminal, 65_536)
-            except OSError:  # nobody has it open any more
-                break
-            if not data:
-                break
-            got += data
-    return got
-
-
-@contextlib.contextmanager
-def in_terminal(stage: Stage, *arguments: str) -> Iterator[tuple[subprocess.Popen[bytes], int]]:
-    """`pull` as the leader of a session whose terminal is ours, once it shows how fast it is."""
-    ours, theirs = pty.openpty()
-    name = os.ttyname(theirs)
-    command = f"exec {sys.executable} -m app pull {' '.join(arguments)} <{name} >{name} 2>&1"
-    with subprocess.Popen(
-        ["sh", "-c", command],
-        env={**os.environ, "HF_ENDPOINT": stage.hub.endpoint, "TERM": "xterm", "COLUMNS": "120"},
-        start_new_session=True,
-    ) as process:
-        try:
-            shown = read_all(ours, until=b"MB/s")
-            os.close(theirs)
-            assert b"\x1b[?25l" in shown, "rich hides the cursor"
-            yield process, ours
-        finally:
-            process.kill()
-    with contextlib.suppress(OSError):  # hung up already
-        os.close(ours)
-
-
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
-def test_a_signal_leaves_the_terminal_as_it_was_and_keeps_the_state(
-    stage: Stage, model: Path, number: signal.Signals
-) -> None:
-    stage.hub.rate = 4_000_000
-    with in_terminal(stage, MODEL) as (process, terminal):
-        wait_for(lambda: stage.hub.sent_bytes > 8_000_000)
-        process.send_signal(number)
-        shown = read_all(terminal)
-        assert process.wait(30) == 128 + number
-    text = shown.decode()
-    assert "\x1b[?25h" in text, "the cursor is visible again"
-    assert "\x1b[?25l" not in text
-    assert "Traceback" not in text
-    assert re.search(r"Paused at .*goes on from there\.\r\n$", text)
-    stage.hub.rate, sent = None, stage.hub.sent_bytes
-    size = sum(file.stat().st_size for file in (stage.source / "split").iterdir())
-    with pull_process(stage, MODEL, "--json") as again:
-        out, err = again.communicate()
-    assert again.returncode == 0, err
-    assert json.loads(out.splitlines()[-1])["state"] == "done"
-    assert stage.hub.sent_bytes - sent < size - 4_000_000
-
-
-def test_a_terminal_that_hangs_up_pauses_the_download(stage: Stage, model: Path) -> None:
-    stage.hub.rate = 4_000_000
-    with in_terminal(stage, MODEL) as (process, terminal):
-        wait_for(lambda: stage.hub.sent_bytes > 4_000_000)
-        os.close(terminal)
-        assert process.wait(30) == 128 + signal.SIGHUP
-    stage.hub.rate = None
-    with pull_process(stage, MODEL, "--json") as again:
-        _, err = again.communicate()
-    assert again.returncode == 0, err
-
-
-def test_nohup_stays_in_force(stage: Stage, model: Path) -> None:
-    stage.hub.rate = 30_000_000
-    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    try:
-        process = pull_process(stage, MODEL, "--json")
-    finally:
-        signal.signal(signal.SIGHUP, before)
-    with process:
-        wait_for(lambda: stage.hub.sent_bytes > 1_000_000)
-        process.send_signal(signal.SIGHUP)
-        out, err = process.communicate()
-    assert process.returncode == 0, err
-    assert json.loads(out.splitlines()[-1])["state"] == "done"
-
-
-def test_a_download_paused_by_a_signal_is_paused_in_the_window(stage: Stage, model: Path) -> None:
-    stage.hub.rate = 4_000_000
-    with pull_process(stage, MODEL) as process:
-        wait_for(lambda: stage.hub.sent_bytes > 4_000_000)
-        process.terminate()
-        process.communicate()
-    assert process.returncode == 128 + signal.SIGTERM
-    service, log = AppService(), Log()
-    service.downloads._timing = QUICK
-    service.subscribe(log)
-    try:
-        service.downloads.start()
-        event = log.wait(DownloadStateChanged)
-        assert event.download.state is DownloadState.PAUSED
-        assert event.download.progress.written_bytes > 2_000_000
-    finally:
-        service.close()
 
 
 # --- the same command goes on -----------------------------------------------

@@ -12,7 +12,8 @@ import pytest
 
 from app.cli.main import main
 from app.settings.store import SettingsStore
-from tests.app.cli.test_on_disk import SMALL, read_all
+from tests.app.cli.test_on_disk import SMALL
+from tests.app.cli.test_pull_signals import read_all
 from tests.app.download.conftest import Stage, stage
 from tests.app.download.test_pull import model
 

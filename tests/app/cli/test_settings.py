@@ -37,6 +37,13 @@ def test_settings_are_shown_changed_and_reset(capsys: Captured) -> None:
     _code, out, _err = run(capsys, "settings", "context")
     assert "It takes effect when the model is loaded." in out
     assert "Now      32,768 tokens\nDefault  Automatic" in out
+    for key in ("system_prompt", "sampling.logit_bias", "sampling.grammar"):
+        value = '[["a", 1]]' if key.endswith("bias") else 'root ::= "a"'
+        assert facts(capsys, key, value)[key]["set"]
+        assert not facts(capsys, key, "none")[key]["value"], (
+            "as the list shows it where it is empty"
+        )
+        facts(capsys, "--reset", key)
     found = facts(capsys, "--reset", "context", "--reset", "sampling.top_p")
     assert found.keys() == {"context", "sampling.top_p"}
     assert facts(capsys)["download_limit"]["set"] is True

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import queue
+import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -185,3 +187,28 @@ def test_a_model_that_cannot_be_read_changes_nothing(
 def test_a_path_that_is_no_text_is_refused_in_words(desk: Desk, tmp_path: Path) -> None:
     desk.service.choose_model(tmp_path / "caf\udce9.gguf")
     assert "caf?.gguf has bytes that are no UTF-8 text" in desk.failure()
+
+
+def test_changes_from_several_threads_all_hold_and_are_stored(desk: Desk, home: Path) -> None:
+    interval = sys.getswitchinterval()
+
+    def prompts() -> None:
+        for number in range(300):
+            desk.service.set_system_prompt(str(number))
+
+    def rules() -> None:
+        for number in range(300):
+            desk.service.change_download_rules(1000 + number, None)
+
+    threads = [threading.Thread(target=prompts), threading.Thread(target=rules)]
+    sys.setswitchinterval(1e-6)
+    try:
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    finally:
+        sys.setswitchinterval(interval)
+    desk.service.close()
+    found = stored(home)
+    assert (found["system_prompt"], found["download_limit"]) == ("299", 1299)

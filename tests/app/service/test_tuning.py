@@ -85,9 +85,9 @@ def test_what_is_found_is_in_the_next_plan_and_a_cancel_gives_back_what_was_load
     assert service.engine.loaded is None
     chosen = ended.results[1]
     assert chosen.turn_s
-    settings = service.tuning.use(1)
-    service.update_settings(settings, reload=True)
+    service.tuning.apply(1)
     until(events, is_a(ModelLoaded))
+    settings = service.settings
     plan = service.engine.loaded_plan
     assert plan is not None
     assert plan.note.startswith("Measured fastest on ")

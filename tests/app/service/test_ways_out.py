@@ -15,6 +15,7 @@ import pytest
 
 from app.chat.events import AnswerExtended, TurnFinished
 from app.engine.model import EngineState, EngineStateChanged, ModelLoaded
+from app.errors import ErrorKind
 from app.events import (
     AppEvent,
     HardwareDetected,
@@ -26,7 +27,7 @@ from app.events import (
 from app.service import AppService
 from app.settings.model import Settings
 from app.units import MIB
-from tests.helpers.faults import Faults
+from tests.helpers.faults import Faults, memory_group
 from tests.helpers.rpc import Cable, leave, rpc_server_at, rpc_servers, server_at
 
 TIMEOUT_S = 60
@@ -115,6 +116,14 @@ def test_a_kv_cache_that_a_device_refuses(client: Client) -> None:
                 break
             found = client.ways()
         assert loaded is not None
+        lost = client.service.hardware.lost
+        machine = client.service.hardware.machine(client.service.settings)
+        assert lost
+        assert machine is not None
+        for device in machine.devices:
+            assert device.others_bytes >= lost.get(device.id, 0), (
+                "what was refused is not drawn as free"
+            )
         assert not client.service.ways.found.sentence
         assert client.ask()
 
@@ -140,6 +149,38 @@ def test_main_memory_that_is_refused(
     client.service.refresh_hardware()
     client.until(PlanChanged)
     assert not client.service.hardware.lost, "a person looked again: it may work now"
+
+
+def test_an_engine_that_the_system_kills_for_lack_of_memory(
+    client: Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTHONPATH", Faults(tmp_path).python_path)
+    monkeypatch.setenv("TEST_FAULT", str(tmp_path / "none"))
+    with contextlib.ExitStack() as stack:
+        try:
+            members = stack.enter_context(memory_group(500 * MIB))
+        except OSError as reason:
+            pytest.skip(f"no control group can be made here: {reason}")
+        stack.callback(client.service.engine.close)
+        monkeypatch.setenv("TEST_CGROUP", str(members))
+        client.planned(context=65_536)
+        client.service.engine.load()
+        error = client.until(EngineStateChanged, lambda e: e.error is not None).error
+        assert error is not None
+        assert error.kind is ErrorKind.MEMORY
+        found = client.ways()
+        assert found.sentence.startswith("Main memory is about ")
+        assert "The system ended the engine, since no memory was left." in found.detail
+        assert not (client.service.folders.data / "safety.json").exists(), "they help nothing here"
+        for _ in range(5):
+            client.service.take(found.ways[0])
+            event = client.until(
+                EngineStateChanged, lambda e: e.state is EngineState.READY or e.error is not None
+            )
+            if event.error is None:
+                break
+            found = client.ways()
+        assert client.ask()
 
 
 def test_a_server_that_is_gone_when_it_is_loaded(client: Client) -> None:

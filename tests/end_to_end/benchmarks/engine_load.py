@@ -1,6 +1,8 @@
 """Loading through worker, protocol and supervisor against the same two calls of llama.cpp, in turns.
 
-Run: `python -m tests.end_to_end.benchmarks.engine_load [MODEL ...] [--pairs 5]`
+Run: `python -m tests.end_to_end.benchmarks.engine_load [MODEL ... | --large] [--pairs 5]`
+
+`--large` loads a made-up model of 4.1 GB, whose weights are all zero and take no disk.
 
 Theirs is a child that imports the bindings, loads and makes the context, and does nothing else: no
 progress, no log, no device list. Compared are the load itself, and the whole from the start of the
@@ -14,6 +16,7 @@ import json
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -21,6 +24,7 @@ from app import processes
 from app.catalog import starter
 from app.engine.model import ModelLoaded
 from tests.helpers.engines import engine, is_loaded, load
+from tests.helpers.models import Header
 
 PLAIN = """
 import ctypes, json, sys, time
@@ -68,23 +72,64 @@ def ours(model: Path, mode: str) -> tuple[float, float]:
     return loaded.loaded.duration_s, whole
 
 
+def large(path: Path) -> Path:
+    """A model with the shape of Llama 3.1 8B at Q4_0."""
+    hidden, width, kv, layers = 4096, 14_336, 1024, 32
+    header = Header("llama", 32_000)
+    header.numbers = {
+        "block_count": layers,
+        "context_length": 8192,
+        "embedding_length": hidden,
+        "feed_forward_length": width,
+        "attention.head_count": 32,
+        "attention.head_count_kv": 8,
+        "rope.freq_base": 10_000.0,
+        "rope.dimension_count": 128,
+        "attention.layer_norm_rms_epsilon": 1e-5,
+    }
+    header.add("token_embd.weight", hidden, header.vocabulary, kind="Q4_0")
+    header.add("output_norm.weight", hidden)
+    header.add("output.weight", hidden, header.vocabulary, kind="Q6_K")
+    shapes = {
+        "attn_q": (hidden, hidden),
+        "attn_k": (hidden, kv),
+        "attn_v": (hidden, kv),
+        "attn_output": (hidden, hidden),
+        "ffn_gate": (hidden, width),
+        "ffn_up": (hidden, width),
+        "ffn_down": (width, hidden),
+    }
+    for layer in range(layers):
+        for name in ("attn_norm", "ffn_norm"):
+            header.add(f"blk.{layer}.{name}.weight", hidden)
+        for name, shape in shapes.items():
+            header.add(f"blk.{layer}.{name}.weight", *shape, kind="Q4_0")
+    return header.write(path)
+
+
+def compare(model: Path, mode: str, count: int) -> None:
+    """Measure in turns, and print the medians."""
+    theirs(model, mode)  # the file is in the cache for both
+    pairs = [(ours(model, mode), theirs(model, mode)) for _ in range(count)]
+    print(f"{model.name}, {mode}, {count} pairs:")
+    for index, what in enumerate(("load and context", "from the process's start")):
+        mine, plain = (statistics.median(pair[side][index] for pair in pairs) for side in (0, 1))
+        ratio = statistics.median(pair[0][index] / pair[1][index] for pair in pairs)
+        print(f"  {what:24} {mine:6.3f} s, llama.cpp {plain:6.3f} s, ratio {ratio:.2f}")
+
+
 def main() -> None:
     """Print the medians."""
     parser = argparse.ArgumentParser()
-    parser.add_argument("models", nargs="*", type=Path, default=[starter.bundled_model()])
+    parser.add_argument("models", nargs="*", type=Path)
+    parser.add_argument("--large", action="store_true")
     parser.add_argument("--pairs", type=int, default=5)
     options = parser.parse_args()
-    for model in options.models:
-        for mode in ("mapped", "read"):
-            theirs(model, mode)  # the file is in the cache for both
-            pairs = [(ours(model, mode), theirs(model, mode)) for _ in range(options.pairs)]
-            print(f"{model.name}, {mode}, {options.pairs} pairs:")
-            for index, what in enumerate(("load and context", "from the process's start")):
-                mine, plain = (
-                    statistics.median(pair[side][index] for pair in pairs) for side in (0, 1)
-                )
-                ratio = statistics.median(pair[0][index] / pair[1][index] for pair in pairs)
-                print(f"  {what:24} {mine:6.3f} s, llama.cpp {plain:6.3f} s, ratio {ratio:.2f}")
+    with tempfile.TemporaryDirectory() as folder:
+        made = [large(Path(folder, "large.gguf"))] if options.large else []
+        for model in options.models or made or [starter.bundled_model()]:
+            for mode in ("mapped", "read"):
+                compare(model, mode, options.pairs)
 
 
 if __name__ == "__main__":

@@ -29,8 +29,8 @@ def test_reasoning_is_open_while_it_runs_and_folds_when_the_answer_is_there(qtbo
     view.extend(extended(THOUGHT, PartKind.REASONING))
     (thought,) = view.findChildren(Thought)
     qtbot.waitUntil(thought.isVisible)
-    assert thought._body.isVisible()
-    assert thought._body.toPlainText() == THOUGHT
+    assert thought.body.isVisible()
+    assert thought.body.toPlainText() == THOUGHT
     view.extend(extended("Four.", PartKind.TEXT))
     parts = (
         Part(kind=PartKind.REASONING, text=THOUGHT, tokens=12, seconds=1.5),
@@ -42,10 +42,10 @@ def test_reasoning_is_open_while_it_runs_and_folds_when_the_answer_is_there(qtbo
     )  # fmt: skip
     answer = Message(role=Role.ASSISTANT, text="Four.", parts=parts, stats=stats)
     view.finish_turn(TurnFinished(turn=1, answer=answer))
-    assert not thought._body.isVisible()
-    assert "12 tokens" in thought._head.text()
-    thought._head.click()
-    assert thought._body.isVisible()
+    assert not thought.body.isVisible()
+    assert "12 tokens" in thought.head.text()
+    thought.head.click()
+    assert thought.body.isVisible()
     if folder := os.environ.get("PICTURES"):
         view.grab().save(str(Path(folder) / "thought.png"))
     view.start_turn(Message(role=Role.USER, text="And 3?"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import pytest
@@ -19,9 +20,11 @@ from app.gguf import bundled
 from app.plan import overview, recommend
 from app.plan.model import PlanHost, Verdict
 from app.plan.overview import Fit, Machine, Overview
+from app.service import AppService
 from app.service.subjects import Offer, OfferKind, of_entry
 from app.units import GIB
 from tests.helpers.machines import cards
+from ui.models.controller import ModelsController
 from ui.models.matrix import FIRST, Matrix, cell_text
 from ui.models.model_page import ModelPage
 from ui.models.models_view import ModelsView
@@ -213,6 +216,23 @@ def test_a_machine_without_room_is_told_no_and_the_nearest_is_chosen(page: Model
     page.set_studied(ModelStudied(key="k", overview=Overview(machine=small, rows=rows)))
     assert page.answer.word.text() == "No"
     assert page.matrix.chosen_name == "IQ1_S"
+
+
+def test_a_way_out_opens_the_page_on_what_is_to_be_downloaded(
+    qtbot: QtBot, rows: tuple[overview.Row, ...]
+) -> None:
+    service = AppService()
+    controller = ModelsController(service)
+    qtbot.addWidget(controller.pages)
+    other_name = dataclasses.replace(bundled.layout("nemotron-ultra-253b"), name="my upload")
+    relative = bundled.layout("nemotron-super-49b").name
+    controller.open_way(f"{relative} at Q4_K_M", other_name)
+    assert controller.page.title.text() == relative
+    controller.open_way("IQ4_XS", other_name)
+    assert "Ultra" in controller.page.title.text()
+    controller.page.set_studied(ModelStudied(key="k", overview=Overview(machine=EIGHT, rows=rows)))
+    assert controller.page.matrix.chosen_name == "IQ4_XS", "though Q4_K_M is the best that fits"
+    service.close()
 
 
 def test_an_error_stays_until_it_is_dismissed_or_replaced(page: ModelPage) -> None:

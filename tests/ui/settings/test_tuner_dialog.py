@@ -130,21 +130,16 @@ def service() -> Iterator[AppService]:
     service.close()
 
 
-def test_the_service_is_asked_and_its_settings_are_put_in_force(
+def test_the_service_is_asked_and_what_it_found_is_put_in_force(
     qtbot: QtBot, service: AppService, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     calls: list[tuple[str, object]] = []
-    tuning, wanted, found = service.tuning, Settings(context=8192), Settings(context=4096)
+    tuning, wanted = service.tuning, Settings(context=8192)
     monkeypatch.setattr(tuning, "propose", lambda settings: calls.append(("propose", settings)))
     monkeypatch.setattr(tuning, "start", lambda settings: calls.append(("start", settings)))
     monkeypatch.setattr(tuning, "cancel", lambda: calls.append(("cancel", None)))
     monkeypatch.setattr(tuning, "restore", lambda: calls.append(("restore", None)))
-
-    def use(index: int) -> Settings:
-        calls.append(("use", index))
-        return found
-
-    monkeypatch.setattr(tuning, "use", use)
+    monkeypatch.setattr(tuning, "apply", lambda index: calls.append(("apply", index)))
     split = SplitDialog(wanted, (), 31, lambda _settings, *, limits=True: None)
     qtbot.addWidget(split)
     controller = TunerController(service, split)
@@ -160,10 +155,9 @@ def test_the_service_is_asked_and_its_settings_are_put_in_force(
     for index, result in enumerate(RESULTS):
         controller.receive(CandidateMeasured(index=index, result=result))
     controller.receive(TuningEnded(results=RESULTS, kept=1, cancelled=True))
-    with qtbot.waitSignal(split.applied) as applied:
+    with qtbot.waitSignal(split.accepted):
         dialog.use_button.click()
-    assert applied.args == [found]
-    assert calls == [("propose", wanted), ("start", wanted), ("cancel", None), ("use", 1)]
+    assert calls == [("propose", wanted), ("start", wanted), ("cancel", None), ("apply", 1)]
 
 
 def test_plans_that_are_told_after_the_dialogs_are_gone_are_no_error(
