@@ -13,6 +13,7 @@ import functools
 import importlib.metadata
 import socket
 import struct
+import time
 from collections.abc import Sequence
 
 CONNECT_TIMEOUT_S = 3.0
@@ -118,10 +119,11 @@ def check_rpc_server(endpoint: str) -> None:
         raise RpcError(f"no RPC server answers at {endpoint}") from error
     answer = b""
     with connection:
-        connection.settimeout(ANSWER_TIMEOUT_S)
+        deadline = time.monotonic() + ANSWER_TIMEOUT_S
         try:
             connection.sendall(_HELLO)
             while len(answer) < _HELLO_ANSWER.size:
+                connection.settimeout(max(0.001, deadline - time.monotonic()))
                 data = connection.recv(_HELLO_ANSWER.size - len(answer))
                 if not data:
                     break

@@ -11,7 +11,13 @@ from app import processes
 
 def main() -> int:
     """The program's entry; returns the exit code."""
-    arguments = sys.argv[1:]
+    try:
+        return _main(sys.argv[1:])
+    except KeyboardInterrupt:  # while modules are still read; later, commands see to it themselves
+        return 130
+
+
+def _main(arguments: list[str]) -> int:
     if arguments[:1] == [processes.CHILD_SWITCH]:
         sys.argv = arguments[1:]
         runpy.run_module(arguments[1], run_name="__main__")

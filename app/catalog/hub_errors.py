@@ -55,7 +55,7 @@ def as_app_errors(name: str) -> Iterator[None]:
     except (httpx2.ConnectError, httpx2.ProxyError, httpx2.UnsupportedProtocol) as error:
         raise AppError(
             f"{name} cannot be read: the Hub cannot be reached.",
-            detail=str(error),
+            detail=f"{error}.",
             hint="Check the network and proxy, and HF_ENDPOINT if it is set.",
             kind=ErrorKind.NETWORK,
         ) from error

@@ -100,12 +100,14 @@ class TurnFinished:
 class QuestionReturned:
     """Event: the last message does not fit into the context, and is no longer part of the chat.
 
-    Its `text` goes back to where it was written; `error` says what can be done.
+    Its `text` goes back to where it was written; `error` says what can be done. With all that it
+    follows it has so many `tokens`.
     """
 
     turn: int
     text: str
     error: AppError
+    tokens: int = 0
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)

@@ -295,7 +295,9 @@ class ChatSession:
         self._resumed = None
         if event.context_full and event.error is not None and resumed is None:
             question = self._messages.pop()
-            return QuestionReturned(turn=event.turn, text=question.text, error=event.error)
+            return QuestionReturned(
+                turn=event.turn, text=question.text, error=event.error, tokens=event.tokens
+            )
         answer = self._answer(
             _OUTCOMES[finished.reason] if finished else Outcome.INTERRUPTED,
             _stats(finished) if finished else None,

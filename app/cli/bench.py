@@ -12,6 +12,7 @@ from pathlib import Path
 
 from app import units
 from app.chat.events import AnswerExtended, PromptRead, QuestionReturned, TurnFinished
+from app.cli.load_line import LoadLine
 from app.cli.split import take_split
 from app.engine.filler import filler
 from app.engine.model import EngineStateChanged, ModelLoaded
@@ -47,7 +48,11 @@ class Run:
 
 def add_options(command: argparse.ArgumentParser) -> None:
     """The command's own options."""
-    command.add_argument("--model", default="starter", help="a GGUF file, or `starter`")
+    command.add_argument(
+        "--model",
+        default="starter",
+        help="a GGUF file, `starter`, or one that was pulled, by its name",
+    )
     command.add_argument("--threads", type=_count, help="threads; automatic if left out")
     command.add_argument("--prompt-tokens", type=_count, default=512, help="tokens to process")
     command.add_argument("--tokens", type=_two_or_more, default=128, help="tokens to generate")
@@ -85,12 +90,13 @@ def bench(options: argparse.Namespace, settings: Settings, model: Path) -> int:
         changes["threads"] = options.threads
     service = AppService()
     service.settings = settings.model_copy(update=changes)
+    measurement = _Measurement(service)
     try:
-        measurement = _Measurement(service)
         loaded = measurement.load(model, options)
         plan = service.engine.loaded_plan
         runs = measurement.runs(options.prompt_tokens, options.tokens, options.runs)
     finally:
+        measurement.line.clear()
         service.close()
     assert plan is not None  # noqa: S101 - it is loaded
     _print(options, model, loaded, plan, runs)
@@ -153,10 +159,15 @@ def _print(
 
 
 class _Measurement:
-    """Hears the service's events, each with the time of its arrival."""
+    """Hears the service's events, each with the time of its arrival.
+
+    Attributes:
+        line: How far it is, on a terminal: a large model loads for minutes.
+    """
 
     def __init__(self, service: AppService) -> None:
         self._service = service
+        self.line = LoadLine()
         self._events: queue.SimpleQueue[tuple[float, AppEvent]] = queue.SimpleQueue()
         service.subscribe(lambda event: self._events.put((time.perf_counter(), event)))
 
@@ -168,6 +179,8 @@ class _Measurement:
             if isinstance(event, PlanChanged):
                 take_split(options, self._service, event.plan)
                 self._service.engine.load()
+            elif isinstance(event, EngineStateChanged) and self.line.terminal:
+                self.line.show(event)
             elif isinstance(event, ModelLoaded):
                 return event
 
@@ -186,6 +199,7 @@ class _Measurement:
 
         The second is as long as what is measured: memory that is touched for the first time is slow.
         """
+        self.line.say("Warming up")
         self._ask(filler(0, CALIBRATION), 2)
         overhead = self._ask(filler(1, prompt_tokens), 2).prompt_tokens - prompt_tokens
         words = prompt_tokens - overhead
@@ -195,7 +209,11 @@ class _Measurement:
                 hint="Measure with more --prompt-tokens.",
                 kind=ErrorKind.USAGE,
             )
-        return [self._ask(filler(start, words), tokens) for start in range(2, count + 2)]
+        found = []
+        for number in range(1, count + 1):
+            self.line.say(f"Measuring: run {number} of {count}")
+            found.append(self._ask(filler(number + 1, words), tokens))
+        return found
 
     def _ask(self, text: str, tokens: int) -> Run:
         self._service.chat.new_chat()

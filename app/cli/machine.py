@@ -13,6 +13,7 @@ from app import paths, units
 from app.catalog import entries, hub, names, repository, starter
 from app.catalog.model import ModelEntry
 from app.catalog.search import HubLookUps
+from app.cli import where
 from app.errors import AppError, ErrorKind
 from app.gguf.model import ModelLayout
 from app.gguf.reader import read_layout, read_layout_from
@@ -70,9 +71,27 @@ def add_machine(command: argparse.ArgumentParser) -> None:
 
 
 def model_path(name: str) -> Path:
-    """The file that a MODEL argument names."""
-    if name == "starter":
+    """The file that a MODEL argument names.
+
+    Raises:
+        AppError: There is no such model, or it is not on this machine.
+    """
+    entry = catalog_entry(name)
+    if name == "starter" or (entry is not None and entry.starter):
         return starter.ensure(paths.folders().models)
+    if entry is not None or hub.is_address(name):
+        return where.on_this_machine(name)
+    no_file = not name or not Path(name).expanduser().exists()
+    if no_file and (":" in name or not _FILE_LIKE.search(name)):
+        close = difflib.get_close_matches(name.lower(), [e.id for e in entries.entries()], 3, 0.3)
+        raise AppError(
+            f"There is no model “{name}”.",
+            hint=f"{f'Did you mean {close[0]}? ' if close else ''}"
+            "Name a GGUF file, `starter`, hf:owner/repo/file.gguf, or one of "
+            f"{', '.join(e.id for e in entries.entries())} with a quantization, such as "
+            "nemotron-ultra-253b:Q4_K_M.",
+            kind=ErrorKind.MODEL_FILE,
+        )
     return Path(name).expanduser()
 
 
@@ -87,17 +106,6 @@ def layout(name: str) -> ModelLayout:
     entry = catalog_entry(name)
     if entry is not None:
         return _known(entry, name.partition(":")[2])
-    no_file = name not in ("", "starter") and not Path(name).expanduser().exists()
-    if no_file and (":" in name or not _FILE_LIKE.search(name)):
-        close = difflib.get_close_matches(name.lower(), [e.id for e in entries.entries()], 3, 0.3)
-        raise AppError(
-            f"There is no model “{name}”.",
-            hint=f"{f'Did you mean {close[0]}? ' if close else ''}"
-            "Name a GGUF file, `starter`, hf:owner/repo/file.gguf, or one of "
-            f"{', '.join(e.id for e in entries.entries())} with a quantization, such as "
-            "nemotron-ultra-253b:Q4_K_M.",
-            kind=ErrorKind.MODEL_FILE,
-        )
     return starter.named(read_layout(model_path(name)))
 
 

@@ -177,6 +177,12 @@ def show(options: argparse.Namespace, _settings: Settings) -> int:
         return _show_repository(options)
     entry = entries.find(options.model)
     if entry is None:
+        if Path(options.model).expanduser().is_file():
+            raise AppError(
+                f"{options.model} is a file, and has no page.",
+                hint=f"`ultra-launcher plan {options.model}` says what is in it.",
+                kind=ErrorKind.USAGE,
+            )
         raise AppError(
             f"There is no model “{options.model}” in the catalog.",
             hint=f"Name one of {', '.join(e.id for e in entries.entries())}, or a repository as "

@@ -54,8 +54,8 @@ def recommend(options: argparse.Namespace, settings: Settings) -> int:
         for line in plan_text.speed_lines(rate) if fits else ():
             print(line)
         for number, choice in enumerate(relatives):
-            words = "fits too" if number else "the nearest relative that fits"
-            print(f"{choice.layout.name}, {words}: {recommendation.reason(choice)}")
+            words = " fits too" if number else ", the nearest relative that fits"
+            print(f"{choice.layout.name}{words}: {recommendation.reason(choice)}")
         lacking = _lacking(choices, devices, host)
         print(f"\n{_table(choices, lacking)}")
     return 0 if fits else 4
@@ -135,6 +135,8 @@ def _table(choices: Sequence[recommendation.Choice], lacking: Mapping[tuple[str,
         "f16, q8_0, q4_0: it fits with this KV cache. +n: GiB that the fullest device lacks at q4_0; "
         "it runs with a part in main memory. –: too large for that, too."
     )
+    if any(cell.startswith("CPU") for row in rows for cell in row):
+        note += " CPU: in main memory alone."
     return "\n".join([*lines, "", note])
 
 

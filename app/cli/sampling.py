@@ -23,7 +23,8 @@ def add_options(command: argparse.ArgumentParser) -> None:
     )
     for one in _options():
         flag = f"--{one.option.replace('_', '-')}"
-        told = f"{one.description} {one.allowed}".replace("%", "%%")
+        alone = one.control in (Control.CODE, Control.SWITCH)  # a file or a flag needs no bounds
+        told = (one.description if alone else f"{one.description} {one.allowed}").replace("%", "%%")
         if one.control in _FROM_FILES:
             group.add_argument(
                 f"{flag}-file", dest=_MARK + one.option, type=Path, metavar="FILE", help=told
@@ -60,7 +61,10 @@ def _options() -> tuple[Entry, ...]:
 
 def _read(path: Path) -> str:
     try:
-        return path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8")
     except (OSError, ValueError) as error:
         words = error.strerror if isinstance(error, OSError) else "it is no text in UTF-8"
         raise AppError(f"{path} cannot be read: {words}.", kind=ErrorKind.USAGE) from None
+    if not text.strip():
+        raise AppError(f"{path} is empty.", kind=ErrorKind.USAGE)
+    return text

@@ -151,7 +151,7 @@ def _page(one: Entry, now: Settings) -> list[str]:
     if one.control in (Control.TEXT, Control.CODE):
         text = value or "none"
     else:
-        text = one.format(value) if one.control is Control.JSON else _text(one, now)
+        text = one.format(value) if one.control is Control.JSON and value else _text(one, now)
     default = one.reset(now)
     lines = [f"{one.title} ({one.key})", *textwrap.wrap(one.description, WIDTH), one.allowed]
     if one.empty:

@@ -29,11 +29,13 @@ def share(options: argparse.Namespace) -> int:
         else:
             for name, words in shared.devices:
                 print(f"{name}: {words}")
-            if ipaddress.ip_address(shared.endpoint.split(":")[0]).is_loopback:
+            alone = ipaddress.ip_address(shared.endpoint.split(":")[0]).is_loopback
+            if alone:
                 print(
                     "\nOnly this machine reaches it: to lend to others, give its address as --host."
                 )
-            print(f"\nOn the other machine: ultra-launcher chat --rpc {shared.endpoint}")
+            where = "In another terminal" if alone else "On the other machine"
+            print(f"\n{where}: ultra-launcher chat --rpc {shared.endpoint}")
             print("Ctrl+C ends it.\n", flush=True)
         print(WARNING, file=sys.stderr, flush=True)
         code = shared.wait()

@@ -79,6 +79,12 @@ def split_by_hand(
     Raises:
         AppError: It is not a number of layers for each device, or they are more than there are.
     """
+    if not devices:
+        raise AppError(
+            f"The split {text} has no devices to divide layers over: all are on the CPU.",
+            hint="Leave --layers out; `ultra-launcher detect` says which devices can be used.",
+            kind=ErrorKind.USAGE,
+        )
     try:
         counts = [int(part) for part in text.split(",")]
     except ValueError:

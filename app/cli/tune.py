@@ -35,7 +35,11 @@ HEADS = ("  Plan", "Devices and layers", "tok/s", "Prompt tok/s", "Turn", "Load"
 
 def add_options(command: argparse.ArgumentParser) -> None:
     """The command's own options."""
-    command.add_argument("--model", default="starter", help="a GGUF file, or `starter`")
+    command.add_argument(
+        "--model",
+        default="starter",
+        help="a GGUF file, `starter`, or one that was pulled, by its name",
+    )
     command.add_argument(
         "--plans", type=int, choices=range(2, MOST + 1), default=MOST, help="most plans to measure"
     )

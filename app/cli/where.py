@@ -104,12 +104,39 @@ def addresses(name: str) -> tuple[Address, ...]:
                 hint=f"Check its path, or name {MODEL}.",
                 kind=ErrorKind.USAGE,
             )
+        if path.is_file():
+            raise AppError(
+                f"{name} is a file, and not named by where it is on the Hub.",
+                hint=f"Name {MODEL}.",
+                kind=ErrorKind.USAGE,
+            )
         raise AppError(
             f"“{name}” names nothing on the Hub.",
             hint=f"Name {MODEL}; `models search WORDS` looks for one.",
             kind=ErrorKind.USAGE,
         )
     return found
+
+
+def on_this_machine(name: str) -> Path:
+    """The file to open of a downloaded model, which the catalog's name or a Hub's address means.
+
+    Raises:
+        AppError: It is not here, or not all of it, or several are meant.
+    """
+    stored, _ = SettingsStore(paths.folders().config / "settings.json").load()
+    places = folders(argparse.Namespace(to=None), stored)
+    begun = False
+    for _address, folder, chosen in here(addresses(name), places, strict=True):
+        files = requests.local_files(chosen, folder)
+        if all(file.is_file() for file in files):
+            return files[0]
+        begun = True
+    raise AppError(
+        f"{name} is {'only partly' if begun else 'not'} on this machine.",
+        hint=f"`ultra-launcher pull {name}` {'goes on with it' if begun else 'downloads it'}.",
+        kind=ErrorKind.MODEL_FILE,
+    )
 
 
 def here(

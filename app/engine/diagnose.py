@@ -108,7 +108,7 @@ def snapshot_failed(detail: str) -> AppError:
     """Why a KV cache was not saved or restored."""
     return AppError(
         "The chat's KV cache could not be saved or restored.",
-        detail=f"{detail}.",
+        detail=_sentence(detail),
         hint="The chat itself is safe; its next answer takes longer to begin.",
         kind=ErrorKind.DISK,
     )
@@ -143,7 +143,7 @@ def turn_failed(failed: protocol.Failed) -> AppError:
     if failed.reason == "template":
         return AppError(
             "The model's chat template cannot be used.",
-            detail=f"{failed.detail}.",
+            detail=_sentence(failed.detail),
             hint="Choose another file of this model.",
             action=Action.CHOOSE_MODEL,
             kind=ErrorKind.MODEL_FILE,
@@ -151,14 +151,14 @@ def turn_failed(failed: protocol.Failed) -> AppError:
     if failed.reason == "sampling":
         return AppError(
             "The sampling options cannot be used.",
-            detail=f"{failed.detail}.",
+            detail=_sentence(failed.detail),
             hint="Correct the grammar or the JSON schema, or leave them out.",
             action=Action.OPEN_SETTINGS,
             kind=ErrorKind.SETTINGS,
         )
     return AppError(
         "The engine could not answer.",
-        detail=f"{failed.detail}.",
+        detail=_sentence(failed.detail),
         hint="Reload the model and ask again.",
         action=Action.RELOAD,
         kind=ErrorKind.ENGINE,
@@ -194,6 +194,15 @@ def crashed(returncode: int | None, stderr: str, command: protocol.Load | None =
     )
 
 
+def interrupted() -> AppError:
+    """A person unloaded the model, or loaded one again, in the middle of an answer."""
+    return AppError(
+        "The answer was cut off, since the engine was stopped or loaded again.",
+        hint="Continue it, or ask again; nothing of the chat is lost.",
+        kind=ErrorKind.USAGE,
+    )
+
+
 def starved() -> ShortOfMemoryError:
     """The system killed the worker for lack of memory."""
     return ShortOfMemoryError(Refusal(device=HOST, killed=True))
@@ -207,6 +216,10 @@ def given_up() -> AppError:
         action=Action.RELOAD,
         kind=ErrorKind.ENGINE,
     )
+
+
+def _sentence(detail: str) -> str:
+    return f"{detail[:1].upper()}{detail[1:].rstrip('.')}."
 
 
 def _how(returncode: int | None) -> str:

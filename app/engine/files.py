@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import stat
 from pathlib import Path
 
 _SHARD = re.compile(r"-(\d{5})-of-(\d{5})\.gguf$")
@@ -15,12 +16,12 @@ def shards(first: Path) -> list[Path]:
     """The files of a model, those that are there."""
     split = _SHARD.search(first.name)
     if split is None:
-        return [first] if first.is_file() else []
+        return [first] if _stat(first) is not None else []
     names = (
         f"{first.name[: split.start()]}-{index:05d}-of-{split[2]}.gguf"
         for index in range(1, int(split[2]) + 1)
     )
-    return [path for path in map(first.with_name, names) if path.is_file()]
+    return [path for path in map(first.with_name, names) if _stat(path) is not None]
 
 
 def fingerprint(first: Path) -> Fingerprint:
@@ -43,8 +44,11 @@ def cut_off(before: Fingerprint) -> bool:
 
 
 def _stat(path: Path) -> tuple[int, int, int] | None:
+    """None if it is no file, or cannot be asked."""
     try:
         found = path.stat()
-    except OSError:
+    except (OSError, ValueError):
+        return None
+    if not stat.S_ISREG(found.st_mode):
         return None
     return found.st_size, found.st_mtime_ns, found.st_ino

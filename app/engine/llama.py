@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import os
 import re
 import time
 from collections.abc import Iterator
@@ -34,6 +35,8 @@ KV_TYPES = {
     "bf16": 30,
 }
 SPLIT_MODES = {"layer": 1, "tensor": 3}
+MOST_THREADS = 512
+"""ggml.h, GGML_MAX_N_THREADS; with more it writes behind its arrays."""
 FLASH = {"auto": -1, "off": 0, "on": 1}
 
 
@@ -90,7 +93,7 @@ class Model:
         if command.load_mode == "read" or command.dry_run:
             params.load_mode = lib.LLAMA_LOAD_MODE_NONE
         params.progress_callback = self._progress
-        model: int | None = lib.llama_model_load_from_file(command.model_path.encode(), params)
+        model: int | None = lib.llama_model_load_from_file(os.fsencode(command.model_path), params)
         if not model:
             if self._stop.is_set():
                 raise LoadFailedError("cancelled", "the load was cancelled")
@@ -108,7 +111,7 @@ class Model:
         params.op_offload = command.op_offload
         # Layers with a sliding window keep their window only; `prefill` reads again what has left it.
         params.swa_full = False
-        self.threads = command.threads or psutil.cpu_count(logical=False) or 1
+        self.threads = min(command.threads or psutil.cpu_count(logical=False) or 1, MOST_THREADS)
         params.n_threads = params.n_threads_batch = self.threads
         params.abort_callback, params.abort_callback_data = self._stop.callback, self._stop.data
         context: int | None = lib.llama_init_from_model(self._model, params)
@@ -205,7 +208,7 @@ class Model:
 
     def tokenize(self, text: str) -> list[int]:
         """Tokens of `text`, special ones recognised, none added."""
-        data = text.encode()
+        data = text.encode(errors="replace")
         size = len(data) + 8
         while True:
             array = (lib.llama_token * size)()

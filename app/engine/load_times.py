@@ -10,7 +10,7 @@ from app.engine import protocol
 
 MOST_ENTRIES = 200
 MOST_S = 1e6
-"""No load takes as long, so the file is damaged."""
+"""What is said to have taken longer was not written here."""
 
 
 class LoadTimes:
@@ -23,9 +23,9 @@ class LoadTimes:
     def expected_s(self, command: protocol.Load) -> float | None:
         """Seconds that the same load took last time; None if there was none."""
         found = jsonfile.read(self._path).get(_key(command))
-        if not isinstance(found, int | float) or not 0 < found < MOST_S:
-            return None
-        return float(found)
+        if isinstance(found, int | float) and 0 < found < MOST_S:
+            return float(found)
+        return None
 
     def put(self, command: protocol.Load, duration_s: float) -> None:
         """Remember a load; a disk that cannot take it costs an estimate, no more."""

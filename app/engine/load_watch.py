@@ -213,8 +213,8 @@ class Files:
 
     def _last_mapped(self) -> int | None:
         """They are mapped in their order, and read whole one by one (llama-mmap.cpp, MAP_POPULATE)."""
-        lines = Path("/proc/self/maps").read_text().splitlines()
-        mapped = {line.split(maxsplit=5)[-1] for line in lines}
+        lines = Path("/proc/self/maps").read_bytes().split(b"\n")
+        mapped = {os.fsdecode(line.split(maxsplit=5)[-1]) for line in lines if line}
         return sum(path in mapped for path in self._paths) or None
 
     def _last_read(self) -> int | None:

@@ -78,13 +78,15 @@ class TurnProgressed:
 class TurnEnded:
     """Event: a turn ended well (`finished`), or failed (`error`, partial text stays valid).
 
-    `context_full` says that it failed for that reason, before anything was answered.
+    `context_full` says that it failed for that reason, before anything was answered; then the
+    prompt has so many `tokens`.
     """
 
     turn: int
     finished: protocol.TurnFinished | None = None
     error: AppError | None = None
     context_full: bool = False
+    tokens: int = 0
 
 
 EngineEvent = EngineStateChanged | ModelLoaded | SafetyApplied | TurnProgressed | TurnEnded

@@ -34,10 +34,11 @@ Nemotron, Mistral, Llama 3.1 twice."""
 TAGS = frozenset((*REASONING, *REASONING.values(), *TOOLS, *TOOLS.values())) - {""}
 _FIRST = frozenset(tag[0] for tag in TAGS)
 _JSON_BEGUN = re.compile(r"<[\w=]+>\s*[{\[]")
-_XML_CALL = re.compile(
-    r"\s*(?:<tool_call>)?\s*<function=([\w.-]+)>(.*?)</function>\s*(?:</tool_call>)?\s*", re.DOTALL
-)
-_XML_ARGUMENT = re.compile(r"\s*<parameter=([\w.-]+)>\n?(.*?)\n?</parameter>\s*", re.DOTALL)
+_XML_CALL = re.compile(r"<function=([\w.-]+)>(.*)</function>", re.DOTALL)
+_XML_ARGUMENT = re.compile(r"<parameter=([\w.-]+)>\n?(.*?)\n?", re.DOTALL)
+MOST_DEPTH = 100
+"""Arguments that are nested deeper are none: no JSON of the protocol could carry them."""
+_HALF = re.compile("[\ud800-\udfff]")
 _NAMES, _ARGUMENTS = ("name", "function"), ("arguments", "parameters", "args")
 
 
@@ -71,6 +72,8 @@ class PartParser:
         self._reasoned = self._thought = False
         self._line, self._in_fence = "", False
         self._json_possible = tools
+        self._tried = 0
+        """Up to here the held text ends no call, wherever it is cut."""
         self.kind = PartKind.TEXT
         opened = next((tag for tag in REASONING if prompt.rstrip().endswith(tag)), None)
         if opened is not None:
@@ -179,8 +182,9 @@ class PartParser:
         if not final:
             return True
         self._json_possible = False
-        fenced = re.fullmatch(r"\s*```(?:json)?\s*(.*?)\s*```\s*", self._held, re.DOTALL)
-        raw = fenced[1] if fenced else self._held
+        raw = self._held.strip()
+        if raw.startswith("```") and raw.endswith("```"):
+            raw = raw[3:-3].removeprefix("json").strip()
         if not parse_calls(raw):
             return False
         self._held = raw
@@ -194,14 +198,19 @@ class PartParser:
         calls: list[ToolCall] = []
         if self._close in self._held and self._close:
             # The tag may also stand in an argument: the call ends where it makes sense.
-            ends = list(_ends(self._held, self._close))
-            raw, rest = next((end for end in ends if parse_calls(end[0])), ends[0])
-            calls = parse_calls(raw)
+            for end in _ends(self._held, self._close, self._tried):
+                raw, rest = end
+                calls = parse_calls(raw)
+                if calls:
+                    break
+                self._tried = len(raw)
             if not calls and not final and _JSON_BEGUN.match(self._held):
                 return
+            if not calls:
+                raw, rest = next(_ends(self._held, self._close))
         else:
             calls = parse_calls(raw)
-        self._held, self.kind = rest, PartKind.TEXT
+        self._held, self.kind, self._tried = rest, PartKind.TEXT, 0
         if not calls:
             # Broken, or no call at all: nothing that was written gets lost.
             yield from self._say(raw)
@@ -209,9 +218,9 @@ class PartParser:
             yield Piece(PartKind.TOOL_CALL, "", call)
 
 
-def _ends(text: str, tag: str) -> Iterator[tuple[str, str]]:
+def _ends(text: str, tag: str, start: int = 0) -> Iterator[tuple[str, str]]:
     """What may be the whole call, and what follows it, for each place of the tag that ends it."""
-    end = -1
+    end = start - 1
     while (end := text.find(tag, end + 1)) >= 0:
         yield text[: end + len(tag)], text[end + len(tag) :]
 
@@ -233,11 +242,13 @@ def _split(text: str, tags: tuple[str, ...], *, final: bool) -> tuple[str, str, 
 
 def parse_calls(raw: str) -> list[ToolCall]:
     """The tool calls in `raw`: Hermes, Nemotron, Mistral, Llama 3.1 or plain JSON; empty if it is none."""
-    if named := _XML_CALL.fullmatch(raw):
+    text = raw.strip()
+    xml = text.removeprefix("<tool_call>").removesuffix("</tool_call>").strip()
+    if named := _XML_CALL.fullmatch(xml):
         arguments = _json(named[2].strip() or "{}")
         arguments = _xml_arguments(named[2]) if arguments is None else arguments
-        return [ToolCall(name=named[1], arguments=arguments)] if isinstance(arguments, dict) else []
-    text = raw.strip()
+        call = _call({"name": named[1], "arguments": arguments})
+        return [] if call is None else [call]
     for start, end in TOOLS.items():
         text = text.removeprefix(start)
         text = text.removesuffix(end) if end else text
@@ -253,17 +264,28 @@ def parse_calls(raw: str) -> list[ToolCall]:
 
 def _xml_arguments(text: str) -> dict[str, object] | None:
     """Arguments as Qwen 3 Coder and Nemotron 3 write them; each is JSON, or else text."""
-    found = {m[1]: m[2] for m in _XML_ARGUMENT.finditer(text)}
-    if _XML_ARGUMENT.sub("", text).strip():
+    *parts, rest = text.split("</parameter>")
+    matches = [_XML_ARGUMENT.fullmatch(part.lstrip()) for part in parts]
+    if rest.strip() or None in matches:
         return None
+    found = {m[1]: m[2] for m in matches if m is not None}
     return {name: value if (it := _json(value)) is None else it for name, value in found.items()}
 
 
 def _json(text: str) -> object:
     try:
         return json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
+
+
+def _sendable(value: object, depth: int = MOST_DEPTH) -> bool:
+    """True if the protocol can carry it: not nested too deep, and no half of a character."""
+    if isinstance(value, dict):
+        return depth > 0 and all(_sendable(v, depth - 1) for pair in value.items() for v in pair)
+    if isinstance(value, list):
+        return depth > 0 and all(_sendable(each, depth - 1) for each in value)
+    return not isinstance(value, str) or not _HALF.search(value)
 
 
 def _call(value: object) -> ToolCall | None:
@@ -276,6 +298,6 @@ def _call(value: object) -> ToolCall | None:
     arguments = next((value[key] for key in _ARGUMENTS if key in value), None)
     if isinstance(arguments, str):
         arguments = _json(arguments)
-    if not name or not isinstance(arguments, dict):
+    if not name or not isinstance(arguments, dict) or not _sendable([name, arguments]):
         return None
     return ToolCall(name=name, arguments=arguments)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import collections
 import contextlib
-import json
 import queue
 import signal
 import subprocess
@@ -90,12 +89,7 @@ class WorkerProcess:
 
     def send(self, command: protocol.Command) -> None:
         """A line to its stdin, once it reads."""
-        try:
-            line = command.model_dump_json()
-        except ValueError:  # a text with half a character: JSON knows none
-            values = json.dumps(command.model_dump(mode="json"), ensure_ascii=False)
-            line = values.encode(errors="replace").decode()
-        self._outbox.put(line + "\n")
+        self._outbox.put(protocol.command_line(command))
 
     def wait(self) -> int:
         """The exit status once it has ended by itself."""

@@ -7,6 +7,7 @@ Both are discriminated unions on `type`; a line that is none of them is a protoc
 from __future__ import annotations
 
 import enum
+import json
 from typing import Annotated, Literal
 
 import pydantic
@@ -322,6 +323,8 @@ class Failed(_Line):
     detail: str
     turn: int | None = None
     request: int | None = None
+    tokens: int = 0
+    """Of the prompt that the context has no room for."""
 
 
 Message = Annotated[
@@ -338,5 +341,22 @@ Message = Annotated[
     pydantic.Field(discriminator="type"),
 ]
 
-command_adapter: pydantic.TypeAdapter[Command] = pydantic.TypeAdapter(Command)
+_command_adapter: pydantic.TypeAdapter[Command] = pydantic.TypeAdapter(Command)
 message_adapter: pydantic.TypeAdapter[Message] = pydantic.TypeAdapter(Message)
+
+
+def command_line(command: Command) -> str:
+    """A command as the worker reads it, in ASCII: file names need not be Unicode."""
+    return json.dumps(command.model_dump(mode="json")) + "\n"
+
+
+def read_command(line: bytes) -> Command:
+    """What `command_line` wrote.
+
+    Raises:
+        ValueError: It is no command.
+    """
+    try:
+        return _command_adapter.validate_python(json.loads(line))
+    except RecursionError as error:
+        raise ValueError("nested too deep") from error

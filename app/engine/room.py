@@ -30,7 +30,16 @@ _Row = tuple[int | None, ChatMessage]
 
 
 class ContextFullError(Exception):
-    """The prompt leaves no room for an answer; the message gives its tokens and the context's."""
+    """The prompt leaves no room for an answer; the message gives its tokens and the context's.
+
+    Attributes:
+        tokens: Of the prompt.
+    """
+
+    def __init__(self, message: str, tokens: int) -> None:
+        """`message` is for a person."""
+        super().__init__(message)
+        self.tokens = tokens
 
 
 class Room:
@@ -87,7 +96,8 @@ class Room:
     def _full(self) -> ContextFullError:
         kept = "" if self._command.continue_last else f", {self._kept:,} kept for the reply"
         return ContextFullError(
-            f"{len(self.tokens):,} of {self._size:,} tokens{kept if self._kept > 1 else ''}"
+            f"{len(self.tokens):,} of {self._size:,} tokens{kept if self._kept > 1 else ''}",
+            len(self.tokens),
         )
 
     def make(self, answer: list[int]) -> bool:

@@ -3,17 +3,27 @@
 from __future__ import annotations
 
 import ctypes
+import functools
 import json
 import math
+import re
 from collections.abc import Callable, Iterable
 
 import llama_cpp.llama_cpp as lib
+import numpy as np
+from pydantic import JsonValue
 
 from app.engine.protocol import Sampling
 
 NEVER = -100.0
 """A bias that forbids a token, as in other programs' interfaces."""
+MOST_REPEATS = 10_000
+"""llama.cpp itself refuses more than 2,000 of what may be there or not (llama-grammar.cpp)."""
+_COUNTS = ("minItems", "maxItems", "minLength", "maxLength")
+_REPEATED = re.compile(r"(?<=[{,])\d+(?=[,}])")
 _RANDOM_SEED = 0xFFFFFFFF
+_ROW = np.dtype([("id", np.int32), ("logit", np.float32), ("p", np.float32)])
+"""llama.h, `llama_token_data`."""
 
 
 class SamplingError(ValueError):
@@ -24,7 +34,7 @@ class Sampler:
     """A chain in llama.cpp's own order (common/sampling.cpp), without the parts that change nothing.
 
     Attributes:
-        chain: The `llama_sampler`.
+        sample: Chooses the next token.
     """
 
     def __init__(
@@ -51,10 +61,15 @@ class Sampler:
         self._context_size: int = lib.llama_n_ctx(context)
         self._seed = _RANDOM_SEED if sampling.seed is None else sampling.seed
         self._history: list[int] = []
-        self.chain: int = lib.llama_sampler_chain_init(lib.llama_sampler_chain_default_params())
+        self._chain: int = lib.llama_sampler_chain_init(lib.llama_sampler_chain_default_params())
+        self.sample: Callable[[], int] = functools.partial(
+            lib.llama_sampler_sample, self._chain, context, -1
+        )
         try:
             grammar = grammar_of(sampling)
-            # Where a grammar has ended it allows nothing but the end; without it llama.cpp aborts.
+            if grammar:
+                self.sample = functools.partial(self._allowed, context)
+            # Where a grammar has ended it allows nothing but the end.
             ends = () if grammar else end_tokens
             self._add_constraints(_biases(sampling, tokenize, ends), grammar)
             if sampling.mirostat and sampling.temperature > 0:
@@ -68,7 +83,22 @@ class Sampler:
 
     def close(self) -> None:
         """Give the chain back."""
-        lib.llama_sampler_free(self.chain)
+        lib.llama_sampler_free(self._chain)
+
+    def _allowed(self, context: int) -> int:
+        """As `llama_sampler_sample`, which aborts where the grammar allows none of the tokens."""
+        size = self._vocabulary_size
+        logits = np.ctypeslib.as_array(lib.llama_get_logits_ith(context, -1), (size,))
+        rows = np.zeros(size, _ROW)
+        rows["id"], rows["logit"] = np.arange(size), logits
+        data = rows.ctypes.data_as(ctypes.POINTER(lib.llama_token_data))
+        found = lib.llama_token_data_array(data, size, -1, False)
+        lib.llama_sampler_apply(self._chain, ctypes.byref(found))
+        chosen = found.data[found.selected]
+        if chosen.logit == -math.inf:
+            raise SamplingError("the grammar allows nothing that the other options leave")
+        lib.llama_sampler_accept(self._chain, chosen.id)
+        return int(chosen.id)
 
     def read(self, tokens: list[int]) -> None:
         """Penalties look at the end of the prompt too."""
@@ -77,7 +107,7 @@ class Sampler:
                 lib.llama_sampler_accept(part, token)
 
     def _add(self, part: int) -> int:
-        lib.llama_sampler_chain_add(self.chain, part)
+        lib.llama_sampler_chain_add(self._chain, part)
         return part
 
     def _add_constraints(self, biases: dict[int, float], grammar: str) -> None:
@@ -162,8 +192,30 @@ def grammar_of(sampling: Sampling) -> str:
     from llama_cpp import llama_grammar
 
     try:
+        _check_counts(sampling.json_schema)
         text: str = llama_grammar.json_schema_to_gbnf(json.dumps(sampling.json_schema))
     except Exception as error:
         # The converter asserts, indexes and recurses without a word of its own.
-        raise SamplingError(f"the JSON schema cannot be used: {error}") from error
+        why = str(error) or type(error).__name__
+        raise SamplingError(f"the JSON schema cannot be used: {why}") from error
     return text
+
+
+def _check_counts(schema: JsonValue) -> None:
+    """The converter writes out what is repeated, which may take all memory.
+
+    Raises:
+        ValueError: Something is repeated too often for any grammar.
+    """
+    if isinstance(schema, list):
+        for each in schema:
+            _check_counts(each)
+    elif isinstance(schema, dict):
+        for key, value in schema.items():
+            counts = [value] if key in _COUNTS and isinstance(value, int | float) else []
+            if key == "pattern" and isinstance(value, str):
+                # One in the other multiplies.
+                counts = [math.prod(int(n[:9]) or 1 for n in _REPEATED.findall(value)[:99])]
+            if counts and counts[0] > MOST_REPEATS:
+                raise ValueError(f"{key} asks for more than {MOST_REPEATS:,} repetitions")
+            _check_counts(value)

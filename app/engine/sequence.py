@@ -6,7 +6,7 @@ Only the worker imports this.
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -167,17 +167,17 @@ class Sequence:
                 lib.llama_synchronize(self._context)
             yield done
 
-    def generate(self, sampler: object) -> Iterator[int]:
+    def generate(self, sample: Callable[[], int]) -> Iterator[int]:
         """Yields tokens, each not yet cached; ends when the context is full or the flag is set.
 
         Raises:
             DecodeError: llama.cpp could not.
         """
-        sample, decode, stopped = lib.llama_sampler_sample, lib.llama_decode, self._stop.is_set
+        decode, stopped = lib.llama_decode, self._stop.is_set
         context, batch, one, size = self._context, self._batch_of_one, self._one, self.size
         tokens = self.tokens
         while True:
-            token: int = sample(sampler, context, -1)
+            token = sample()
             yield token
             if len(tokens) >= size or stopped():
                 return

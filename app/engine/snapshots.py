@@ -14,6 +14,7 @@ from app import jsonfile, units
 from app.engine import files, protocol
 from app.errors import AppError, ErrorKind
 
+MOST_PID = 2**31
 ROOM_LEFT_BYTES = 2 * units.GIB
 """No snapshot makes the disk fuller than this."""
 
@@ -39,7 +40,10 @@ class SnapshotStore:
         Raises:
             AppError: It is larger than all that snapshots may take, or than what the disk has.
         """
-        self._folder.mkdir(parents=True, exist_ok=True)
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise _unwritable(self._folder, error) from error
         size = units.format_file_size(size_bytes)
         if size_bytes > self.limit_bytes:
             limit = units.format_file_size(self.limit_bytes)
@@ -56,9 +60,11 @@ class SnapshotStore:
                 kind=ErrorKind.DISK,
             )
         target = self.path(chat)
-        others = sorted((p for p in self._files() if p != target), key=lambda p: p.stat().st_mtime)
-        while others and size_bytes + sum(p.stat().st_size for p in others) > self.limit_bytes:
-            self._remove(others.pop(0))
+        others = sorted(
+            (stat.st_mtime, stat.st_size, path) for path, stat in self._files() if path != target
+        )
+        while others and size_bytes + sum(size for _, size, _ in others) > self.limit_bytes:
+            self._remove(others.pop(0)[2])
         self._remove(target)
         _note(target, {})
         return target
@@ -66,7 +72,11 @@ class SnapshotStore:
     def keep(self, chat: str, command: protocol.Load, version: str) -> None:
         """The snapshot is complete: note its size, and what it was made with."""
         path = self.path(chat)
-        _note(path, _made_with(command, version, path.stat().st_size))
+        try:
+            size_bytes = path.stat().st_size
+        except OSError as error:
+            raise _unwritable(self._folder, error) from error
+        _note(path, _made_with(command, version, size_bytes))
 
     def usable(self, chat: str, command: protocol.Load, version: str) -> Path | None:
         """The snapshot of `chat` if it fits this load; one that does not is thrown away."""
@@ -85,7 +95,7 @@ class SnapshotStore:
 
     def clean(self) -> None:
         """Throw away those whose program has ended: their chats ended with it."""
-        for path in self._files():
+        for path, _ in self._files():
             _, owner = _noted(path)
             if owner is None or not psutil.pid_exists(owner):
                 self._remove(path)
@@ -96,10 +106,15 @@ class SnapshotStore:
 
     def total_bytes(self) -> int:
         """What all snapshots take."""
-        return sum(path.stat().st_size for path in self._files())
+        return sum(stat.st_size for _, stat in self._files())
 
-    def _files(self) -> list[Path]:
-        return list(self._folder.glob("*.kv"))
+    def _files(self) -> list[tuple[Path, os.stat_result]]:
+        """Those that are there; another program may take some away meanwhile."""
+        found = []
+        for path in self._folder.glob("*.kv"):
+            with contextlib.suppress(OSError):
+                found.append((path, path.stat()))
+        return found
 
     def _remove(self, path: Path) -> None:
         for each in (path.with_suffix(".json"), path):
@@ -113,21 +128,24 @@ def _note(path: Path, made_with: dict[str, object]) -> None:
     try:
         jsonfile.write(path.with_suffix(".json"), noted)
     except OSError as error:
-        raise AppError(
-            f"The chat's KV cache could not be saved in {path.parent}.",
-            detail=f"{error.strerror}.",
-            hint="Make room on the disk; the chat itself is safe.",
-            kind=ErrorKind.DISK,
-        ) from error
+        raise _unwritable(path.parent, error) from error
+
+
+def _unwritable(folder: Path, error: OSError) -> AppError:
+    return AppError(
+        f"The chat's KV cache could not be saved in {folder}.",
+        detail=f"{error.strerror}.",
+        hint="Make room on the disk; the chat itself is safe.",
+        kind=ErrorKind.DISK,
+    )
 
 
 def _noted(path: Path) -> tuple[dict[str, object], int | None]:
     """What stands there; nothing if it cannot be read."""
     noted = jsonfile.read(path.with_suffix(".json"))
     made_with, owner = noted.get("made_with"), noted.get("owner")
-    return made_with if isinstance(made_with, dict) else {}, owner if isinstance(
-        owner, int
-    ) else None
+    plausible = isinstance(owner, int) and 0 < owner < MOST_PID
+    return made_with if isinstance(made_with, dict) else {}, owner if plausible else None
 
 
 def _made_with(command: protocol.Load, version: str, size_bytes: int) -> dict[str, object]:

@@ -64,7 +64,7 @@ def _write(model: Model, prompt: list[int], limit: int, progress: Progress) -> t
     told_at, whole = time.monotonic(), False
     with contextlib.closing(model.make_sampler(Sampling(temperature=0))) as sampler:
         sampler.read(prompt)
-        for token in model.sequence.generate(sampler.chain):
+        for token in model.sequence.generate(sampler.sample):
             if token in model.end_tokens:
                 whole = True
                 break

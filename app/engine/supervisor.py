@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import queue
 import threading
 import time
@@ -25,6 +26,7 @@ from app.engine.silence import STALL_S, Silence
 from app.errors import AppError, ErrorKind
 
 Listener = Callable[[EngineEvent], None]
+log = logging.getLogger("app.engine.supervisor")
 _BUSY = (EngineState.PREFILL, EngineState.GENERATING)
 _LOADING = (EngineState.STARTING, EngineState.LOADING)
 
@@ -127,7 +129,14 @@ class EngineSupervisor:
             if isinstance(item, inbox.Close):
                 self._end_child()
                 return
-            self._handle(item)
+            try:
+                self._handle(item)
+            except Exception:
+                # Nobody would hear of the engine again once this thread has ended.
+                log.exception("the engine's thread failed")
+                if isinstance(item, protocol.Load):
+                    self._end_child()
+                    self._set(EngineState.CRASHED, error=diagnose.crashed(None, ""))
 
     def _handle(self, item: inbox.Item) -> None:
         if isinstance(item, inbox.IdleLimit):
@@ -138,7 +147,7 @@ class EngineSupervisor:
             self._snapshots[item.command.request] = item.done
             self._send(item.command)
             if self._child is None:
-                self._lose_snapshots()
+                self._lose_snapshots("no model is loaded")
         elif isinstance(item, inbox.Said):
             if item.child is self._child:
                 self._receive(item.line)
@@ -312,15 +321,17 @@ class EngineSupervisor:
             self._turn = None
             self._set(EngineState.READY)
             error, full = diagnose.turn_failed(failed), failed.reason == "context"
-            self._listener(TurnEnded(turn=failed.turn, error=error, context_full=full))
+            self._listener(
+                TurnEnded(turn=failed.turn, error=error, context_full=full, tokens=failed.tokens)
+            )
         elif failed.stage == "snapshot" and failed.request in self._snapshots:
             self._snapshots.pop(failed.request)(diagnose.snapshot_failed(failed.detail))
 
-    def _lose_snapshots(self) -> None:
-        """The process that was asked for them is gone."""
+    def _lose_snapshots(self, why: str) -> None:
+        """There is no process that could answer."""
         waiting, self._snapshots = self._snapshots, {}
         for done in waiting.values():
-            done(diagnose.snapshot_failed("no model is loaded"))
+            done(diagnose.snapshot_failed(why))
 
     def _crashed(self) -> None:
         child = self._child
@@ -349,14 +360,14 @@ class EngineSupervisor:
         """A turn that lost its process ends; what had arrived stays with the listener."""
         turn, self._turn = self._turn, None
         if turn is not None:
-            stopped = error or diagnose.crashed(None, "")
+            stopped = error or diagnose.interrupted()
             self._listener(TurnEnded(turn=turn, error=stopped))
 
     def _end_child(self) -> None:
         child, self._child = self._child, None
         if child is not None:
             child.end()
-            self._lose_snapshots()
+            self._lose_snapshots("the engine stopped meanwhile")
 
     def _set(
         self,

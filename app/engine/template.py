@@ -23,6 +23,8 @@ from app.engine.protocol import ChatMessage
 MAX_OUTPUT = 16_000_000
 MAX_TEMPLATE = 1_000_000
 TIME_LIMIT_S = 5.0
+MOST_WORDS = 500
+"""Characters of what a template says of its own failure."""
 
 _OPEN, _CLOSE = "<think>", "</think>"
 
@@ -123,15 +125,17 @@ def _render(source: str, messages: tuple[ChatMessage, ...], values: dict[str, ob
                 pieces.append(piece)
     except TemplateError:
         raise
-    except (_TimeLimitError, MemoryError):
+    except _TimeLimitError:
         raise TemplateError(f"the chat template took longer than {TIME_LIMIT_S:.0f} s") from None
+    except MemoryError:
+        raise TemplateError("the chat template needs more memory than there is") from None
     except Exception as error:
-        raise TemplateError(f"the chat template failed: {error}") from error
+        raise TemplateError(f"the chat template failed: {str(error)[:MOST_WORDS]}") from error
     return "".join(pieces)
 
 
 def _raise(message: str) -> NoReturn:
-    raise TemplateError(str(message)[:500])
+    raise TemplateError(str(message)[:MOST_WORDS])
 
 
 @contextmanager

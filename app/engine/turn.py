@@ -78,11 +78,13 @@ class _Turn:
         turn, sequence, tokens = self._command.turn, self._model.sequence, self._room.tokens
         complete, self._reused = self._read(tokens)
         prefilled = time.monotonic() - self._room.summary_s
-        reason = self._stream(sampler) if complete else "cancelled"
-        now = time.monotonic()
-        self._add(self._parser.feed(self._decoder.decode(b"", True)))
-        self._add(self._parser.end())
-        self._flush(now, final=True)
+        try:
+            reason = self._stream(sampler) if complete else "cancelled"
+        finally:
+            now = time.monotonic()
+            self._add(self._parser.feed(self._decoder.decode(b"", True)))
+            self._add(self._parser.end())
+            self._flush(now, final=True)
         self._send(
             protocol.TurnFinished(
                 turn=turn,
@@ -137,7 +139,7 @@ class _Turn:
         limit = self._command.max_tokens
         ends, clock = self._model.end_tokens, time.monotonic
         before = clock()
-        for token in self._model.sequence.generate(sampler.chain):
+        for token in self._model.sequence.generate(sampler.sample):
             now = clock()
             if self._first is None:
                 self._first = now

@@ -44,9 +44,9 @@ class Worker:
 
     def read_commands(self) -> None:
         """Runs in a thread: cancels act at once, the end of stdin ends the process."""
-        for line in sys.stdin:
+        for line in sys.stdin.buffer:
             try:
-                command = protocol.command_adapter.validate_json(line)
+                command = protocol.read_command(line)
             except ValueError as error:
                 self.send(
                     protocol.Failed(stage="protocol", reason="other", detail=str(error)[:500])
@@ -101,6 +101,11 @@ class Worker:
         except llama.LoadFailedError as error:
             self.send(protocol.Failed(stage="load", reason=error.reason, detail=error.detail))
             return
+        except Exception as error:
+            log.exception("a load failed")
+            detail = f"{type(error).__name__}: {error}"
+            self.send(protocol.Failed(stage="load", reason="other", detail=detail))
+            return
         self._model = model
         self.send(model.loaded())
 
@@ -136,9 +141,9 @@ class Worker:
         from app.engine.sampler import SamplingError
         from app.engine.sequence import DecodeError
 
-        def failed(reason: str, detail: str) -> None:
+        def failed(reason: str, detail: str, tokens: int = 0) -> None:
             message = protocol.Failed(
-                stage="generate", reason=reason, detail=detail, turn=command.turn
+                stage="generate", reason=reason, detail=detail, turn=command.turn, tokens=tokens
             )
             self.send(message)
 
@@ -149,7 +154,7 @@ class Worker:
         try:
             turn.run(command, model, self.send, self.stop)
         except ContextFullError as error:
-            failed("context", str(error))
+            failed("context", str(error), error.tokens)
         except llama.TemplateError as error:
             failed("template", str(error))
         except SamplingError as error:

@@ -117,7 +117,10 @@ def _ask_nvml(timeout_s: float) -> _NvmlAnswer:
         (text,) = children.ask(nvml.MODULE, timeout_s=timeout_s)
         report = NvmlReport.model_validate_json(text)
     except children.ProbeError as error:
-        if error.hung:
+        if isinstance(error, children.NotStartedError):
+            title = f"NVIDIA's driver was not asked for its cards: the probe {error}."
+            hint = "Close other programs, then look again."
+        elif error.hung:
             title = f"NVIDIA's driver hangs: {error}."
             hint = "Restart the computer; until then `nvidia-smi` hangs too."
         else:

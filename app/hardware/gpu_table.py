@@ -130,6 +130,12 @@ def parse(text: str) -> tuple[Gpu, ...]:
         return ()
     result: list[Gpu] = []
     for part in re.split(r"[,;]|(?<!max)\+", text, flags=re.IGNORECASE):
+        if not part.strip():
+            raise AppError(
+                f"“{text.strip()}” has a place without a GPU.",
+                hint="Name each, such as --gpus 24,24,32, or `none`.",
+                kind=ErrorKind.USAGE,
+            )
         count, words = _counted(_MEGABYTES.sub(_megabytes, part.strip()))
         gpus = _gpus(words)
         if not 1 <= count <= MOST or len(result) + count * len(gpus) > MOST:

@@ -44,7 +44,10 @@ class _NvmlWatch:
             child = self._child
         if child is None and now - self._started_s > RESTART_S:
             self._started_s = now
-            child = children.Child(nvml.MODULE, (nvml.WATCH,), self._said)
+            try:
+                child = children.Child(nvml.MODULE, (nvml.WATCH,), self._said)
+            except OSError:  # no memory, or no more files: the next minute may have some
+                return {}
             with self._lock:
                 self._child, self._waiting = child, False
         with self._lock:

@@ -25,12 +25,14 @@ class LargerContext:
         larger: Tokens that fit; 0 if no useful number does.
         kv_type: With this type of the KV cache only; None if it stays as it is.
         trained: Tokens that the model was trained for: no more are offered.
+        needed: Tokens that it takes for what is to be read; less is not offered.
     """
 
     context: int
     larger: int
     trained: int
     kv_type: KvCacheType | None = None
+    needed: int = 0
 
     @property
     def changes(self) -> dict[str, object]:
@@ -44,14 +46,16 @@ def larger_context(
     request: PlanRequest,
     devices: Sequence[PlanDevice],
     host: PlanHost,
+    *,
+    needed: int = 0,
 ) -> LargerContext:
     """The next useful context after `request.context` that runs as well, if need be with another KV cache.
 
-    May take seconds.
+    Less than is `needed` would be loaded in vain. May take seconds.
     """
     context = request.context or 0
-    least, trained = context * USEFUL, layout.context_length
-    nothing = LargerContext(context=context, larger=0, trained=trained)
+    least, trained = max(context * USEFUL, needed), layout.context_length
+    nothing = LargerContext(context=context, larger=0, trained=trained, needed=needed)
     if trained < least:
         return nothing
     for kind in (None, KvCacheType.Q8_0, KvCacheType.Q4_0):
@@ -61,6 +65,6 @@ def larger_context(
         except AppError:  # this type does not suit
             continue
         if plan.runs and plan.max_context >= least:
-            larger = min(STEP * context, plan.max_context)
+            larger = min(max(STEP * context, needed), plan.max_context)
             return dataclasses.replace(nothing, larger=larger, kv_type=kind)
     return nothing

@@ -19,6 +19,8 @@ MIN_CONTEXT = 512
 MOST_CONTEXT = 2**24
 MOST_DEVICES = 15
 """ggml's scheduler takes 16 backends, the CPU among them (GGML_SCHED_MAX_BACKENDS)."""
+MOST_NAMED = 4
+"""More devices that are left out are counted."""
 CORRECTIONS = 3
 """How often a split is sought again after the exact figures were larger than the quick ones."""
 SLACK = 128 * MIB
@@ -51,6 +53,13 @@ def make_plan(
     """
     problem = Problem(layout, request, usable(devices), host, shapes)
     problem.check()
+    plan = _made(problem, limits=limits)
+    return dataclasses.replace(plan, warnings=(*_left_out(devices), *plan.warnings))
+
+
+def _made(problem: Problem, *, limits: bool) -> LoadPlan:
+    """The plan, what it could hold at most, and what it lacks."""
+    layout, request = problem.layout, problem.request
     context = request.context
     if context is None and request.tensor_parallel:
         first = min(layout.context_length, AUTOMATIC_CONTEXT)
@@ -91,6 +100,17 @@ def usable(devices: Sequence[PlanDevice]) -> tuple[PlanDevice, ...]:
         return tuple(devices)
     chosen = sorted(devices, key=lambda device: -device.free_bytes)[:MOST_DEVICES]
     return tuple(device for device in devices if device in chosen)
+
+
+def _left_out(devices: Sequence[PlanDevice]) -> tuple[str, ...]:
+    """The devices that llama.cpp has no place for, in a sentence."""
+    if len(devices) <= MOST_DEVICES:
+        return ()
+    used = {device.id for device in usable(devices)}
+    spare = [device.label for device in devices if device.id not in used]
+    words = ", ".join(spare) if len(spare) <= MOST_NAMED else f"{len(spare)} of {len(devices)}"
+    verb = "is" if len(spare) == 1 else "are"
+    return (f"llama.cpp takes at most {MOST_DEVICES} devices: {words} {verb} left out.",)
 
 
 def place(problem: Problem, context: int) -> LoadPlan:

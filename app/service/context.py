@@ -19,6 +19,8 @@ from app.settings.requests import make_request
 
 ENOUGH_TOKENS = 32
 """A rate of prompt processing from fewer tokens says little."""
+STEP = 256
+"""Contexts are multiples of so many tokens."""
 WORTH_SAVING_S = 10.0
 """Where reading the conversation again takes as long, its KV cache is saved and restored instead."""
 
@@ -65,6 +67,7 @@ class ContextService:
         self._send, self._resume, self._save = send, resume, save
         self._rate: float | None = None
         self._used = 0
+        self._tokens = 0  # of a question that came back, with all before it
         self._afterwards: Callable[[], None] | None = None
 
     # --- what happens -----------------------------------------------------------
@@ -79,16 +82,16 @@ class ContextService:
                     afterwards()
             case EngineStateChanged(state=EngineState.STOPPED | EngineState.CRASHED):
                 self.offer = self._afterwards = None
-            case OperationFailed() | ConversationCleared():
+            case OperationFailed():
                 self._afterwards = None
-            case QuestionReturned(text=text) if self._automatic:
-                self._enlarge(lambda: self._send(text), automatic=True)
+            case QuestionReturned(text=text, tokens=tokens):
+                self._returned(text, tokens)
+            case ConversationCleared():
+                self._tokens, self._afterwards = 0, None
             case TurnFinished(answer=answer) if answer.stats is not None:
                 self._finished(answer.stats)
                 if answer.outcome is Outcome.FULL and self._automatic:
                     self._enlarge(self._resume, automatic=True)
-            case QuestionReturned():
-                self.study()
             case _:
                 pass
 
@@ -96,8 +99,15 @@ class ContextService:
     def _automatic(self) -> bool:
         return self._settings().overflow is Overflow.ENLARGE
 
+    def _returned(self, text: str, tokens: int) -> None:
+        self._tokens = tokens
+        if self._automatic:
+            self._enlarge(lambda: self._send(text), automatic=True)
+        else:
+            self.study()
+
     def _finished(self, stats: TurnStats) -> None:
-        self._used = stats.context_used
+        self._used, self._tokens = stats.context_used, 0
         if stats.evaluated_tokens >= ENOUGH_TOKENS:
             self._rate = stats.prompt_tokens_per_second
         if stats.context_level >= ContextLevel.FILLING and self.offer is None:
@@ -148,7 +158,13 @@ class ContextService:
             return None
         asked = settings.model_copy(update={"context": loaded.loaded.context})
         request = make_request(asked, layout, here.devices)
-        self.offer = offer = larger_context(layout, request, here.devices, here.host)
+        self.offer = offer = larger_context(
+            layout,
+            request,
+            here.devices,
+            here.host,
+            needed=_needed(self._tokens, settings.reply_reserve),
+        )
         sentence = _sentence(offer, loaded.loaded.duration_s, self._reading_s)
         self._emit(ContextOffered(offer=offer, sentence=sentence))
         return offer
@@ -156,6 +172,11 @@ class ContextService:
     @property
     def _reading_s(self) -> float | None:
         return self._used / self._rate if self._rate else None
+
+
+def _needed(tokens: int, reserve: int) -> int:
+    """The context that has room for a prompt and the reply, for which at most half of it is kept."""
+    return -(-min(2 * tokens, tokens + max(1, reserve)) // STEP) * STEP
 
 
 def _keeps(offer: LargerContext, reading_s: float | None) -> bool:
@@ -178,6 +199,8 @@ def _sentence(offer: LargerContext, load_s: float, reading_s: float | None) -> s
     if not offer.larger:
         if offer.trained <= offer.context:
             return f"{now} tokens are all that the model was trained for."
+        if offer.needed > offer.context:
+            return f"It takes a context of {offer.needed:,} tokens, which does not fit here."
         return f"No context much longer than {now} tokens fits, whatever the type of the KV cache."
     takes = f"loading takes {units.format_duration(load_s)}"
     if _keeps(offer, reading_s):

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from app.catalog import starter
-from app.errors import AppError, ErrorKind
+from app.errors import AppError
 from app.events import ModelChosen, PlanChanged, PlanPreviewed
 from app.gguf import bundled
 from app.gguf.model import ModelLayout
@@ -77,7 +77,6 @@ class Planning:
         Raises:
             AppError: It cannot be read.
         """
-        _check_name(model)
         layout = starter.named(read_layout(model))
         self.layout, self.plan = layout, None
         self._emit(ModelChosen(layout=layout))
@@ -138,18 +137,3 @@ class Planning:
             self._emit(PlanPreviewed(settings=settings, plan=plan, error=error))
 
         self._jobs.submit(job)
-
-
-def _check_name(path: Path) -> None:
-    """Make sure that the engine can be told of the file.
-
-    Raises:
-        AppError: Its path is not UTF-8, which the engine is spoken to in.
-    """
-    shown = str(path).encode(errors="replace").decode()
-    if shown != str(path):
-        raise AppError(
-            f"The path {shown} has bytes that are no UTF-8 text.",
-            hint="Give the folder or file another name, then choose it again.",
-            kind=ErrorKind.MODEL_FILE,
-        )

@@ -23,7 +23,8 @@ _SENTENCES = {
     Control.HOURS: "It is from one time to another, such as 22:00–06:00.",
     Control.FOLDERS: "It is a folder that is there, with its whole path.",
     Control.LINES: "Each is a text; several are parted by commas.",
-    Control.BIASES: "Each is a token (number or text) with a bias from -100 to 100.",
+    Control.BIASES: "Each is a token (number or text) with a bias from -100 to 100: "
+    '[[" the", -5], [42, -100]].',
     Control.JSON: "It is a JSON object.",
 }
 

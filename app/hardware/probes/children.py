@@ -37,6 +37,10 @@ class ProbeError(Exception):
         self.hung = hung
 
 
+class NotStartedError(ProbeError):
+    """The system started no child: it has no memory, or no files, left."""
+
+
 class Child:
     """A running probe whose output arrives line by line.
 
@@ -130,10 +134,13 @@ def ask(
         next_timeout_s: How long each later line may take.
 
     Raises:
-        ProbeError: It hung or died.
+        ProbeError: It could not be started, hung or died.
     """
     arrived: queue.SimpleQueue[str | None] = queue.SimpleQueue()
-    child = Child(module, arguments, arrived.put)
+    try:
+        child = Child(module, arguments, arrived.put)
+    except OSError as error:
+        raise NotStartedError(f"could not be started ({error.strerror or error})") from error
     lines: list[str] = []
     deadline = time.monotonic() + timeout_s
     try:

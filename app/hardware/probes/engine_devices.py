@@ -126,7 +126,7 @@ def _silent(endpoint: str, detail: str) -> Notice:
     if not detail:
         return Notice(
             title=f"No RPC server answers at {endpoint}.",
-            hint="Start it there, or remove it in the settings.",
+            hint="Start it there, or leave it out of --rpc or of the RPC servers in the settings.",
         )
     return Notice(
         title=f"The RPC server at {endpoint} is left out; the engine failed when it {detail}.",

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import pty
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -82,8 +86,36 @@ def test_what_cannot_be_measured_is_refused_with_what_to_do(
         (["--model", str(huge)], 4, "does not fit"),
         (["--tokens", "0"], 2, "--tokens"),
         (["--prompt-tokens", "2000", "--context", "1024"], 2, "--context 2304"),
-        (["--layers", "1,2,3"], 2, "0 devices"),
-        (["--layers", "x"], 2, "0 devices"),
+        (["--layers", "1,2,3"], 2, "no devices"),
+        (["--layers", "x"], 2, "no devices"),
     ):
         assert main(["bench", *arguments]) == code, arguments
         assert word in capsys.readouterr().err
+
+
+def test_on_a_terminal_it_says_how_far_it_is() -> None:
+    terminal, end = pty.openpty()
+    sizes = ["--threads", "1", "--prompt-tokens", "40", "--tokens", "4", "--runs", "2"]
+    with subprocess.Popen(
+        [sys.executable, "-m", "ui", "bench", *sizes],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=end,
+        text=True,
+    ) as measured:
+        os.close(end)
+        out, _ = measured.communicate(timeout=120)
+    told = os.read(terminal, 65536).decode()
+    os.close(terminal)
+    assert measured.returncode == 0
+    assert "generation" in out
+    for words in ("Reading the model", "Warming up", "Measuring: run 1 of 2", "run 2 of 2"):
+        assert words in told
+    assert told.endswith("\r")  # the line is free again
+
+
+def test_an_empty_grammar_is_refused(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    grammar = tmp_path / "empty.gbnf"
+    grammar.write_text("\n")
+    assert main(["chat", "--prompt", "Hello", "--grammar-file", str(grammar)]) == 2
+    assert f"{grammar} is empty." in capsys.readouterr().err

@@ -52,6 +52,25 @@ def test_settings_are_shown_changed_and_reset(capsys: Captured) -> None:
 
 
 @pytest.mark.parametrize(
+    ("key", "value", "shown"),
+    [
+        ("rpc_servers", "10.0.0.2:50052, 10.0.0.3:50052", "10.0.0.2:50052, 10.0.0.3:50052"),
+        ("layers", '{"a": 3}', '{"a": 3}'),
+        ("logit_bias", "[[42, -1]]", "[[42, -1.0]]"),
+    ],
+)
+def test_a_setting_that_holds_several_values_is_shown_changed_and_reset(
+    capsys: Captured, key: str, value: str, shown: str
+) -> None:
+    code, out, err = run(capsys, "settings", key, value)
+    assert (code, err) == (0, "")
+    assert out.startswith("* ")
+    assert out.endswith(f" {shown}\n")
+    assert list(facts(capsys, "--reset", key)) == list(facts(capsys, key))
+    assert "Now      none" in run(capsys, "settings", key)[1]
+
+
+@pytest.mark.parametrize(
     ("arguments", "words"),
     [
         (("tempreature",), "Is it sampling.temperature?"),

@@ -20,6 +20,13 @@ from app.engine.protocol import Sampling
         ({"grammar": 'other ::= "a"'}, "no rule named root"),
         ({"grammar": 'root ::= root "a"'}, "begins with itself"),
         ({"json_schema": {"type": "nothing"}}, "JSON schema cannot be used"),
+        ({"json_schema": {"type": "string", "maxLength": 1000}}, ""),
+        ({"json_schema": {"type": "string", "pattern": "^[0-9]{2,1000}$"}}, ""),
+        ({"json_schema": {"items": [{"minItems": 10**9}]}}, "minItems asks for more than 10,000"),
+        (
+            {"json_schema": {"type": "string", "pattern": "^(((a{999}){999}){999}){999}$"}},
+            "pattern asks for more than 10,000",
+        ),
     ],
 )
 def test_what_is_broken_is_said(options: dict[str, object], words: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import mmap
+import os
 import sys
 from pathlib import Path
 
@@ -96,8 +97,11 @@ def test_the_shard_is_the_file_that_is_read(tmp_path: Path) -> None:
 
 
 @linux
-def test_mapped_shards_are_seen_as_they_come_into_memory(tmp_path: Path) -> None:
-    paths = [tmp_path / f"m-0000{n}-of-00003.gguf" for n in (1, 2, 3)]
+@pytest.mark.parametrize("folder", [b"models", b"mod\xe8les", "my \u2028 models".encode()])
+def test_mapped_shards_are_seen_as_they_come_into_memory(folder: bytes, tmp_path: Path) -> None:
+    place = tmp_path / os.fsdecode(folder)
+    place.mkdir()
+    paths = [place / f"m-0000{n}-of-00003.gguf" for n in (1, 2, 3)]
     for path in paths:
         path.write_bytes(bytes(8 * 2**20))
     files = Files(paths, mapped=True)

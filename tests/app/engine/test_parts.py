@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -165,3 +167,34 @@ def test_the_template_decides_what_becomes_of_reasoning() -> None:
     assert going_on == "q;<think>r</think>\n\na"
     unfinished = (messages[0], messages[1].model_copy(update={"content": ""}))
     assert render(keeping, unfinished, continue_last=True) == "q;<think>r"
+
+
+@pytest.mark.parametrize(
+    "arguments", ['{"a": ' + "[" * depth + "]" * depth + "}" for depth in (150, 250, 50_000)]
+)
+def test_arguments_that_no_message_can_carry_stay_text(arguments: str) -> None:
+    text = f'<tool_call>{{"name": "say", "arguments": {arguments}}}</tool_call>'
+    assert parts([text]) == ([(TEXT, text)], True)
+
+
+@pytest.mark.parametrize("name", ["say", "\\ud83d"])
+def test_half_a_character_is_no_argument(name: str) -> None:
+    text = f'<tool_call>{{"name": "{name}", "arguments": {{"t": "\\ud83d"}}}}</tool_call>'
+    assert parts([text]) == ([(TEXT, text)], True)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '<tool_call>{"name": "say", ' + "</tool_call>\n" * 3000,
+        '<tool_call>{"name": "say", "arguments": {"t": "' + "word </tool_call>" * 3000,
+        "<function=say>" + "<parameter=x>\n" * 20_000 + "</function>",
+        "<tool_call><function=say></function>" + " " * 100_000 + "x</tool_call>",
+        "```json\n" + " " * 100_000 + "x",
+    ],
+)
+def test_a_model_that_loops_in_a_call_does_not_hold_up_the_worker(text: str) -> None:
+    started = time.process_time()
+    found, _ = parts([text[at : at + 6] for at in range(0, len(text), 6)], tools=True)
+    assert time.process_time() - started < 5
+    assert len("".join(str(value) for _, value in found)) >= len(text.strip()) / 2

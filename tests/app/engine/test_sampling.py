@@ -13,7 +13,7 @@ from app.engine import protocol
 from app.engine.model import TurnEnded, TurnProgressed
 from app.engine.protocol import Sampling
 from app.errors import AppError, ErrorKind
-from tests.helpers.engines import Answer, answer, engine, is_end, is_loaded, load, talk
+from tests.helpers.engines import Answer, answer, engine, is_end, is_loaded, load, talk, text_of
 
 QUESTION = "Write one sentence about the sea."
 Ask = Callable[..., Answer]
@@ -142,6 +142,30 @@ def test_grammar_and_json_schema(starter_model: Path) -> None:
         assert ask().text, "the worker lives"
 
     with_engine(starter_model, check)
+
+
+def test_a_grammar_that_leaves_nothing_costs_neither_the_model_nor_what_was_said(
+    starter_model: Path,
+) -> None:
+    with engine() as (supervisor, events):
+        supervisor.load(load(starter_model))
+        events.until(is_loaded)
+        pid = supervisor.pid
+        ends = Sampling(temperature=0, grammar='root ::= "yes" <|im_end|>')
+        supervisor.generate(protocol.Generate(turn=1, messages=talk(QUESTION), sampling=ends))
+        seen = events.until(is_end)
+        assert text_of(seen) == "yes"
+        last = seen[-1]
+        assert isinstance(last, TurnEnded)
+        assert last.error is not None
+        assert last.error.kind is ErrorKind.SETTINGS
+        never = tuple((token, -100.0) for token in range(49152))
+        nothing = Sampling(grammar='root ::= "yes"', logit_bias=never)
+        with pytest.raises(AppError, match="sampling options") as error:
+            answer(supervisor, events, talk(QUESTION), sampling=nothing)
+        assert "grammar allows nothing" in error.value.detail
+        assert answer(supervisor, events, talk(QUESTION)).text
+        assert supervisor.pid == pid
 
 
 def test_every_option_has_words_and_bounds() -> None:

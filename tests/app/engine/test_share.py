@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import signal
 import socket
@@ -137,4 +138,21 @@ def test_what_is_no_server_of_this_engine_is_told(
         server = threading.Thread(target=serve)
         server.start()
         assert words in failure(supervisor, events, starter_model, endpoint)
+        server.join()
+
+
+def test_a_server_that_drips_is_not_waited_for(starter_model: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener, engine() as (supervisor, events):
+        ended = threading.Event()
+
+        def serve() -> None:
+            with listener.accept()[0] as connection, contextlib.suppress(OSError):
+                while not ended.wait(0.3):
+                    connection.sendall(b"\0")
+
+        server = threading.Thread(target=serve)
+        server.start()
+        endpoint = f"127.0.0.1:{listener.getsockname()[1]}"
+        assert "or hangs" in failure(supervisor, events, starter_model, endpoint)
+        ended.set()
         server.join()

@@ -11,12 +11,13 @@ from pathlib import Path
 
 import pytest
 
+from app import jsonfile
 from app.engine import protocol
 from app.engine.snapshots import SnapshotStore
 from app.engine.supervisor import EngineSupervisor
 from app.errors import AppError, ErrorKind
 from app.units import GIB, MIB
-from tests.helpers.engines import answer, engine, is_loaded, load, talk
+from tests.helpers.engines import answer, engine, is_error, is_loaded, load, talk
 
 STORY = "The keeper of the lighthouse wrote down the weather in a large book. " * 12
 _numbers = itertools.count(1)
@@ -125,3 +126,42 @@ def test_no_snapshot_fills_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     with pytest.raises(AppError) as error:
         SnapshotStore(tmp_path, 100 * GIB).make_room("a", 2 * GIB)
     assert error.value.kind is ErrorKind.DISK
+
+
+def test_a_folder_that_takes_nothing_is_named(tmp_path: Path, starter_model: Path) -> None:
+    (tmp_path / "kv").write_text("no folder")
+    store = SnapshotStore(tmp_path / "kv", GIB)
+    with pytest.raises(AppError, match="could not be saved") as error:
+        store.make_room("chat", MIB)
+    assert error.value.kind is ErrorKind.DISK
+    with pytest.raises(AppError, match="could not be saved"):
+        store.keep("chat", load(starter_model), "1")
+
+
+@pytest.mark.parametrize("owner", [10**30, -1, 0, "1", None])
+def test_a_note_that_names_no_process_is_thrown_away(tmp_path: Path, owner: object) -> None:
+    store = SnapshotStore(tmp_path, GIB)
+    path = store.make_room("chat", MIB)
+    path.write_bytes(b"x")
+    jsonfile.write(path.with_suffix(".json"), {"made_with": {}, "owner": owner})
+    store.clean()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_that_ends_early_says_what_became_of_the_engine(
+    tmp_path: Path, starter_model: Path
+) -> None:
+    path = tmp_path / "chat.kv"
+    with engine() as (supervisor, events):
+        supervisor.load(load(starter_model))
+        events.until(is_loaded)
+        answer(supervisor, events, talk(STORY), limit=4)
+        size_bytes = take(supervisor, "save", path).size_bytes
+        os.truncate(path, size_bytes // 2)
+        with pytest.raises(AppError) as error:
+            take(supervisor, "restore", path)
+        assert error.value.detail == "The engine stopped meanwhile."
+        events.until(is_error)
+        supervisor.load(load(starter_model))
+        events.until(is_loaded)
+        assert answer(supervisor, events, talk(STORY), limit=4).text

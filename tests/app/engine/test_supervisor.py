@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from app.engine import protocol, safety
+from app.engine.load_times import LoadTimes
 from app.engine.model import (
     EngineEvent,
     EngineState,
@@ -27,6 +28,7 @@ from tests.helpers import headers
 from tests.helpers.engines import (
     TIMEOUT_S,
     Events,
+    answer,
     engine,
     generate,
     has_text,
@@ -34,6 +36,7 @@ from tests.helpers.engines import (
     is_error,
     is_loaded,
     load,
+    talk,
     text_of,
 )
 from tests.helpers.rpc import rpc_servers
@@ -256,3 +259,73 @@ def test_a_model_that_nobody_uses_is_unloaded(starter_model: Path) -> None:
         events.until(is_loaded)
         supervisor.generate(generate(2))
         assert text_of(events.until(is_end))
+
+
+def test_names_and_words_that_are_no_unicode_are_taken(
+    tmp_path: Path, starter_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTHONIOENCODING", "ascii")
+    folder = tmp_path / os.fsdecode(b"mod\xe8le")
+    folder.mkdir()
+    model = folder / starter_model.name
+    model.symlink_to(starter_model)
+    with engine() as (supervisor, events):
+        too_long = error_after(supervisor, events, load(tmp_path / ("x" * 300)))
+        assert too_long.kind is ErrorKind.MODEL_FILE
+        supervisor.load(load(model))
+        events.until(is_loaded)
+        assert answer(supervisor, events, talk("Où est la mer ?"), limit=4).text
+        assert answer(supervisor, events, talk("Say \ud800 hello"), limit=4).text
+
+
+def test_more_threads_than_llama_cpp_takes(starter_model: Path) -> None:
+    with engine() as (supervisor, events):
+        supervisor.load(load(starter_model, threads=1000, self_test=False))
+        loaded = events.until(is_loaded)[-1]
+        assert isinstance(loaded, ModelLoaded)
+        assert loaded.loaded.threads == 512
+
+
+def test_a_listener_that_fails_does_not_end_the_engine(starter_model: Path) -> None:
+    events = Events()
+
+    def listen(event: EngineEvent) -> None:
+        events.queue.put(event)
+        if isinstance(event, ModelLoaded):
+            raise RuntimeError("a bug of the listener")  # noqa: TRY004
+
+    supervisor = EngineSupervisor(listen)
+    try:
+        supervisor.load(load(starter_model))
+        events.until(is_loaded)
+        assert answer(supervisor, events, talk("Hello"), limit=2).text
+    finally:
+        supervisor.close()
+
+
+@pytest.mark.parametrize("value", ["1e999", "NaN", "-5", "0", "1" + "0" * 400, '"5"', "[1]"])
+def test_a_load_time_that_cannot_be_is_none(value: str, tmp_path: Path) -> None:
+    path, command = tmp_path / "times.json", load(tmp_path / "model.gguf")
+    LoadTimes(path).put(command, 5)
+    path.write_text(path.read_text().replace("5", value))
+    assert LoadTimes(path).expected_s(command) is None
+
+
+@pytest.mark.parametrize("again", [False, True])
+def test_an_answer_that_a_person_ends_with_its_engine_is_no_crash(
+    again: bool, starter_model: Path
+) -> None:
+    with engine() as (supervisor, events):
+        supervisor.load(load(starter_model))
+        events.until(is_loaded)
+        supervisor.generate(generate(1, None))
+        events.until(has_text)
+        if again:
+            supervisor.load(load(starter_model.with_name("missing.gguf")))
+        else:
+            supervisor.unload()
+        ended = events.until(is_end)[-1]
+        assert isinstance(ended, TurnEnded)
+        assert ended.error is not None
+        assert "cut off" in ended.error.title
+        assert "unexpectedly" not in str(ended.error)

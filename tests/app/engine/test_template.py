@@ -39,6 +39,12 @@ def test_hostile_templates_end_in_an_error(source: str) -> None:
         render(source, HELLO)
 
 
+def test_a_template_that_fails_has_few_words() -> None:
+    with pytest.raises(TemplateError) as error:
+        render("{% set x = {} %}{{ x['a' * 1000000].y }}", HELLO)
+    assert len(str(error.value)) < 1000
+
+
 def test_a_template_has_little_time(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(template, "TIME_LIMIT_S", 0.3)
     slow = "{% for a in range(90000) %}{% for b in range(90000) %}{% endfor %}{% endfor %}"

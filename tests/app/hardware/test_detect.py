@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from app import processes
 from app.hardware.detect import detect
 from app.hardware.merge import Sources, merge
 from app.hardware.meters import Meters
@@ -210,6 +211,24 @@ def test_meters_follow_the_cards_and_outlive_a_driver_that_hangs(look: Look) -> 
         assert gone.memory_available_bytes > 0
     finally:
         meters.close()
+
+
+def test_a_system_that_starts_no_process_costs_only_what_it_would_have_told(
+    look: Look, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    report = look("warming")
+    monkeypatch.setattr(processes, "child_command", lambda _module: ["/no/such/file"])
+    samples: queue.Queue[HardwareSampled] = queue.Queue()
+    meters = Meters(report, samples.put, interval_s=0.01)
+    try:
+        for _ in range(3):
+            assert samples.get(timeout=20).memory_available_bytes > 0
+    finally:
+        meters.close()
+    blind = detect(model_folder=tmp_path)
+    assert blind.memory.total_bytes > 0
+    assert "could not be started" in blind.engine.error
+    assert not any("crashed" in notice.title for notice in blind.notices)
 
 
 def test_without_nvml_there_is_nothing_to_say(tmp_path: Path) -> None:

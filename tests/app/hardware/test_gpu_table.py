@@ -79,6 +79,12 @@ def test_what_is_no_gpu_is_said_with_a_way_out(text: str) -> None:
     assert caught.value.hint
 
 
+@pytest.mark.parametrize("text", ["", "24,,24", "RTX 3090,"])
+def test_a_place_without_a_gpu_is_named_as_such(text: str) -> None:
+    with pytest.raises(AppError, match="has a place without a GPU"):
+        gpu_table.parse(text)
+
+
 @pytest.mark.parametrize(
     ("text", "near"),
     [

@@ -48,6 +48,18 @@ def test_what_is_offered_fits_as_well(context: int) -> None:
     assert plan.verdict is now.verdict or plan.fits
 
 
+def test_less_than_is_needed_is_not_offered() -> None:
+    layout = bundled.layout("nemotron-ultra-253b:Q4_K_M")
+    request, devices = PlanRequest(context=4096), cards(24 * GIB)
+    longest = make_plan(layout, request, devices, HOST).max_context
+    assert larger_context(layout, request, devices, HOST, needed=5000).larger == 8192
+    assert larger_context(layout, request, devices, HOST, needed=16_384).larger == 16_384
+    beyond = larger_context(layout, request, devices, HOST, needed=longest + 256)
+    assert (beyond.kv_type, beyond.larger) == (KvCacheType.Q8_0, longest + 256)
+    never = larger_context(layout, request, devices, HOST, needed=layout.context_length + 256)
+    assert (never.larger, never.needed) == (0, layout.context_length + 256)
+
+
 def test_where_only_a_smaller_cache_helps_that_is_offered() -> None:
     layout = bundled.layout("nemotron-ultra-253b:Q4_K_M")
     devices = cards(24 * GIB)

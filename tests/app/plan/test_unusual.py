@@ -101,6 +101,13 @@ def test_more_devices_than_llama_cpp_takes() -> None:
     plan = make_plan(layout, PlanRequest(context=4096), cards([4] * 18 + [8, 8]), HOST)
     assert len(plan.devices) == 15
     assert {"d18", "d19"} <= {share.device.id for share in plan.devices}
+    assert plan.warnings == ("llama.cpp takes at most 15 devices: 5 of 20 are left out.",)
+    two = make_plan(layout, PlanRequest(context=4096), cards([4] * 17), HOST)
+    told = [device.label for device in cards([4] * 17)[15:]]
+    assert two.warnings == (f"llama.cpp takes at most 15 devices: {', '.join(told)} are left out.",)
+    one = make_plan(layout, PlanRequest(context=4096), cards([8] * 15 + [4]), HOST)
+    assert "is left out" in one.warnings[0]
+    assert not make_plan(layout, PlanRequest(context=4096), cards([8] * 15), HOST).warnings
 
 
 def test_rpc_devices_of_this_machine_limit_the_context_too() -> None:

@@ -287,3 +287,20 @@ def test_what_a_person_does_while_the_kv_cache_is_saved_for_a_longer_context_hol
     chat.until(PlanPreviewed)
     assert chat.service.engine.state is EngineState.STOPPED, "it was unloaded, and stays so"
     assert chat.service.settings.context == 1024
+
+
+def test_a_question_that_is_far_too_long_takes_one_load(chat: Chat) -> None:
+    chat.load(settings(Overflow.STOP))
+    text = "a river " * 600
+    _, end = chat.ask(text)
+    assert isinstance(end, QuestionReturned)
+    assert end.tokens > 1024
+    _, offered = chat.until(ContextOffered)
+    assert offered.offer.larger >= end.tokens + 64
+    assert offered.offer.larger > 1024, "the double would not do"
+    chat.service.context.enlarge(text)
+    seen, finished = chat.until(TurnFinished)
+    assert finished.error is None
+    assert sum(isinstance(event, ModelLoaded) for event in seen) == 1
+    chat.service.context.study()
+    assert chat.until(ContextOffered)[1].offer.needed == 0

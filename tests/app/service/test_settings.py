@@ -184,11 +184,6 @@ def test_a_model_that_cannot_be_read_changes_nothing(
     assert desk.service.planning.plan == plan
 
 
-def test_a_path_that_is_no_text_is_refused_in_words(desk: Desk, tmp_path: Path) -> None:
-    desk.service.choose_model(tmp_path / "caf\udce9.gguf")
-    assert "caf?.gguf has bytes that are no UTF-8 text" in desk.failure()
-
-
 def test_changes_from_several_threads_all_hold_and_are_stored(desk: Desk, home: Path) -> None:
     interval = sys.getswitchinterval()
 
