@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 
 from app import units
 from app.engine import protocol
@@ -31,19 +32,7 @@ class Deviation:
 def deviations(plan: LoadPlan, loaded: protocol.Loaded) -> tuple[Deviation, ...]:
     """What differs between plan and load, worst first; empty if all is as planned."""
     actual = {memory.device: memory for memory in loaded.memory}
-    found: list[Deviation] = []
-    host = actual.get("CPU")
-    if host is not None and any(share.used for share in plan.devices):
-        for what, real, planned in (
-            ("weights", host.weights_bytes, plan.host.weights_bytes),
-            ("KV cache", host.kv_cache_bytes, plan.host.kv_cache_bytes),
-        ):
-            if real - planned > TOLERANCE_BYTES:
-                sentence = (
-                    f"{units.format_memory(real - planned)} of the {what} lie in main memory, though "
-                    "planned for a GPU: answers are far slower than they could be."
-                )
-                found.append(Deviation(device="CPU", sentence=sentence, spilled=True))
+    found = _spilled(plan, actual)
     if plan.request.tensor_parallel:
         return (*found, *_of_parts(plan, loaded))
     for share in plan.devices:
@@ -56,6 +45,34 @@ def deviations(plan: LoadPlan, loaded: protocol.Loaded) -> tuple[Deviation, ...]
                 Deviation(device=share.device.engine_name, sentence=f"{name} holds nothing at all.")
             )
     return tuple(found)
+
+
+def _spilled(plan: LoadPlan, actual: Mapping[str, protocol.DeviceMemory]) -> list[Deviation]:
+    """What main memory holds that devices lack.
+
+    A mapped file counts there from its first tensor to its last one, with those of devices between
+    them: more than planned alone says nothing.
+    """
+    host, used = actual.get("CPU"), [share for share in plan.devices if share.used]
+    if host is None or not used:
+        return []
+    held = [(share, actual.get(share.device.engine_name)) for share in used]
+    weights = sum(s.weights_bytes - (m.weights_bytes if m else 0) for s, m in held)
+    cache = sum(s.kv_cache_bytes - (m.kv_cache_bytes if m else 0) for s, m in held)
+    found = []
+    for what, more, lacking in (
+        ("weights", host.weights_bytes - plan.host.weights_bytes, weights),
+        ("KV cache", host.kv_cache_bytes - plan.host.kv_cache_bytes, cache),
+    ):
+        # Of split tensors llama.cpp does not tell what each device holds.
+        size = more if plan.request.tensor_parallel else min(more, lacking)
+        if size > TOLERANCE_BYTES:
+            sentence = (
+                f"{units.format_memory(size)} of the {what} lie in main memory, though planned for a "
+                "GPU: answers are far slower than they could be."
+            )
+            found.append(Deviation(device="CPU", sentence=sentence, spilled=True))
+    return found
 
 
 def alarm(spilled: Deviation) -> AppError:

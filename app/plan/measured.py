@@ -58,7 +58,7 @@ class MeasuredStore:
     def reserves(self) -> dict[str, int]:
         """What to keep free on each device for the driver, with some headroom, by device id."""
         return {
-            device: min(MOST_RESERVE, round(values["unaccounted"] * HEADROOM))
+            device: min(MOST_RESERVE, round(min(MOST_RESERVE, values["unaccounted"]) * HEADROOM))
             for device, values in self.read().items()
             if values.get("unaccounted", -1) >= 0
         }

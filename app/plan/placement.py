@@ -5,12 +5,15 @@ from __future__ import annotations
 import bisect
 import functools
 import itertools
+import math
 import struct
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 _CLOSE_BITS = 16
 """Bounds are close once they differ by less than a 65,536th."""
+MOST_STATES = 1024
+"""Of the search over orders: ten devices of which no two are alike."""
 Found = TypeVar("Found")
 Cost = Callable[[int, int, int], int]
 """`cost(device, first, end)`: bytes that layers first to end - 1 take on the device."""
@@ -112,8 +115,10 @@ def balanced_any_order(
     """The same, over all orders of devices: the order (indices), and layers for each in that order.
 
     Devices of the same budget are interchangeable, so the search is over how many of each kind
-    stand before a cut; `cost` must not depend on the device.
+    stand before a cut; `cost` must not depend on the device. Where there are very many kinds, those
+    that are nearly alike count as one, of the least budget among them.
     """
+    exact, budgets = list(budgets), _alike(budgets)
     kinds = sorted(set(budgets), reverse=True)
     amounts = tuple(budgets.count(kind) for kind in kinds)
 
@@ -133,7 +138,21 @@ def balanced_any_order(
         return None
     waiting = {kind: [i for i, b in enumerate(budgets) if b == kind] for kind in kinds}
     order = tuple(waiting[kinds[kind]].pop(0) for kind, _ in best)
-    return order, tuple(layers for _, layers in best)
+    counts = tuple(layers for _, layers in best)
+    if budgets != exact:
+        counts = balanced(count, first, [exact[index] for index in order], cost) or counts
+    return order, counts
+
+
+def _alike(budgets: Sequence[int]) -> list[int]:
+    """The budgets with the most similar ones made equal, until the search is short enough."""
+    groups = [[budget] * budgets.count(budget) for budget in sorted(set(budgets))]
+    while math.prod(len(group) + 1 for group in groups) > MOST_STATES:
+        steps = [after[0] - before[0] for before, after in itertools.pairwise(groups)]
+        place = steps.index(min(steps))
+        groups[place : place + 2] = [groups[place] + groups[place + 1]]
+    lowest = {budget: group[0] for group in groups for budget in group}
+    return [lowest[budget] for budget in budgets]
 
 
 def _reach(

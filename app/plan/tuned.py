@@ -14,6 +14,7 @@ from typing import Any
 import pydantic
 
 from app import jsonfile
+from app.errors import AppError
 from app.gguf.model import ModelLayout
 from app.plan.model import FlashAttention, LoadPlan, Objective, PlanDevice, PlanHost, PlanRequest
 from app.plan.planner import make_plan
@@ -175,10 +176,21 @@ def tuned_plan(
         batch=max(request.batch, found.micro_batch),
         flash_attention=found.flash_attention,
     )
-    suits = counts is None or sum(counts) <= layout.block_count + 1
-    plan = make_plan(layout, measured, (*order, *rest), host, limits=limits) if suits else None
+    plan = None
+    if _suits(found, order, layout):
+        with contextlib.suppress(AppError):  # which the plan without it tells, if it is the request
+            plan = make_plan(layout, measured, (*order, *rest), host, limits=limits)
     if plan is None or not plan.runs:
         if limits:
             store.forget(layout, devices, request, context)
         return None
     return dataclasses.replace(plan, note=found.sentence)
+
+
+def _suits(found: Tuned, order: Sequence[PlanDevice], layout: ModelLayout) -> bool:
+    """False if somebody wrote what was never measured."""
+    counts, ids = found.layer_counts, found.devices
+    if not ids:
+        return True
+    each_once = len({*ids}) == len(order) == len(ids) == len(counts)
+    return each_once and min(counts) >= 0 and sum(counts) <= layout.block_count + 1

@@ -47,6 +47,7 @@ class ChatService:
         self._settings = settings
         self._max_tokens: int | None = None
         self._once_awake: Callable[[], None] | None = None
+        self._wakes = False
 
     @property
     def messages(self) -> tuple[Message, ...]:
@@ -102,24 +103,34 @@ class ChatService:
         self._ask(self._conversation.resume(self._settings(), layout, self._max_tokens))
 
     def new_chat(self) -> None:
-        """Forget the conversation; a running answer is stopped."""
+        """Forget the conversation; a running answer is stopped, and what waits for the model is not asked."""
+        self._once_awake = None
         event, running = self._conversation.clear()
         if running:
             self._engine.cancel()
         self._emit(event)
 
     def sleep(self, *, keep: bool) -> None:
-        """Unload the model until the next question; `keep` saves the chat's KV cache first."""
+        """Unload the model until the next question; `keep` saves the chat's KV cache first.
+
+        What is asked while it is saved is answered, and the model stays.
+        """
+
+        def put_away() -> None:
+            if not self.running:
+                self._engine.unload(asleep=True)
+
         if keep and self.messages and self._engine.state is EngineState.READY:
-            self._snapshots.save(then=lambda: self._engine.unload(asleep=True))
+            self._snapshots.save(then=put_away)
         else:
             self._engine.unload(asleep=True)
 
     # --- what happens -----------------------------------------------------------
 
     def idle(self) -> None:
-        """Nothing was asked for as long as the settings say."""
-        self.sleep(keep=self._settings().snapshot_when_idle)
+        """Nothing was asked for as long as the settings say, unless that is just changing."""
+        if not self.running:
+            self.sleep(keep=self._settings().snapshot_when_idle)
 
     def answered(self, event: TurnProgressed | TurnEnded) -> None:
         """The engine says something of a turn."""
@@ -132,15 +143,14 @@ class ChatService:
         if isinstance(event, ModelLoaded) and self._once_awake is not None:
             afterwards, self._once_awake = self._once_awake, None
             afterwards()
-        elif (
-            isinstance(event, EngineStateChanged)
-            and event.state in (EngineState.STOPPED, EngineState.CRASHED)
-            and not self._engine.asleep
-        ):
-            self._once_awake = None
+        elif isinstance(event, EngineStateChanged):
+            # The end of falling asleep may still have to be told.
+            self._wakes |= event.state is EngineState.STARTING
+            if self._wakes and event.state in (EngineState.STOPPED, EngineState.CRASHED):
+                self._once_awake = None
 
     def _wake(self, afterwards: Callable[[], None]) -> None:
-        self._once_awake = afterwards
+        self._once_awake, self._wakes = afterwards, False
 
         def failed(error: AppError) -> None:
             self._once_awake = None

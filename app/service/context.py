@@ -81,15 +81,13 @@ class ContextService:
                 if afterwards is not None:
                     afterwards()
             case EngineStateChanged(state=EngineState.STOPPED | EngineState.CRASHED):
-                self.offer = None
-                if event.error is not None:
-                    self._afterwards = None
+                self.offer = self._afterwards = None
             case OperationFailed():
                 self._afterwards = None
             case QuestionReturned(text=text, tokens=tokens):
                 self._returned(text, tokens)
             case ConversationCleared():
-                self._tokens = 0
+                self._tokens, self._afterwards = 0, None
             case TurnFinished(answer=answer) if answer.stats is not None:
                 self._finished(answer.stats)
                 if answer.outcome is Outcome.FULL and self._automatic:
@@ -131,17 +129,20 @@ class ContextService:
 
     def _enlarge(self, afterwards: Callable[[], None] | None, *, automatic: bool) -> None:
         def job() -> None:
-            shown = self.offer
+            shown, loaded = self.offer, self._engine.loaded
             offer = self._work_out()
             if offer is None or not offer.larger:
                 return
             if offer.kv_type is not None and (automatic or offer != shown):
                 return
-            changed = self._settings().model_copy(update=offer.changes)
+            self._afterwards = afterwards
 
             def load() -> None:
-                self._afterwards = afterwards
-                self._change(changed)
+                # Saving a KV cache takes a while, in which a person may do other things.
+                if self._engine.loaded is loaded:
+                    self._change(self._settings().model_copy(update=offer.changes))
+                else:
+                    self._afterwards = None
 
             if _keeps(offer, self._reading_s):
                 self._save(load)

@@ -128,10 +128,11 @@ class EngineService:
         """The same from within a job, before those that wait.
 
         Raises:
-            AppError: No model is chosen, it does not fit, or the devices are needed.
+            AppError: No model is chosen, it cannot be planned or does not fit, or the devices are needed.
         """
         if self.held_by is not None:
             raise self.held_by
+        self._plan()
         layout, plan = checked(self._planning.layout, self._planning.plan)
         self.loaded_plan, self.command = plan, self._command(plan, layout)
         self.loaded_settings = self._settings()
@@ -142,6 +143,7 @@ class EngineService:
         """Let llama.cpp say what the plan would take on these devices; nothing is loaded."""
 
         def job() -> None:
+            self._plan()
             plan, layout = self._planning.plan, self._planning.layout
             if plan is None or layout is None:
                 return
@@ -150,6 +152,11 @@ class EngineService:
             self._planning.use(confirmed(plan, taken))
 
         self._jobs.submit(job)
+
+    def _plan(self) -> None:
+        """Where there is no plan, what is in its way is told again."""
+        if self._planning.plan is None:
+            self._planning.replan()
 
     def unload(self, *, asleep: bool = False) -> None:
         """End the engine's process, even one that hangs; all its memory comes back.

@@ -61,16 +61,33 @@ class Planning:
         self._studied: Settings | None = None
 
     def choose(self, model: Path | None) -> None:
-        """Read a model's header and plan it; None is the model in the settings, or the starter model."""
+        """Read a model's header and plan it; None is the model in the settings, or the starter model.
+
+        Raises:
+            AppError: The file cannot be read, or the settings contradict it.
+        """
         named = self._settings().model_path
         chosen = model or (Path(named) if named else None)
-        path = chosen or starter.ensure(self._model_folder)
-        self.layout = starter.named(read_layout(path))
-        self._emit(ModelChosen(layout=self.layout))
+        self.read(chosen or starter.ensure(self._model_folder))
         self.replan()
 
+    def read(self, model: Path) -> None:
+        """Read the header of another model, which has no plan yet.
+
+        Raises:
+            AppError: It cannot be read.
+        """
+        layout = starter.named(read_layout(model))
+        self.layout, self.plan = layout, None
+        self._emit(ModelChosen(layout=layout))
+
     def replan(self) -> None:
-        """Plan with the settings in force."""
+        """Plan with the settings in force.
+
+        Raises:
+            AppError: They contradict the model; there is no plan then.
+        """
+        self.plan = None
         plan = self.preview(self._settings())
         if plan is not None:
             self.use(plan)

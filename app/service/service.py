@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from app import paths
@@ -12,12 +13,7 @@ from app.download.manager import Hours
 from app.download.model import Download
 from app.engine.safety import engine_version
 from app.errors import AppError
-from app.events import (
-    NoticeRaised,
-    SettingRefused,
-    SettingsChanged,
-    WayOut,
-)
+from app.events import NoticeRaised, SettingRefused, SettingsChanged, WayOut
 from app.plan.model import KvCacheType
 from app.plan.tuned import TunedStore
 from app.service.chat import ChatService
@@ -34,7 +30,7 @@ from app.service.setting_check import is_checked, problem_with
 from app.service.snapshots import SnapshotService
 from app.service.subjects import Offer, Subject
 from app.service.tuning import TuningService
-from app.service.ways import local_file, taken
+from app.service.ways import changed, local_file
 from app.service.ways_out import WaysOutService
 from app.settings.entries import Entry, Json, replans
 from app.settings.model import Overflow, Settings
@@ -52,10 +48,9 @@ class AppService:
         self.folders = paths.folders()
         self._store = SettingsStore(self.folders.config / "settings.json")
         self.settings, self._notices = self._store.load()
-        self._wanted = self.settings
-        self._plan_is_old = False
-        self._stored = self.settings
-        self._unsaved = False
+        self._wanted, self._plan_is_old = self.settings, False
+        self._stored, self._unsaved = self.settings, False
+        self._lock = threading.Lock()
         self._listeners = Listeners()
         self._emit = self._listeners.tell
         self._conversation = Conversation(self.settings.system_prompt)
@@ -66,12 +61,7 @@ class AppService:
         )
         tuned = TunedStore(self.folders.data / "tuned.json", engine_version())
         self.planning = Planning(
-            self.folders.models,
-            self.hardware,
-            self._jobs,
-            self._emit,
-            lambda: self.settings,
-            tuned,
+            self.folders.models, self.hardware, self._jobs, self._emit, lambda: self.settings, tuned
         )
         self.ways = WaysOutService(
             self.hardware,
@@ -204,16 +194,27 @@ class AppService:
 
         self._jobs.submit(job)
 
-    def choose_model(self, model: Path | None, *, load: bool = False, keep: bool = True) -> None:
-        """Read another model's header (None is the starter model) and plan it; `keep` stores the choice."""
+    def choose_model(
+        self,
+        model: Path,
+        *,
+        load: bool = False,
+        keep: bool = True,
+        changes: Mapping[str, object] | None = None,
+    ) -> None:
+        """Read another model's header and plan it; `keep` stores the choice.
+
+        `changes`: other settings that go with it, if it can be read.
+        """
+        wanted = {**(changes or {}), "model_path": str(model)}
 
         def job() -> None:
-            self.planning.choose(model)
+            self.planning.read(model)
             self.engine.unload()
-            self.update_settings(
-                self.settings.model_copy(update={"model_path": str(model) if model else None}),
-                keep=keep,
-            )
+            self.ways.clear()
+            self.update_settings(self.settings.model_copy(update=wanted), keep=keep)
+            self._plan_is_old = False
+            self.planning.replan()
             if load:
                 self.engine.load_now()
 
@@ -226,28 +227,25 @@ class AppService:
         self.ways.taken(way)
         if way.looks_again:
             self._jobs.submit(self._detect)
-        settings = taken(way.settings, self.settings)
-        if settings.model_path is not None and settings.model_path != self.settings.model_path:
-            before, self.settings = self.settings, settings
-            if keep:
-                self._remember(before)
-            self.choose_model(Path(settings.model_path), load=True, keep=keep)
+        changes = changed(way.settings)
+        model = way.settings.model_path
+        if model is not None and model != self.settings.model_path:
+            self.choose_model(Path(model), load=True, keep=keep, changes=changes)
         else:
+            settings = self.settings.model_copy(update=changes)
             self.update_settings(settings, reload=True, keep=keep)
 
     def update_settings(
         self, settings: Settings, *, reload: bool = False, keep: bool = True
     ) -> None:
         """Store what changes if `keep`, plan again, and load again where `reload`."""
-        before, self.settings = self.settings, settings
+        before = self._change(lambda _before: settings, keep=keep)
         self._wanted = settings
         # Who asks for the same again waits for its plan, too.
         self._plan_is_old |= settings == before or replans(before, settings)
         if self._plan_is_old:
             self.ways.clear()
         servers_changed = settings.rpc_servers != before.rpc_servers
-        if keep:
-            self._remember(before)
         self._follow(before, settings)
 
         def job() -> None:
@@ -313,12 +311,8 @@ class AppService:
 
     def open_model(self, path: Path, *, context: int | None, kv_type: KvCacheType) -> None:
         """Load a model file with this context and KV cache."""
-        before = self.settings
-        self.settings = before.model_copy(
-            update={"context": context, "kv_type_k": kv_type, "kv_type_v": kv_type}
-        )
-        self._remember(before)
-        self.choose_model(path, load=True)
+        changes = {"context": context, "kv_type_k": kv_type, "kv_type_v": kv_type}
+        self.choose_model(path, load=True, changes=changes)
 
     def offer(self, subject: Subject, quantization: str, absent: str = "") -> Offer:
         """What can be done with a quantization now; `absent` says why its files are not known."""
@@ -340,19 +334,23 @@ class AppService:
 
     def _keep(self, **changes: object) -> None:
         """Change settings that no plan depends on, and store them."""
-        before, self.settings = self.settings, self.settings.model_copy(update=changes)
-        self._remember(before)
+        self._change(lambda before: before.model_copy(update=changes), keep=True)
         self._jobs.submit(self._save)
 
-    def _remember(self, before: Settings) -> None:
-        """What differs from `before` is to be stored; what was given for this run alone stays so."""
-        changes = {
-            name: value
-            for name, value in self.settings
-            if value != getattr(before, name) == getattr(self._stored, name)
-        }
-        self._stored = self._stored.model_copy(update=changes)
-        self._unsaved = True
+    def _change(self, changed: Callable[[Settings], Settings], *, keep: bool) -> Settings:
+        """Put other settings in force; returns those before.
+
+        What differs from them is to be stored if `keep`; what was given for this run alone stays so.
+        """
+        with self._lock:
+            before = self.settings
+            self.settings = now = changed(before)
+            if keep:
+                old, kept = dict(before), dict(self._stored)
+                changes = {name: value for name, value in now if value != old[name] == kept[name]}
+                self._stored = self._stored.model_copy(update=changes)
+                self._unsaved = True
+        return before
 
     def _save(self) -> None:
         if self._unsaved:
@@ -388,13 +386,13 @@ class AppService:
 
     def close(self) -> None:
         """End all threads and processes."""
-        self.ways.close()
         self.downloads.close()
         self.tuning.close()
         self.engine.close()
         self._jobs.close()
         with contextlib.suppress(AppError):
             self._save()  # its job was dropped
+        self.ways.close()  # no job begins to wait for a server any more
         self.snapshots.close()
         self.hardware.close()
         self.files.close()  # last, as requests of these two may hang for a while

@@ -72,10 +72,11 @@ class SnapshotService:
                 )
             )
 
-        self._jobs.submit(lambda: self._ask("measure", Path(), told, self._failed), self._failed)
+        self._jobs.submit(lambda: self._ask("measure", Path(), told, self._failed))
 
     def save(self, then: Callable[[], None] = lambda: None) -> None:
         """Save the chat's KV cache, and do something afterwards, whatever came of it."""
+        chat = self._chat()
 
         def failed(error: AppError) -> None:
             self._failed(error)
@@ -83,23 +84,30 @@ class SnapshotService:
 
         def measured(found: protocol.SnapshotDone) -> None:
             self._limit()
-            path = self._store.make_room(self._chat(), found.size_bytes)
+            path = self._store.make_room(chat, found.size_bytes)
             size = units.format_file_size(found.size_bytes)
             self._tell(SnapshotState.SAVING, f"Saving the KV cache, {size}.", found)
-            self._ask("save", path, written, failed)
+            # By the time it is written, another load may be on its way.
+            command = self._engine.command
+            self._ask("save", path, lambda done: written(done, command), broken)
 
-        def written(done: protocol.SnapshotDone) -> None:
-            chat, command = self._chat(), self._engine.command
-            assert command is not None  # noqa: S101 - it was answered by what was loaded so
-            self._store.keep(chat, command, engine_version())
+        def written(done: protocol.SnapshotDone, command: protocol.Load | None) -> None:
             self._saved.add(chat)
-            size = units.format_file_size(done.size_bytes)
-            self._tell(
-                SnapshotState.SAVED, f"KV cache saved: {done.tokens:,} tokens, {size}.", done
-            )
+            if command is None or chat != self._chat():
+                self._forget_others()
+            else:
+                self._store.keep(chat, command, engine_version())
+                size = units.format_file_size(done.size_bytes)
+                sentence = f"KV cache saved: {done.tokens:,} tokens, {size}."
+                self._tell(SnapshotState.SAVED, sentence, done)
             then()
 
-        self._jobs.submit(lambda: self._ask("measure", Path(), measured, failed), failed)
+        def broken(error: AppError) -> None:
+            self._store.forget(chat)
+            self._saved.discard(chat)
+            failed(error)
+
+        self._jobs.submit(lambda: self._ask("measure", Path(), measured, failed))
 
     def receive(self, event: AppEvent) -> None:
         """What the rest of the app says: a load restores, the first answer after it judges."""
@@ -116,10 +124,8 @@ class SnapshotService:
                         restored,
                     )
             case ConversationCleared():
-                for chat in self._saved - {self._chat()}:
-                    self._store.forget(chat)
-                self._saved &= {self._chat()}
                 self._restored = None
+                self._jobs.submit(self._forget_others)
             case _:
                 pass
 
@@ -144,10 +150,13 @@ class SnapshotService:
             self._restored = done
             self._tell(SnapshotState.RESTORED, f"KV cache restored: {done.tokens:,} tokens.", done)
 
-        try:
-            self._ask("restore", path, restored, self._failed)
-        except AppError as error:
-            self._failed(error)
+        self._ask("restore", path, restored, self._failed)
+
+    def _forget_others(self) -> None:
+        """Chats that are gone need no snapshot."""
+        for chat in self._saved - {self._chat()}:
+            self._store.forget(chat)
+            self._saved.discard(chat)
 
     def _limit(self) -> int:
         self._store.limit_bytes = limit = self._settings().snapshot_limit_gb * GB
@@ -161,11 +170,14 @@ class SnapshotService:
         failed: Callable[[AppError], None],
     ) -> None:
         if self._engine.state is not EngineState.READY:
-            raise AppError(
-                "The KV cache can be saved once the model is loaded and the answer is finished.",
-                hint="Wait for it, or stop it, then try again.",
-                kind=ErrorKind.USAGE,
+            failed(
+                AppError(
+                    "The KV cache can be saved once the model is loaded and the answer is finished.",
+                    hint="Wait for it, or stop it, then try again.",
+                    kind=ErrorKind.USAGE,
+                )
             )
+            return
         command = protocol.Snapshot(action=action, request=next(self._requests), path=str(path))
 
         def answered(found: protocol.SnapshotDone | AppError) -> None:

@@ -9,7 +9,16 @@ from pathlib import Path
 
 from app.engine.load_times import LoadTimes
 from app.engine.model import EngineState, EngineStateChanged
-from app.engine.tuner import Effort, Result, Trial, Tuner, TuningEnded, proposal, trials
+from app.engine.tuner import (
+    Effort,
+    Result,
+    Trial,
+    Tuner,
+    TuningEnded,
+    TuningEvent,
+    proposal,
+    trials,
+)
 from app.errors import AppError, ErrorKind
 from app.events import AppEvent
 from app.gguf.model import ModelLayout
@@ -71,6 +80,7 @@ class TuningService:
         self._tuner: Tuner | None = None
         self._cancelled = False
         self._settings: Settings | None = None
+        self._layout: ModelLayout | None = None
         self._results: tuple[Result, ...] = ()
         self._was_loaded = False
 
@@ -109,29 +119,38 @@ class TuningService:
         self._cancelled = False
 
         def job() -> None:
-            self._results, self._settings = (), settings
+            self._results, self._settings, self._layout = (), settings, self._planning.layout
             prepared = self.prepare(settings)
             self._engine.held_by = _BUSY
             try:
                 idle = self._engine.state in (EngineState.STOPPED, EngineState.CRASHED)
                 self._was_loaded = self._was_loaded or not idle
                 self._unload()
-                self._tuner = Tuner(self._listeners.tell, data=self._data, effort=self.effort)
+                self._tuner = Tuner(self._told, data=self._data, effort=self.effort)
                 if self._cancelled:
                     self._tuner.cancel()
-                self._results = self._tuner.run(prepared).results
+                self._tuner.run(prepared)
             except AppError:
                 raise
             except Exception:  # a bug, which is reported; nobody shall wait for the end
-                self._listeners.tell(TuningEnded(cancelled=True))
+                self._told(TuningEnded(cancelled=True))
                 raise
             finally:
-                self._tuner = None
-                self._engine.held_by = None
+                self._freed()
             if self._cancelled:
                 self.restore()
 
         self._worker.submit(job, self._failed)
+
+    def _told(self, event: TuningEvent) -> None:
+        """Who hears of the end may use what was measured, and load, at once."""
+        if isinstance(event, TuningEnded):
+            self._results = event.results
+            self._freed()
+        self._listeners.tell(event)
+
+    def _freed(self) -> None:
+        self._tuner = self._engine.held_by = None
 
     def _failed(self, error: AppError) -> None:
         self._listeners.tell(TuningEnded(error=error))
@@ -145,7 +164,7 @@ class TuningService:
                 stopped.set()
 
         forget = self._listeners.add(hear)
-        self._engine.unload()
+        self._engine.unload(asleep=self._engine.asleep)
         stopped.wait()
         forget()
 
@@ -167,13 +186,12 @@ class TuningService:
         self._worker.submit(lambda: self._change(self.use(index)))
 
     def use(self, index: int) -> Settings:
-        """Remember a measured plan for this model and machine; returns the settings that give it.
+        """Remember a measured plan for its model and this machine; returns the settings that give it.
 
         This writes a file before it returns.
         Where the first one is a split by hand, those are the settings as they are.
         """
-        settings, result = self._settings, self._results[index]
-        layout = self._planning.layout
+        settings, layout, result = self._settings, self._layout, self._results[index]
         assert settings is not None and layout is not None  # noqa: S101, PT018 - there are results
         self._was_loaded = False
         by_hand = settings.split_mode is not SplitMode.AUTOMATIC or bool(settings.device_order)

@@ -33,9 +33,9 @@ _FIELDS = (
 """Settings that a way out may change."""
 
 
-def taken(way: Settings, now: Settings) -> Settings:
-    """The settings of a way with all else as it is by now."""
-    return now.model_copy(update={name: getattr(way, name) for name in _FIELDS})
+def changed(way: Settings) -> dict[str, object]:
+    """What the settings of a way change in those in force by then."""
+    return {name: getattr(way, name) for name in _FIELDS}
 
 
 def ways(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 
 from app import units
 from app.engine.diagnose import KILLED, ServerLostError, ShortOfMemoryError
@@ -31,10 +31,19 @@ _PARTS: dict[Part, PlanPart] = {
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class _Lost:
-    """RPC servers that are gone, with the ids of their devices."""
+    """RPC servers that are gone: their endpoints by the ids of their devices."""
 
-    endpoints: tuple[str, ...]
-    ids: tuple[str, ...]
+    servers: Mapping[str, str]
+
+    @property
+    def endpoints(self) -> tuple[str, ...]:
+        """All servers, each once."""
+        return tuple(sorted(set(self.servers.values())))
+
+    @property
+    def ids(self) -> tuple[str, ...]:
+        """All of their devices."""
+        return tuple(sorted(self.servers))
 
     @property
     def name(self) -> str:
@@ -111,7 +120,12 @@ class WaysOutService:
         number = self._number
 
         def job() -> None:
-            found = find()
+            try:
+                found = find()
+            except AppError:
+                if number == self._number:
+                    self._tell(WaysOutFound())  # nobody shall wait for it
+                raise
             if found is not None and number == self._number:
                 self._tell(found)
 
@@ -124,10 +138,13 @@ class WaysOutService:
             self._tell(WaysOutFound())
 
     def taken(self, way: WayOut) -> None:
-        """A way was chosen; the server that it uses is not waited for any more."""
+        """A way was chosen; servers that it uses are not waited for any more."""
         off = way.settings.disabled_devices if way.settings is not None else ()
-        if self._lost is not None and not set(self._lost.ids) & set(off):
-            self._lost = None
+        servers = self._lost.servers if self._lost is not None else {}
+        absent = self._hardware.absent
+        left = {id: each for id, each in servers.items() if id in off or each in absent}
+        self._lost = _Lost(left) if left else None
+        if not left:
             self._watch.stop()
 
     def close(self) -> None:
@@ -161,7 +178,8 @@ class WaysOutService:
         return WaysOutFound(
             sentence=f"{short.label} is {'' if short.sure else 'about '}{missing} short.",
             detail=" ".join(_seen(refusal, short, report)),
-            ways=(*found, *_free_it(short, report, self._settings())),
+            ways=(*found, *_free_it(short, report, self._settings()))
+            or (_look_again(f"once {missing} more are free there", self._settings()),),
         )
 
     def _exact(self, settings: Settings) -> LoadPlan | None:
@@ -193,14 +211,14 @@ class WaysOutService:
         lost = {id for id in servers if id not in there or servers[id] == endpoint}
         if not lost and len(set(servers.values())) == 1:
             lost = set(servers)
-        gone = tuple(sorted({servers[id] for id in lost}))
-        self._lost = _Lost(gone, tuple(sorted(lost))) if gone else None
+        self._lost = _Lost({id: servers[id] for id in lost}) if lost else None
+        gone = self._lost.endpoints if self._lost is not None else ()
         words = "An RPC server ended the connection."
         if self._lost is not None:
             verb = "is" if len(gone) == 1 else "are"
             words = f"The RPC server{'s' if len(gone) > 1 else ''} {self._lost.name} {verb} gone."
-            away = next((each for each in gone if not answers(each)), None)
-            if away is not None:
+            away = [each for each in gone if not answers(each)]
+            if away:
                 self._watch.watch(away)
             else:
                 words = f"The RPC server {self._lost.name} ended the connection, but answers again."
@@ -252,13 +270,15 @@ class WaysOutService:
     def _back(self, endpoint: str) -> WaysOutFound | None:
         """A server that was gone answers: it can be used again, if a person wants that."""
         lost, settings = self._lost, self._settings()
-        if lost is None or endpoint not in lost.endpoints:
+        if lost is None or endpoint not in {*lost.endpoints} & {*settings.rpc_servers}:
             return None
-        if not (self.found.ways or set(lost.ids) & set(settings.disabled_devices)):
+        unused = endpoint in self._hardware.absent or {*lost.ids} & {*settings.disabled_devices}
+        if not (unused or self.found.ways):
             return None
         self._hardware.absent -= {endpoint}
         self._detect()
-        again = tuple(self._again(within(settings, lost.ids)))
+        back = [id for id, each in lost.servers.items() if each not in self._hardware.absent]
+        again = tuple(self._again(within(settings, back)))
         if not again:
             return None
         others = (each for each in self.found.ways if each.title != again[0].title)
@@ -318,9 +338,13 @@ def _free_it(short: Shortage, report: HardwareReport, settings: Settings) -> Ite
         names.append(f"{name} ({units.format_memory(size)})")
         freed += size
     who = ", ".join(names) or "other programs"
-    yield WayOut(
+    yield _look_again(f"once {who} no longer uses {short.label}", settings)
+
+
+def _look_again(when: str, settings: Settings) -> WayOut:
+    return WayOut(
         title="Look again and load",
-        effect=f"once {who} no longer uses {short.label}: then it fits as planned",
+        effect=f"{when}: then it fits as planned",
         settings=settings,
         looks_again=True,
     )

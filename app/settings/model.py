@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import json
 import re
 from typing import Annotated
 
@@ -73,10 +74,11 @@ OVERFLOW_WORDS = {
 
 
 def _endpoint(value: str) -> str:
+    shown = value.encode(errors="replace").decode()
     if value.count(":") > 1:
-        raise ValueError(f"“{value}” is an IPv6 address; llama.cpp's RPC speaks IPv4 only")
+        raise ValueError(f"“{shown}” is an IPv6 address; llama.cpp's RPC speaks IPv4 only")
     if not _ENDPOINT.match(value) or not 0 < int(value.rsplit(":", 1)[1]) < 65_536:
-        raise ValueError(f"“{value}” is not an address such as 192.168.1.20:50052")
+        raise ValueError(f"“{shown}” is not an address such as 192.168.1.20:50052")
     return value
 
 
@@ -87,6 +89,10 @@ def _options(value: object) -> object:
     if not isinstance(value, dict):
         return value
     checked = Sampling.model_validate(value).model_dump(mode="json")
+    try:
+        json.dumps(checked, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        raise ValueError("A text with half a character is not possible") from None
     return {name: checked[name] for name in value}
 
 
@@ -281,6 +287,7 @@ class Settings(pydantic.BaseModel):
     download_limit: int | None = pydantic.Field(
         default=None,
         ge=1000,
+        le=10**12,
         title="Download limit",
         description="The most that downloads take together.",
         json_schema_extra=shown(Section.DOWNLOADS, unit="MB/s", scale=1_000_000, empty="No limit"),

@@ -33,6 +33,7 @@ from app.gguf.reader import read_layout
 from app.plan.candidates import Candidate
 from app.plan.model import PlanRequest
 from app.plan.planner import make_plan
+from tests.helpers import engines
 from tests.helpers.machines import HOST, cards
 from tests.helpers.rpc import rpc_servers
 
@@ -188,3 +189,15 @@ def test_prompts_are_long_enough_to_tell_micro_batches_apart() -> None:
     assert prompt_length(Effort(), loads(512, 512)) == 256
     assert prompt_length(Effort(), loads(512, 1024)) == 1024
     assert prompt_length(Effort(), loads(512, 512, context=300)) == 150
+
+
+@pytest.mark.parametrize("written", ["NaN", "Infinity", "-1", "1" + "0" * 400])
+def test_a_duration_that_no_load_takes_is_not_expected(
+    tmp_path: Path, starter_model: Path, written: str
+) -> None:
+    path, command = tmp_path / "load_times.json", engines.load(starter_model)
+    times = LoadTimes(path)
+    times.put(command, 1.5)
+    assert times.expected_s(command) == 1.5
+    path.write_text(path.read_text().replace("1.5", written))
+    assert times.expected_s(command) is None

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import random
 from pathlib import Path
 
 import hypothesis
@@ -194,6 +195,33 @@ def test_the_best_order_equals_brute_force_over_all_orders(
     assert sorted(order) == list(range(len(budgets)))
     assert sum(counts) == count
     assert least(order, counts) == best
+
+
+@pytest.mark.parametrize("spread", [0.02, 0.3])
+def test_many_unlike_devices_are_searched_in_part_and_nearly_as_well(
+    spread: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chance = random.Random(7)
+    edges = [0, *itertools.accumulate(chance.randint(80, 300) for _ in range(163))]
+    budgets = [round(edges[-1] / 10 * chance.uniform(1 - spread, 1 + spread)) for _ in range(12)]
+
+    def cost(_device: int, first: int, end: int) -> int:
+        return edges[end] - edges[first]
+
+    def least() -> int:
+        found = placement.balanced_any_order(163, 0, budgets, cost)
+        assert found is not None
+        order, counts = found
+        assert sorted(order) == list(range(12))
+        assert sum(counts) == 163
+        spans = itertools.pairwise((0, *itertools.accumulate(counts)))
+        return min(budgets[i] - cost(i, *span) for i, span in zip(order, spans, strict=True))
+
+    some = least()
+    monkeypatch.setattr(placement, "MOST_STATES", 2**12)
+    best = least()
+    assert 0 <= some <= best
+    assert best - some < 0.05 * max(budgets)
 
 
 def ultra(kind: str, sizes: list[int], context: int, **changes: object) -> LoadPlan:

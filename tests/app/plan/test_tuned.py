@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import os
 import shutil
 from datetime import date
@@ -12,6 +13,7 @@ import pytest
 
 from app.gguf.model import ModelLayout
 from app.gguf.reader import read_layout
+from app.plan.measured import MOST_RESERVE, MeasuredStore
 from app.plan.model import KvCacheType, LoadPlan, Objective, PlanDevice, PlanHost, PlanRequest
 from app.plan.planner import make_plan
 from app.plan.tuned import TunedStore, tuned_from, tuned_plan
@@ -135,3 +137,39 @@ def test_a_damaged_file_counts_as_empty_and_a_disk_that_takes_nothing_does_no_ha
     blocked = TunedStore(tmp_path / "model.gguf" / "tuned.json", "1.0")
     blocked.put(layout, DEVICES, REQUEST, 2048, known)
     assert blocked.empty
+
+
+@pytest.mark.parametrize(
+    ("written", "instead"),
+    [
+        ('"d0",', '"d2",'),
+        ('"d0",', '"other",'),
+        ('"d0",', ""),
+        ("30,", "99999,"),
+        ("30,", "-30,"),
+        ('"flash_attention": "auto"', '"flash_attention": "off"'),
+    ],
+)
+def test_what_nobody_can_have_measured_is_forgotten(
+    store: TunedStore, layout: ModelLayout, tmp_path: Path, written: str, instead: str
+) -> None:
+    path = tmp_path / "tuned.json"
+    text = path.read_text()
+    if "flash" in written:  # with a cache that needs it
+        request = dataclasses.replace(REQUEST, kv_type_v=KvCacheType.Q8_0)
+        known = store.get(layout, DEVICES, REQUEST, 2048)
+        assert known is not None
+        store.put(layout, DEVICES, request, 2048, known)
+        text = path.read_text()
+    else:
+        request = REQUEST
+    assert written in text
+    path.write_text(text.replace(written, instead))
+    assert found(store, layout, request) is None
+    assert store.get(layout, DEVICES, request, 2048) is None
+
+
+def test_a_number_of_any_length_is_no_reserve(tmp_path: Path) -> None:
+    path = tmp_path / "measured.json"
+    path.write_text(json.dumps({"gpu": {"unaccounted": 10**400}}))
+    assert MeasuredStore(path).reserves() == {"gpu": MOST_RESERVE}

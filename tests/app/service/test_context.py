@@ -16,9 +16,9 @@ from app.chat.events import (
     TurnsSummarised,
 )
 from app.chat.message import ContextLevel, Outcome
-from app.engine.model import ModelLoaded
+from app.engine.model import EngineState, EngineStateChanged, ModelLoaded
 from app.errors import ErrorKind
-from app.events import AppEvent, ContextOffered
+from app.events import AppEvent, ContextOffered, PlanPreviewed, SnapshotChanged, SnapshotState
 from app.service import AppService, context
 from app.settings.model import Overflow, Settings
 
@@ -238,6 +238,55 @@ def test_enlarging_by_itself_sends_the_question_again(
     assert chat.service.chat.messages[-2].text == end.text
     assert chat.service.engine.loaded is not None
     assert chat.service.engine.loaded.loaded.context == 512
+
+
+def test_a_cancelled_enlargement_asks_nothing_later(chat: Chat) -> None:
+    chat.load(settings(Overflow.STOP))
+    chat.ask(FACT.format(1))
+    chat.service.enlarge_context(FACT.format(2))
+    while chat.until(EngineStateChanged)[1].state is not EngineState.STARTING:
+        pass
+    chat.service.engine.cancel()
+    while chat.until(EngineStateChanged)[1].state is not EngineState.STOPPED:
+        pass
+    chat.service.engine.load()
+    chat.until(ModelLoaded)
+    chat.ask("Hello")
+    asked = [m.text for m in chat.service.chat.messages if m.role == "user"]
+    assert asked == [FACT.format(1), "Hello"]
+
+
+def test_what_a_person_does_while_the_kv_cache_is_saved_for_a_longer_context_holds(
+    chat: Chat, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(context, "WORTH_SAVING_S", 0.0)
+    chat.load(settings(Overflow.STOP))
+    chat.ask(FACT.format(1))
+
+    def meanwhile(event: AppEvent) -> None:
+        if isinstance(event, SnapshotChanged) and event.state is SnapshotState.SAVING:
+            chat.service.set_system_prompt("Answer like a pirate.")
+
+    forget = chat.service.subscribe(meanwhile)
+    chat.service.enlarge_context()
+    chat.until(ModelLoaded)
+    assert chat.service.settings.context == 1024
+    assert chat.service.settings.system_prompt == "Answer like a pirate."
+    forget()
+
+    def unload(event: AppEvent) -> None:
+        if isinstance(event, SnapshotChanged) and event.state is SnapshotState.SAVING:
+            chat.service.engine.unload()
+
+    chat.ask(FACT.format(2))
+    chat.service.subscribe(unload)
+    chat.service.enlarge_context(FACT.format(3))
+    while chat.until(SnapshotChanged)[1].state is SnapshotState.SAVING:
+        pass
+    chat.service.planning.study(chat.service.settings)
+    chat.until(PlanPreviewed)
+    assert chat.service.engine.state is EngineState.STOPPED, "it was unloaded, and stays so"
+    assert chat.service.settings.context == 1024
 
 
 def test_a_question_that_is_far_too_long_takes_one_load(chat: Chat) -> None:

@@ -4,17 +4,28 @@ from __future__ import annotations
 
 import json
 import queue
+import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
-from app.events import AppEvent, LibraryScanned, PlanChanged, SettingRefused, SettingsChanged
+from app.events import (
+    AppEvent,
+    LibraryScanned,
+    OperationFailed,
+    PlanChanged,
+    SettingRefused,
+    SettingsChanged,
+)
+from app.plan.model import KvCacheType
 from app.service import AppService
 from app.settings.entries import entry
 from app.settings.text import SettingError
 from tests.helpers import described
+from tests.helpers.small_models import sliding_window
 
 TIMEOUT_S = 60
 
@@ -41,6 +52,11 @@ class Desk:
             return event.settings.model_dump().items() >= values.items()
 
         return self.until(stored)
+
+    def failure(self) -> str:
+        last = self.until(lambda event: isinstance(event, OperationFailed))[-1]
+        assert isinstance(last, OperationFailed)
+        return str(last.error)
 
     def plan(self, model: Path) -> None:
         """Choose a model on a described machine."""
@@ -134,3 +150,60 @@ def test_rules_of_downloads_hold_at_once(desk: Desk) -> None:
 def test_another_folder_of_models_is_looked_into(desk: Desk, tmp_path: Path) -> None:
     desk.service.put_setting(entry("model_folders"), [str(tmp_path)])
     desk.until(lambda event: isinstance(event, LibraryScanned))
+
+
+def test_settings_that_contradict_a_model_leave_no_plan_of_another_one(
+    desk: Desk, starter_model: Path, tmp_path: Path
+) -> None:
+    desk.plan(starter_model)
+    small = sliding_window(tmp_path / "small.gguf")
+    q8 = {"kv_type_k": KvCacheType.Q8_0, "kv_type_v": KvCacheType.Q8_0}
+    desk.service.choose_model(small, load=True, changes=q8)
+    assert "q8_0 does not suit" in desk.failure()
+    assert desk.service.planning.plan is None
+    assert desk.service.settings.model_path == str(small), "it is chosen all the same"
+    desk.service.engine.load()
+    assert "q8_0 does not suit" in desk.failure(), "what is wrong is said again"
+    f16 = {"kv_type_k": KvCacheType.F16, "kv_type_v": KvCacheType.F16}
+    desk.service.update_settings(desk.service.settings.model_copy(update=f16))
+    desk.until(lambda event: isinstance(event, PlanChanged))
+    assert desk.service.planning.plan is not None
+    assert desk.service.planning.plan.block_count < 30
+
+
+def test_a_model_that_cannot_be_read_changes_nothing(
+    desk: Desk, starter_model: Path, tmp_path: Path
+) -> None:
+    desk.plan(starter_model)
+    before, plan = desk.service.settings, desk.service.planning.plan
+    broken = tmp_path / "broken.gguf"
+    broken.write_bytes(b"GGUF" + bytes(100))
+    desk.service.open_model(broken, context=4096, kv_type=KvCacheType.Q4_0)
+    assert "broken.gguf" in desk.failure()
+    assert desk.service.settings == before
+    assert desk.service.planning.plan == plan
+
+
+def test_changes_from_several_threads_all_hold_and_are_stored(desk: Desk, home: Path) -> None:
+    interval = sys.getswitchinterval()
+
+    def prompts() -> None:
+        for number in range(300):
+            desk.service.set_system_prompt(str(number))
+
+    def rules() -> None:
+        for number in range(300):
+            desk.service.change_download_rules(1000 + number, None)
+
+    threads = [threading.Thread(target=prompts), threading.Thread(target=rules)]
+    sys.setswitchinterval(1e-6)
+    try:
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    finally:
+        sys.setswitchinterval(interval)
+    desk.service.close()
+    found = stored(home)
+    assert (found["system_prompt"], found["download_limit"]) == ("299", 1299)

@@ -12,7 +12,14 @@ import pytest
 from app.chat.events import TurnFinished
 from app.engine.model import EngineState, EngineStateChanged, ModelLoaded
 from app.errors import ErrorKind
-from app.events import AppEvent, OperationFailed, SnapshotChanged, SnapshotMeasured, SnapshotState
+from app.events import (
+    AppEvent,
+    OperationFailed,
+    PlanPreviewed,
+    SnapshotChanged,
+    SnapshotMeasured,
+    SnapshotState,
+)
 from app.plan.model import KvCacheType
 from app.service import AppService
 from app.settings.model import Settings
@@ -47,6 +54,11 @@ class Told:
         assert event.error is None
         assert event.answer.stats is not None
         return event
+
+    def settled(self, service: AppService) -> None:
+        """All jobs that were asked for are done."""
+        service.planning.study(service.settings)
+        self.until(PlanPreviewed)
 
     def stopped(self) -> None:
         self.until(EngineStateChanged, lambda e: e.state is EngineState.STOPPED)
@@ -186,3 +198,66 @@ def test_what_an_ended_program_left_is_thrown_away(service: AppService, told: To
     service.snapshots.measure()
     told.until(SnapshotMeasured)
     assert files(service) == []
+
+
+def test_a_question_right_after_falling_asleep_is_asked(service: AppService, told: Told) -> None:
+    service.chat.sleep(keep=False)
+    service.chat.send("Hello", max_tokens=2)
+    told.answer()
+    assert [m.text for m in service.chat.messages if m.role == "user"] == ["Hello"]
+
+
+def test_a_question_while_the_kv_cache_is_saved_is_answered_and_the_model_stays(
+    service: AppService, told: Told
+) -> None:
+    service.chat.send(STORY, max_tokens=4)
+    told.answer()
+
+    def ask(event: AppEvent) -> None:
+        if isinstance(event, SnapshotChanged) and event.state is SnapshotState.SAVED:
+            service.chat.send("And then?", max_tokens=200)
+
+    service.subscribe(ask)
+    service.chat.sleep(keep=True)
+    assert told.answer().answer.text
+    told.settled(service)
+    assert service.engine.state is EngineState.READY
+    assert not service.engine.asleep
+
+
+def test_a_new_chat_is_not_begun_by_what_waited_in_the_old_one(
+    service: AppService, told: Told
+) -> None:
+    service.chat.sleep(keep=False)
+    told.stopped()
+    service.chat.send("Of the old chat", max_tokens=2)
+    service.chat.new_chat()
+    told.until(ModelLoaded)
+    service.chat.send("Hello", max_tokens=2)
+    told.answer()
+    assert [m.text for m in service.chat.messages if m.role == "user"] == ["Hello"]
+
+
+def test_a_chat_that_ends_while_it_is_saved_leaves_nothing(service: AppService, told: Told) -> None:
+    service.chat.send(STORY, max_tokens=4)
+    told.answer()
+
+    def clear(event: AppEvent) -> None:
+        if isinstance(event, SnapshotChanged) and event.state is SnapshotState.SAVING:
+            service.chat.new_chat()
+
+    service.subscribe(clear)
+    service.snapshots.save()
+    told.until(SnapshotChanged)
+    told.settled(service)
+    service.chat.send("Hello", max_tokens=2)
+    told.answer()
+    told.settled(service)
+    assert files(service) == []
+
+
+def test_half_a_character_in_a_question_costs_no_more_than_that(
+    service: AppService, told: Told
+) -> None:
+    service.chat.send("Caf\udce9?", max_tokens=2)
+    assert told.answer().answer.text

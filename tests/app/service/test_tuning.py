@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from app.chat.events import TurnFinished
 from app.engine.model import EngineStateChanged, ModelLoaded
 from app.engine.tuner import CandidateMeasured, Effort, TuningEnded, TuningProposed
 from app.errors import AppError
@@ -16,6 +17,7 @@ from app.plan.model import DevicePlan
 from app.service import AppService
 from app.settings.model import Settings, SplitMode
 from tests.helpers.rpc import rpc_servers
+from tests.helpers.small_models import sliding_window
 
 TIMEOUT_S = 90
 Events = queue.Queue[AppEvent]
@@ -99,3 +101,36 @@ def test_what_is_found_is_in_the_next_plan_and_a_cancel_gives_back_what_was_load
     by_hand = {"split_mode": SplitMode.EVEN}
     service.update_settings(settings.model_copy(update=by_hand))
     until(events, lambda e: isinstance(e, PlanChanged) and not e.plan.note)
+
+
+def test_a_model_that_sleeps_still_does_after_measuring_and_results_are_there_at_once(
+    service: AppService, starter_model: Path, tmp_path: Path
+) -> None:
+    events: Events = queue.Queue()
+    used: list[Settings] = []
+
+    def use(event: AppEvent) -> None:
+        if isinstance(event, TuningEnded) and not used:
+            used.append(service.tuning.use(0))
+            (service.folders.data / "tuned.json").unlink()
+
+    service.subscribe(use)
+    service.subscribe(events.put)
+    service.start(starter_model, load=True)
+    until(events, is_a(ModelLoaded))
+    service.chat.sleep(keep=False)
+    service.tuning.start(service.settings)
+    until(events, is_a(TuningEnded))
+    assert len(used) == 1
+    assert service.engine.asleep
+    service.chat.send("Hello", max_tokens=2)
+    ended = until(events, is_a(TurnFinished))
+    assert isinstance(ended, TurnFinished)
+    assert ended.error is None
+
+    # What was measured is of the model that was measured, whatever is chosen by then.
+    service.choose_model(sliding_window(tmp_path / "other.gguf"))
+    until(events, is_a(PlanChanged))
+    service.tuning.use(0)
+    service.choose_model(starter_model)
+    until(events, lambda e: isinstance(e, PlanChanged) and e.plan.note.startswith("Measured"))

@@ -12,10 +12,10 @@ import pytest
 from app import paths
 from app.engine import diagnose
 from app.engine.model import EngineState, EngineStateChanged
-from app.events import AppEvent, WaysOutFound
+from app.events import AppEvent, OperationFailed, WaysOutFound
 from app.gguf import bundled
 from app.hardware.model import HardwareReport, Program
-from app.plan.model import KvCacheType, LoadPlan
+from app.plan.model import FlashAttention, KvCacheType, LoadPlan
 from app.plan.tuned import TunedStore
 from app.service.hardware import HardwareService
 from app.service.jobs import Worker
@@ -253,3 +253,31 @@ def test_memory_that_runs_out_in_mid_answer_leaves_more_room_the_next_time(
     again = machine.fail(text)
     assert machine.hardware.lost["GPU-5"] > lost["GPU-5"], "it is learned anew each time"
     assert again.sentence
+
+
+def test_where_nothing_else_helps_the_memory_can_be_freed(
+    machines: list[Described], starter_model: Path
+) -> None:
+    machine = Described("1x RTX 3090", "Q4_K_M", Settings(context=256))
+    machines.append(machine)
+    machine.hardware.report = machine.after = dataclasses.replace(machine.before, devices=())
+    machine.planning.choose(starter_model)
+    found = machine.fail("std::bad_alloc\n")
+    assert [way.title for way in found.ways] == ["Look again and load"]
+    assert found.ways[0].looks_again
+    missing = found.sentence.removeprefix("Main memory is about ").removesuffix(" short.")
+    assert found.ways[0].effect == f"once {missing} more are free there: then it fits as planned"
+
+
+def test_settings_that_became_impossible_leave_nobody_waiting(machines: list[Described]) -> None:
+    machine = Described("8x RTX 3090", "Q4_K_M", full())
+    machines.append(machine)
+    words = refused_cache(machine.plan, 2)
+    plan = machine.plan
+    machine.settings = full().model_copy(update={"flash_attention": FlashAttention.OFF})
+    error = diagnose.short_of_memory(words)
+    machine.ways.heard(EngineStateChanged(state=EngineState.STOPPED, error=error), plan)
+    told = [machine.events.get(timeout=60)]
+    while not isinstance(told[-1], OperationFailed):
+        told.append(machine.events.get(timeout=60))
+    assert WaysOutFound() in told

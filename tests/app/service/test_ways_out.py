@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import queue
+import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TypeVar
@@ -14,12 +16,19 @@ import pytest
 from app.chat.events import AnswerExtended, TurnFinished
 from app.engine.model import EngineState, EngineStateChanged, ModelLoaded
 from app.errors import ErrorKind
-from app.events import AppEvent, OperationFailed, PlanChanged, WayOut, WaysOutFound
+from app.events import (
+    AppEvent,
+    HardwareDetected,
+    OperationFailed,
+    PlanChanged,
+    WayOut,
+    WaysOutFound,
+)
 from app.service import AppService
 from app.settings.model import Settings
 from app.units import MIB
 from tests.helpers.faults import Faults, memory_group
-from tests.helpers.rpc import Cable, leave, rpc_servers, server_at
+from tests.helpers.rpc import Cable, leave, rpc_server_at, rpc_servers, server_at
 
 TIMEOUT_S = 60
 T = TypeVar("T")
@@ -228,3 +237,50 @@ def test_a_server_that_is_cut_off_without_a_word_is_found_out_in_the_silence(
         client.take(named(found, "Reload without"))
         assert service.chat.messages[-1].text, "what was shown stays"
         assert client.ask()
+
+
+def test_of_two_servers_that_are_gone_each_is_told_when_it_is_back(client: Client) -> None:
+    with rpc_servers(3) as endpoints:
+        client.planned(rpc_servers=endpoints, context=1024)
+        client.load()
+        for endpoint in endpoints[:2]:
+            server_at(endpoint).kill()
+        client.service.chat.send("Name a colour.")
+        client.take(named(client.ways(), "Reload without"))
+        with rpc_server_at(endpoints[1]):
+            found = client.ways(good=True)
+            assert endpoints[1] in found.sentence
+            with rpc_server_at(endpoints[0]):
+                found = client.ways(good=True)
+                assert endpoints[0] in found.sentence
+                client.take(found.ways[0])
+                assert client.service.settings.disabled_devices == ()
+                assert client.service.hardware.report is not None
+                assert len(client.service.hardware.report.usable_devices) == 3
+                client.service.engine.unload()
+                client.until(EngineStateChanged, lambda e: e.state is EngineState.STOPPED)
+
+
+def test_a_server_that_is_lost_while_the_app_ends_is_not_waited_for() -> None:
+    """What began to wait for it after all had been closed would be left behind."""
+    client = Client()  # closed once
+    with rpc_servers(1) as endpoints:
+        client.planned(rpc_servers=endpoints, context=1024)
+        client.load()
+        closing = threading.Thread(target=client.service.close)
+        begun = threading.Event()
+        until = time.monotonic() + TIMEOUT_S
+
+        def close(event: AppEvent) -> None:
+            if isinstance(event, HardwareDetected) and not begun.is_set():
+                closing.start()
+                begun.set()
+                names = {"engine supervisor"}
+                while names & {thread.name for thread in threading.enumerate()}:
+                    assert time.monotonic() < until
+
+        client.service.subscribe(close)
+        server_at(endpoints[0]).kill()
+        client.service.chat.send("Name a colour.")
+        assert begun.wait(TIMEOUT_S)
+        closing.join()

@@ -103,7 +103,7 @@ def test_text_and_back(key: str, text: str, value: object, written: str | None) 
         ),
         ("context", "1.5", "whole number"),
         ("context", "", "whole number"),
-        ("download_limit", "0.0001", "at least 0.001 MB/s"),
+        ("download_limit", "0.0001", "from 0.001 to 1,000,000 MB/s"),
         ("download_hours", "25:00-6:00", "22:00–06:00"),
         ("download_hours", "6-6", "22:00–06:00"),
         ("kv_type_k", "q9", "q8_0"),

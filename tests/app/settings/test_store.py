@@ -112,3 +112,21 @@ def test_every_setting_has_words() -> None:
 def test_bad_rpc_addresses_are_refused(address: str) -> None:
     with pytest.raises(pydantic.ValidationError):
         Settings(rpc_servers=(address,))
+
+
+def test_half_a_character_is_reset_like_every_bad_value(tmp_path: Path) -> None:
+    path = tmp_path / "settings.json"
+    half = "\ud800"
+    written = {"rpc_servers": [half], "sampling": {"grammar": half}, "context": 512}
+    path.write_text(json.dumps(written))
+    settings, notices = SettingsStore(path).load()
+    assert settings == Settings(context=512)
+    assert len(notices) == 2
+
+
+def test_a_number_of_any_length_can_be_shown(tmp_path: Path) -> None:
+    path = tmp_path / "settings.json"
+    path.write_text(json.dumps({"download_limit": 10**400}))
+    settings, notices = SettingsStore(path).load()
+    assert settings == Settings()
+    assert len(notices) == 1
