@@ -47,6 +47,7 @@ def window() -> int:
     from app import logs
     from app.service import AppService
     from ui import theme
+    from ui.collector import Collector
     from ui.main_window import MainWindow
 
     logs.configure()
@@ -55,6 +56,7 @@ def window() -> int:
     service = AppService()
     look = theme.Appearance(service.settings.appearance)
     theme.manager().install(app, look, high_contrast=service.settings.high_contrast)
+    Collector(app)
     main_window = MainWindow(service)
     main_window.show()
     service.start(load=service.settings.model_path is None, meters=True, downloads=True)

@@ -92,7 +92,8 @@ class TurnStats:
         tokens: Generated tokens.
         tokens_per_second: Rate of token generation without the first token; None below two.
         first_token_s: Time to first token, from sending on; None if none came.
-        prompt_tokens: Tokens of the whole prompt, `reused_tokens` of them from the turn before.
+        prompt_tokens: Tokens of the whole prompt, or of what was read before a stop; `reused_tokens`
+            of them from the turn before.
         prompt_s: Time of prompt processing, the template included.
         reasoning_tokens: Of `tokens`, those of the reasoning, which took `reasoning_s`.
         context_used: Tokens in the KV cache after the turn, of `context`.

@@ -77,6 +77,7 @@ class _Turn:
     def run(self, sampler: Sampler) -> None:
         turn, sequence, tokens = self._command.turn, self._model.sequence, self._room.tokens
         complete, self._reused = self._read(tokens)
+        read = len(tokens) if complete else max(self._reused, len(sequence.tokens))
         prefilled = time.monotonic() - self._room.summary_s
         try:
             reason = self._stream(sampler) if complete else "cancelled"
@@ -89,7 +90,7 @@ class _Turn:
             protocol.TurnFinished(
                 turn=turn,
                 reason=reason,
-                prompt_tokens=len(tokens),
+                prompt_tokens=read,
                 reused_tokens=self._reused,
                 generated_tokens=self._generated,
                 prefill_s=prefilled - self._started,

@@ -85,8 +85,12 @@ def ways(
 
 def effect(plan: LoadPlan, layout: ModelLayout) -> str:
     """Where it lies then, and how fast it will be."""
-    used = [share.device.label for share in plan.devices if share.used]
-    places = used[0] if len(used) == 1 else f"{len(used)} devices"
+    used = [share.device for share in plan.devices if share.used]
+    places = f"{len(used)} devices"
+    if len(used) == 1:
+        # RPC devices are numbered anew once one of them is left out.
+        server = f" at {used[0].name}" if used[0].backend == "rpc" else ""
+        places = f"{used[0].label}{server}"
     if plan.verdict is Verdict.FITS:
         words = f"fits on {places}"
     elif plan.verdict is Verdict.PARTLY:

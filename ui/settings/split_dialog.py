@@ -6,7 +6,7 @@ import functools
 from collections.abc import Mapping
 from typing import Protocol
 
-from PySide6.QtCore import Signal
+from PySide6.QtCore import QSize, Signal
 from PySide6.QtWidgets import QDialog, QHBoxLayout, QVBoxLayout, QWidget
 
 from app import units
@@ -57,8 +57,9 @@ class SplitDialog(QDialog):
     ) -> None:
         super().__init__(parent)
         self.setWindowTitle("GPU split")
-        self.resize(1080, 720)
         self.setMinimumSize(900, 640)
+        room = parent.size() if parent is not None else QSize(1080, 720)
+        self.resize(QSize(1080, 720).boundedTo(room))
         self._preview, self._total = preview, total_layers
         self._in_use, self._layout = in_use or {}, layout
         self._stored = settings

@@ -375,6 +375,7 @@ def test_a_stop_in_prefill_ends_it_and_the_model_stays(starter_model: Path) -> N
         assert isinstance(end, TurnEnded)
         assert end.finished is not None
         assert end.finished.reason == "cancelled"
+        assert end.finished.prompt_tokens == end.finished.context_used, "no more was read"
         # Reading all of it would give ten such events.
         assert sum(isinstance(e, TurnProgressed) for e in seen) <= 2
         assert answer(supervisor, events, talk("Hello"), limit=4).text
