@@ -115,9 +115,12 @@ def compare(model: Path, mode: str, count: int) -> None:
     theirs(model, mode)  # the file is in the cache for both
     pairs = []
     for number in range(count):
-        plain = theirs(model, mode) if number % 2 else None
-        mine = ours(model, mode)
-        pairs.append((mine, plain or theirs(model, mode)))
+        if number % 2:
+            plain = theirs(model, mode)
+            pairs.append((ours(model, mode), plain))
+        else:
+            mine = ours(model, mode)
+            pairs.append((mine, theirs(model, mode)))
     print(f"{model.name}, {mode}, {count} pairs:")
     for index, what in enumerate(("load and context", "from the process's start")):
         mine, plain = (statistics.median(pair[side][index] for pair in pairs) for side in (0, 1))
