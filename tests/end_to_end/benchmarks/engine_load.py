@@ -119,8 +119,8 @@ def compare(model: Path, mode: str, count: int) -> None:
             plain = theirs(model, mode)
             pairs.append((ours(model, mode), plain))
         else:
-            mine = ours(model, mode)
-            pairs.append((mine, theirs(model, mode)))
+            engine_s = ours(model, mode)
+            pairs.append((engine_s, theirs(model, mode)))
     print(f"{model.name}, {mode}, {count} pairs:")
     for index, what in enumerate(("load and context", "from the process's start")):
         mine, plain = (statistics.median(pair[side][index] for pair in pairs) for side in (0, 1))
