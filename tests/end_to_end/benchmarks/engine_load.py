@@ -116,8 +116,8 @@ def compare(model: Path, mode: str, count: int) -> None:
     pairs = []
     for number in range(count):
         if number % 2:
-            plain = theirs(model, mode)
-            pairs.append((ours(model, mode), plain))
+            plain_s = theirs(model, mode)
+            pairs.append((ours(model, mode), plain_s))
         else:
             engine_s = ours(model, mode)
             pairs.append((engine_s, theirs(model, mode)))
