@@ -161,7 +161,7 @@ class Settings(pydantic.BaseModel):
     objective: Objective = pydantic.Field(
         default=Objective.BALANCED,
         title="Objective",
-        description="What an automatic split is best at, among those that fit.",
+        description="What an automatic split is best at: most room left, fewest devices, speed, longest context.",
         json_schema_extra=shown(Section.ENGINE, at_load=True),
     )
     threads: int | None = pydantic.Field(
