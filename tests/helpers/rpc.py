@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import resource
+import select
 import socket
 import threading
 from typing import TYPE_CHECKING
@@ -88,18 +89,15 @@ class Cable:
                     self._threads.append(thread)
 
     def _pass(self, source: socket.socket, target: socket.socket) -> None:
-        source.settimeout(0.05)
+        # Both directions share the sockets, so neither may change their timeouts.
         while not self._cut.is_set():
+            if not select.select([source], [], [], 0.05)[0]:
+                continue
             try:
                 data = source.recv(1 << 20)
-            except TimeoutError:
-                continue
-            except OSError:
-                return
-            with contextlib.suppress(OSError):
                 if not data:
                     target.shutdown(socket.SHUT_WR)
                     return
-                target.settimeout(None)
                 target.sendall(data)
-                target.settimeout(0.05)
+            except OSError:
+                return

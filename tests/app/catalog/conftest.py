@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from huggingface_hub import constants
 
+from app.catalog import api
 from tests.helpers.hub import Hub
 from tests.helpers.hub import hub as hub_server
 
@@ -27,5 +28,7 @@ def server(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, starter_model: Path)
     monkeypatch.setattr(constants, "AGENT_HARNESSES_PATH", str(tmp_path / "harnesses.json"))
     with hub_server() as running:
         running.files["org/repo/sub/starter.gguf"] = starter_model
+        # The port may have been that of another one, which wanted to be left alone.
+        monkeypatch.setattr(api, "_quiet_until", {})
         point_at(monkeypatch, running.endpoint)
         yield running

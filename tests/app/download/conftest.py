@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from huggingface_hub import constants
 
-from app.catalog import tokens
+from app.catalog import api, tokens
 from app.download.manager import DownloadManager
 from app.download.model import (
     Download,
@@ -98,6 +98,8 @@ def stage(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Stage]:
     monkeypatch.setattr(constants, "AGENT_HARNESSES_PATH", str(tmp_path / "harnesses.json"))
     monkeypatch.setattr(tokens, "_kept", lambda: None)
     with faulty_hub() as server:
+        # The port may have been that of another one, which wanted to be left alone.
+        monkeypatch.setattr(api, "_quiet_until", {})
         point_at(monkeypatch, server.endpoint)
         yield Stage(server, tmp_path / "source", tmp_path / "models", tmp_path / "state")
 
