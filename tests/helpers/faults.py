@@ -95,13 +95,15 @@ def memory_group(limit_bytes: int) -> Iterator[Path]:
         OSError: Nobody may make one here.
     """
     first = Path("/sys/fs/cgroup/memory")
-    root, name = (
-        (first, "memory.limit_in_bytes") if first.exists() else (first.parent, "memory.max")
-    )
+    root, name, swap = first, "memory.limit_in_bytes", "memory.memsw.limit_in_bytes"
+    if not first.exists():
+        root, name, swap = first.parent, "memory.max", "memory.swap.max"
     group = root / f"ultra-launcher-{uuid.uuid4().hex}"
     group.mkdir()
     try:
         (group / name).write_text(str(limit_bytes))
+        with contextlib.suppress(OSError):  # without swap there is no such limit
+            (group / swap).write_text("0" if swap.endswith("max") else str(limit_bytes))
         yield group / "cgroup.procs"
     finally:
         group.rmdir()
