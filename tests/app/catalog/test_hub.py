@@ -226,9 +226,10 @@ def test_whatever_comes_ends_in_a_layout_or_an_app_error(
 
 def test_shards_that_break_off_are_taken_up_where_they_were(server: Hub, tmp_path: Path) -> None:
     add_shards(server, tmp_path)
-    server.faults = Faults(cuts=[100, 200, 100])
+    # Three shards are read side by side: a third break might be the third one of the same shard.
+    server.faults = Faults(cuts=[100, 200])
     assert read("hf:org/repo/q/m-00002-of-00003.gguf").block_count == 3
-    assert len([r for r in server.requests if r.range]) == 6
+    assert len([r for r in server.requests if r.range]) == 5
 
 
 def test_a_fault_of_one_shard_is_the_models(server: Hub, tmp_path: Path) -> None:
