@@ -82,13 +82,16 @@ class Planning:
         self._emit(ModelChosen(layout=layout))
 
     def replan(self) -> None:
-        """Plan with the settings in force.
+        """Plan with the settings in force; the plan before holds until there is another.
 
         Raises:
             AppError: They contradict the model; there is no plan then.
         """
-        self.plan = None
-        plan = self.preview(self._settings())
+        try:
+            plan = self.preview(self._settings())
+        except AppError:
+            self.plan = None
+            raise
         if plan is not None:
             self.use(plan)
 

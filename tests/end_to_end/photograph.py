@@ -6,6 +6,7 @@ machines that are described, planned by the real service.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 import sys
@@ -174,15 +175,22 @@ def machine(scene: Scene, folder: Path) -> None:
     service.close()
 
 
-def main() -> None:
-    """All pictures, or those of one sort."""
+@contextlib.contextmanager
+def studio() -> Iterator[Path]:
+    """The application with folders of its own; yields where pictures go."""
     folder = Path(sys.argv[1])
     folder.mkdir(parents=True, exist_ok=True)
-    wanted = sys.argv[2:] or ["real", "machines"]
     app = QApplication(sys.argv[:1])
     theme.manager().install(app, theme.Appearance.LIGHT)
     with tempfile.TemporaryDirectory() as home:
         os.environ[paths.HOME_VARIABLE] = home
+        yield folder
+
+
+def main() -> None:
+    """All pictures, or those of one sort."""
+    wanted = sys.argv[2:] or ["real", "machines"]
+    with studio() as folder:
         if "machines" in wanted:
             for scene in SCENES:
                 machine(scene, folder)

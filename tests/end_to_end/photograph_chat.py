@@ -6,23 +6,18 @@ what is asked of it. All of it happens to the starter model while the pictures a
 
 from __future__ import annotations
 
-import os
 import sys
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
 from PySide6.QtTest import QTest
-from PySide6.QtWidgets import QApplication
 
-from app import paths
 from app.engine.model import EngineState
 from app.service import AppService
 from app.settings.model import Overflow, Settings
 from app.units import MIB
-from tests.end_to_end.photograph import NARROW, looks, save, wait
+from tests.end_to_end.photograph import NARROW, looks, save, studio, wait
 from tests.helpers.rpc import leave, rpc_servers
-from ui import theme
 from ui.main_window import MainWindow
 
 WIDE = 1280, 820
@@ -137,12 +132,7 @@ def ways(folder: Path) -> None:
 
 def main() -> None:
     """All pictures, or those of one sort."""
-    folder = Path(sys.argv[1])
-    folder.mkdir(parents=True, exist_ok=True)
-    app = QApplication(sys.argv[:1])
-    theme.manager().install(app, theme.Appearance.LIGHT)
-    with tempfile.TemporaryDirectory() as home:
-        os.environ[paths.HOME_VARIABLE] = home
+    with studio() as folder:
         for name, scene in (("full", full), ("ways", ways)):
             if name in (sys.argv[2:] or [name]):
                 scene(folder)

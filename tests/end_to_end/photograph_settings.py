@@ -6,22 +6,18 @@ The largest model is chosen on a described machine, and some settings are change
 from __future__ import annotations
 
 import os
-import sys
-import tempfile
 from pathlib import Path
 
 os.environ.setdefault("QT_QPA_PLATFORM", "offscreen")
 
 from PySide6.QtTest import QTest
-from PySide6.QtWidgets import QApplication
 
-from app import paths
 from app.engine.protocol import Sampling
 from app.gguf import bundled
 from app.service import AppService
 from app.settings.model import Settings
 from app.settings.shown import Section
-from tests.end_to_end.photograph import NARROW, looks, save
+from tests.end_to_end.photograph import NARROW, looks, save, studio
 from tests.helpers import described
 from ui import theme
 from ui.main_window import MainWindow
@@ -88,12 +84,7 @@ def photograph(folder: Path) -> None:
 
 def main() -> None:
     """All pictures."""
-    folder = Path(sys.argv[1])
-    folder.mkdir(parents=True, exist_ok=True)
-    app = QApplication(sys.argv[:1])
-    theme.manager().install(app, theme.Appearance.LIGHT)
-    with tempfile.TemporaryDirectory() as home:
-        os.environ[paths.HOME_VARIABLE] = home
+    with studio() as folder:
         photograph(folder)
 
 

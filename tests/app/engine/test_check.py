@@ -9,21 +9,26 @@ from app import units
 from app.engine.check import deviations
 from app.engine.model import ModelLoaded
 from app.gguf.reader import read_layout
-from app.plan.model import PlanDevice, PlanHost, PlanRequest
+from app.plan.model import LoadPlan, PlanDevice, PlanHost, PlanRequest
 from app.plan.planner import make_plan
 from app.units import GIB, MIB
 from tests.helpers.engines import engine, is_loaded, load
 from tests.helpers.rpc import rpc_servers
 
+DEVICE = PlanDevice(
+    id="rpc0", label="RPC 0", name="", engine_name="RPC0", backend="rpc",
+    total_bytes=8 * GIB, free_bytes=8 * GIB,
+)  # fmt: skip
+HOST = PlanHost(total_bytes=8 * GIB, available_bytes=8 * GIB)
+
+
+def planned(model: Path, layers: int) -> LoadPlan:
+    request = PlanRequest(context=1024, layer_counts=(layers,))
+    return make_plan(read_layout(model), request, (DEVICE,), HOST)
+
 
 def test_what_lies_between_mapped_tensors_is_no_spill(starter_model: Path) -> None:
-    layout = read_layout(starter_model)
-    device = PlanDevice(
-        id="rpc0", label="RPC 0", name="", engine_name="RPC0", backend="rpc",
-        total_bytes=8 * GIB, free_bytes=8 * GIB,
-    )  # fmt: skip
-    host = PlanHost(total_bytes=8 * GIB, available_bytes=8 * GIB)
-    plan = make_plan(layout, PlanRequest(context=1024, layer_counts=(20,)), (device,), host)
+    plan = planned(starter_model, 20)
     with rpc_servers(1) as endpoints, engine() as (supervisor, events):
         command = load(
             starter_model, devices=("RPC0",), rpc_servers=endpoints, gpu_layers=plan.gpu_layers,
@@ -48,13 +53,7 @@ def test_what_lies_between_mapped_tensors_is_no_spill(starter_model: Path) -> No
 
 
 def test_a_real_load_is_as_planned_and_what_differs_is_told(starter_model: Path) -> None:
-    layout = read_layout(starter_model)
-    device = PlanDevice(
-        id="rpc0", label="RPC 0", name="", engine_name="RPC0", backend="rpc",
-        total_bytes=8 * GIB, free_bytes=8 * GIB,
-    )  # fmt: skip
-    host = PlanHost(total_bytes=8 * GIB, available_bytes=8 * GIB)
-    plan = make_plan(layout, PlanRequest(context=1024, layer_counts=(31,)), (device,), host)
+    plan = planned(starter_model, 31)
     with rpc_servers(1) as endpoints, engine() as (supervisor, events):
         command = load(
             starter_model, devices=("RPC0",), rpc_servers=endpoints, gpu_layers=plan.gpu_layers,
