@@ -9,6 +9,7 @@ from pathlib import Path
 from app import paths
 
 MAX_BYTES = 2_000_000
+_ours: list[logging.Handler] = []
 
 
 def path() -> Path:
@@ -17,7 +18,13 @@ def path() -> Path:
 
 
 def configure() -> None:
-    """Send records to the log file; to stderr where its folder cannot be written."""
+    """Send records to the log file; to stderr where its folder cannot be written.
+
+    A record that cannot be written later (a full disk, a folder that went) is lost without a word:
+    a traceback in the midst of a chat in the terminal would not bring it back.
+    """
+    close()
+    logging.raiseExceptions = False
     handler: logging.Handler
     try:
         path().parent.mkdir(parents=True, exist_ok=True)
@@ -34,3 +41,12 @@ def configure() -> None:
     root = logging.getLogger()
     root.setLevel(logging.INFO)
     root.addHandler(handler)
+    _ours.append(handler)
+
+
+def close() -> None:
+    """Close the log that `configure` opened."""
+    while _ours:
+        handler = _ours.pop()
+        logging.getLogger().removeHandler(handler)
+        handler.close()

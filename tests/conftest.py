@@ -17,7 +17,7 @@ os.environ.setdefault("QT_QPA_PLATFORM", "offscreen")
 import psutil
 import pytest
 
-from app import paths
+from app import logs, paths
 from app.catalog import starter
 
 if TYPE_CHECKING:
@@ -27,11 +27,12 @@ LEFTOVER_TIMEOUT_S = 10
 
 
 @pytest.fixture(autouse=True)
-def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """The app's folders, below this test's own folder."""
     folder = tmp_path / "home"
     monkeypatch.setenv(paths.HOME_VARIABLE, str(folder))
-    return folder
+    yield folder
+    logs.close()
 
 
 @pytest.fixture(autouse=True)
