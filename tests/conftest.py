@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import threading
@@ -25,6 +26,9 @@ if TYPE_CHECKING:
 
 LEFTOVER_TIMEOUT_S = 10
 
+# A script's background job ignores Ctrl+C, and so would every process that a test starts.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+
 
 @pytest.fixture(autouse=True)
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
@@ -44,8 +48,11 @@ def _garbage_is_collected_here() -> Iterator[None]:
 
 
 @pytest.fixture(autouse=True)
-def _no_network(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Connecting to anything but loopback or a Unix socket fails the test."""
+def _no_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Connecting to anything but loopback or a Unix socket fails the test.
+
+    `tmp_path` stands before `monkeypatch`, so that its folder is removed when all patches are undone.
+    """
     connect = socket.socket.connect
 
     def guarded(self: socket.socket, address: Any) -> None:  # noqa: ANN401 - as in socket
