@@ -23,7 +23,7 @@ def strange_endpoint() -> str:
     try:
         _ = urlsplit(endpoint).port
     except ValueError as error:
-        return f"HF_ENDPOINT is {ascii(endpoint)}, and can be no address: {error}. Correct or unset it."
+        return f"HF_ENDPOINT is {endpoint!a}, and can be no address: {error}. Correct or unset it."
     return ""
 
 
