@@ -7,6 +7,7 @@ import dataclasses
 import json
 import queue
 import re
+import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -18,6 +19,8 @@ from rich.text import Text
 from app import paths, units
 from app.catalog import names, repository
 from app.catalog.hub import Address
+from app.catalog.repository import Snapshot
+from app.catalog.search import HubLookUps
 from app.cli import already, signals, where
 from app.download import jobs, preflight, requests, text
 from app.download.manager import DownloadManager
@@ -128,12 +131,31 @@ def _request(
         here = next((folder for _, folder, _ in where.here(addresses, folders)), folders[0])
         if options.to is None:
             where.check_there(here, settings)
-        request = requests.ask(addresses, here, projector=options.mmproj)
+        request = _asked(addresses, here, options)
     elif options.mmproj and not requests.has_projector(request):
         request = _with_projector(request)
     # What was begun from a folder goes on from the Hub, unless that is said again.
     source = options.source and options.source.expanduser().absolute()
+    if source is not None and source.is_file():
+        source = source.parent  # one of its files was named
     return dataclasses.replace(request, source=source)
+
+
+def _asked(
+    addresses: Sequence[Address], folder: Path, options: argparse.Namespace
+) -> DownloadRequest:
+    """As the Hub has it; where it is out of reach, a copy is checked by what it said before."""
+    if options.source is None:
+        return requests.ask(addresses, folder, projector=options.mmproj)
+
+    def read(repo: str, revision: str | None) -> Snapshot:
+        answer = HubLookUps(paths.folders().cache).snapshot(repo, revision, refresh=True)
+        if answer.notice:
+            age = units.format_age(answer.age_s)
+            print(f"{answer.notice} Checked by what it said {age} ago.", file=sys.stderr)
+        return answer.value
+
+    return requests.ask(addresses, folder, projector=options.mmproj, read=read)
 
 
 def _with_projector(request: DownloadRequest) -> DownloadRequest:
