@@ -9,8 +9,22 @@ import signal
 import sys
 from collections.abc import Mapping
 from pathlib import Path
+from urllib.parse import urlsplit
 
 CHILD_SWITCH = "--run-child"
+
+
+def strange_endpoint() -> str:
+    """Why HF_ENDPOINT can be no address, as sentences; empty if it may be one.
+
+    With such a one huggingface_hub does not even load, so programs look before they load it.
+    """
+    endpoint = os.environ.get("HF_ENDPOINT", "")
+    try:
+        _ = urlsplit(endpoint).port
+    except ValueError as error:
+        return f"HF_ENDPOINT is {endpoint!a}, and can be no address: {error}. Correct or unset it."
+    return ""
 
 
 def child_command(module: str) -> list[str]:

@@ -22,6 +22,9 @@ def _main(arguments: list[str]) -> int:
         sys.argv = arguments[1:]
         runpy.run_module(arguments[1], run_name="__main__")
         return 0
+    if wrong := processes.strange_endpoint():
+        sys.stderr.write(f"Error: {wrong}\n")
+        return 2
     if arguments:
         from app.cli import main as command_line
 

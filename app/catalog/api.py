@@ -179,7 +179,8 @@ def _body(response: httpx2.Response, name: str) -> bytes:
     """All of the body, unpacked, if it is not absurdly long."""
     body = bytearray()
     deadline = time.monotonic() + 4 * TIMEOUT_S
-    for piece in response.iter_bytes(chunk_size=64 * units.KIB):
+    # As it comes: pieces of one size would wait for a server that sends byte by byte.
+    for piece in response.iter_bytes():
         body += piece
         if len(body) > MAX_REPLY_BYTES:
             raise told.no_hub(name, f"Its answer has more than {MAX_REPLY_BYTES // units.MIB} MiB.")

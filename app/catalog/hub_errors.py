@@ -9,6 +9,7 @@ import httpx2
 from huggingface_hub import errors as hub_errors
 from huggingface_hub.utils import parse_ratelimit_headers
 
+from app.catalog import names, tokens
 from app.errors import AppError, ErrorKind
 
 _LET_IN = (
@@ -55,12 +56,20 @@ def as_app_errors(name: str) -> Iterator[None]:
     except (httpx2.ConnectError, httpx2.ProxyError, httpx2.UnsupportedProtocol) as error:
         raise AppError(
             f"{name} cannot be read: the Hub cannot be reached.",
-            detail=f"{error}.",
+            detail=_sentence(error),
             hint="Check the network and proxy, and HF_ENDPOINT if it is set.",
             kind=ErrorKind.NETWORK,
         ) from error
+    except httpx2.DecodingError as error:
+        raise no_hub(name, "Its answer cannot be unpacked.") from error
     except (httpx2.HTTPError, httpx2.InvalidURL) as error:
-        raise broken_off(name, str(error)) from error
+        raise broken_off(name, _sentence(error)) from error
+
+
+def _sentence(error: Exception) -> str:
+    """What a library says, fit for a line."""
+    words = names.printable(" ".join(str(error).split()))
+    return words and f"{words.rstrip('.')}."
 
 
 def refused(name: str, response: httpx2.Response) -> AppError:
@@ -72,6 +81,12 @@ def refused(name: str, response: httpx2.Response) -> AppError:
     if code == "GatedRepo" or status == 403:
         title = f"{name} is only for those whom its owner lets in."
         hint = f"To be let in, {_LET_IN}"
+    elif status == 401 and not code and tokens.get() is not None:
+        family = AppError
+        title = f"{name} cannot be read: the Hub does not know the token that it is sent."
+        hint = (
+            "Log in with another one (`ultra-launcher models login`), or correct or unset HF_TOKEN."
+        )
     elif status == 401:
         # Also the answer to a repository that is absent, so that private ones cannot be guessed.
         title = f"{name} does not exist, or needs a token."

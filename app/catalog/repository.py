@@ -112,7 +112,8 @@ def read_snapshot(repo: str, revision: str | None = None) -> Snapshot:
             raise told.no_hub(repo, "It names no commit.")
         entries = [entry for page in _tree(repo, info.sha) for entry in page]
     except pydantic.ValidationError as error:
-        raise told.no_hub(repo, str(error.errors()[0]["msg"])) from None
+        where = ".".join(map(str, error.errors()[0]["loc"])) or "answer"
+        raise told.no_hub(repo, f"Its {where} is not what a Hub's is.") from None
     files: dict[str, HubFile] = {}
     refused = []
     for entry in entries:

@@ -7,15 +7,20 @@ import dataclasses
 import json
 import queue
 import re
-from collections.abc import Sequence
+import sys
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from rich.console import RenderableType
 from rich.progress import BarColumn, TextColumn
 from rich.progress import Progress as Bars
+from rich.text import Text
 
 from app import paths, units
-from app.catalog import repository
+from app.catalog import names, repository
 from app.catalog.hub import Address
+from app.catalog.repository import Snapshot
+from app.catalog.search import HubLookUps
 from app.cli import already, signals, where
 from app.download import jobs, preflight, requests, text
 from app.download.manager import DownloadManager
@@ -36,6 +41,10 @@ from app.errors import AppError, ErrorKind
 from app.settings.model import Settings
 
 MAX_CONNECTIONS = 16
+_LABEL = 32
+"""Characters of a file's name beside its bar."""
+_OTHER_LINES = 5
+"""Of a terminal, for the bar of all, the figures, and what stands above and below."""
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kMG]?)B?(?:/s)?", re.IGNORECASE)
 _FACTORS = {"": 1, "k": 1_000, "m": 1_000_000, "g": 1_000_000_000}
 
@@ -122,12 +131,31 @@ def _request(
         here = next((folder for _, folder, _ in where.here(addresses, folders)), folders[0])
         if options.to is None:
             where.check_there(here, settings)
-        request = requests.ask(addresses, here, projector=options.mmproj)
+        request = _asked(addresses, here, options)
     elif options.mmproj and not requests.has_projector(request):
         request = _with_projector(request)
     # What was begun from a folder goes on from the Hub, unless that is said again.
     source = options.source and options.source.expanduser().absolute()
+    if source is not None and source.is_file():
+        source = source.parent  # one of its files was named
     return dataclasses.replace(request, source=source)
+
+
+def _asked(
+    addresses: Sequence[Address], folder: Path, options: argparse.Namespace
+) -> DownloadRequest:
+    """As the Hub has it; where it is out of reach, a copy is checked by what it said before."""
+    if options.source is None:
+        return requests.ask(addresses, folder, projector=options.mmproj)
+
+    def read(repo: str, revision: str | None) -> Snapshot:
+        answer = HubLookUps(paths.folders().cache).snapshot(repo, revision, refresh=True)
+        if answer.notice:
+            age = units.format_age(answer.age_s)
+            print(f"{answer.notice} Checked by what it said {age} ago.", file=sys.stderr)
+        return answer.value
+
+    return requests.ask(addresses, folder, projector=options.mmproj, read=read)
 
 
 def _with_projector(request: DownloadRequest) -> DownloadRequest:
@@ -199,33 +227,52 @@ class _JsonFace:
         """The last event said it."""
 
 
+class _Bars(Bars):
+    """Bars, and below them a line that may be longer than they are."""
+
+    words = ""
+
+    def get_renderables(self) -> Iterator[RenderableType]:
+        """What is drawn."""
+        yield self.make_tasks_table(self.tasks)
+        yield Text(self.words)
+
+
 class _Face:
     """A bar for each file and one for all."""
 
     def __init__(self, request: DownloadRequest) -> None:
         """Bars for the files of a request."""
-        self._bars = Bars(
-            TextColumn("{task.description}"),
+        self._bars = _Bars(
+            TextColumn("{task.description}", markup=False),
             BarColumn(),
-            TextColumn("{task.fields[figures]}"),
+            TextColumn("{task.fields[figures]}", markup=False),
             refresh_per_second=4,
         )
-        self._words = ""
+        self._request = request
         self._files = [
-            self._bars.add_task(
-                file.path.rpartition("/")[2], total=file.size_bytes or 1, figures=""
-            )
+            self._bars.add_task(_label(file.path), total=file.size_bytes or 1, figures="")
             for file in request.files
         ]
         self._all = self._bars.add_task("all", total=request.size_bytes or 1, figures="")
+        self._state = ""
 
     def __enter__(self) -> None:
-        """Show the bars."""
+        """Say what comes where, and show the bars."""
+        request = self._request
+        first = request.target(request.files[0])
+        size = units.format_file_size(request.size_bytes)
+        self._say(f"{names.printable(first.name)}, {units.format_files(len(request.files))}, "
+                  f"{size}, to {first.parent}")  # fmt: skip
         self._bars.start()
 
     def __exit__(self, *_: object) -> None:
         """Leave them as they are."""
         self._bars.stop()
+
+    def _say(self, words: str) -> None:
+        """A line above the bars."""
+        self._bars.console.print(Text(words), soft_wrap=True)
 
     def tell(self, event: DownloadEvent) -> None:
         """Move the bars."""
@@ -233,31 +280,52 @@ class _Face:
             case DownloadProgressed(progress=progress):
                 self._draw(progress)
             case DownloadStateChanged(download=download):
-                self._words = text.describe(download)
+                self._state = text.describe(download)
                 self._draw(download.progress)
             case UpdateFound(commit=commit):
-                self._bars.print(
+                self._say(
                     f"The branch has moved to {commit[:12]}; this goes on with the commit it began "
                     "with. Pull again afterwards for the new one."
                 )
             case FileVerified(path=path):
                 if not self._bars.console.is_terminal:
-                    self._bars.print(f"{path.name}: verified")
+                    self._say(f"{path.name}: verified")
             case _:
                 pass
 
     def _draw(self, progress: Progress) -> None:
-        for task, file in zip(self._files, progress.files, strict=True):
+        seen = self._seen(progress)
+        for index, (task, file) in enumerate(zip(self._files, progress.files, strict=True)):
             done = file.written_bytes / file.size_bytes if file.size_bytes else float(file.verified)
             figures = "verified" if file.verified else units.format_percent(done)
             completed = file.written_bytes if file.size_bytes else int(file.verified)
-            self._bars.update(task, completed=completed, figures=figures)
-        words = f"{text.figures(progress)}  {self._words}"
-        self._bars.update(self._all, completed=progress.written_bytes, figures=words)
+            self._bars.update(task, completed=completed, figures=figures, visible=index in seen)
+        done = progress.written_bytes / progress.size_bytes if progress.size_bytes else 1.0
+        self._bars.words = f"{text.figures(progress)}  {self._state}"
+        self._bars.update(
+            self._all, completed=progress.written_bytes, figures=units.format_percent(done)
+        )
+
+    def _seen(self, progress: Progress) -> range:
+        """The files for which the terminal has room, with the one that comes now among them."""
+        count, console = len(progress.files), self._bars.console
+        rows = min(count, max(1, console.height - _OTHER_LINES)) if console.is_terminal else count
+        now = next((n for n, file in enumerate(progress.files) if not file.verified), count)
+        start = min(max(0, now - 1), count - rows)
+        return range(start, start + rows)
 
     def end(self, words: str) -> None:
         """Say how it ended."""
         print(words)
+
+
+def _label(path: str) -> str:
+    """A file's name, short enough to leave room for its bar: of a shard its number."""
+    name = names.printable(path.rpartition("/")[2])
+    shard = names.SHARD.fullmatch(name)
+    if shard is not None:
+        return f"{shard['number']}-of-{shard['count']}"
+    return name if len(name) <= _LABEL else f"{name[: _LABEL // 2]}…{name[-_LABEL // 2 + 1 :]}"
 
 
 _Shown = _JsonFace | _Face

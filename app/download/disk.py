@@ -104,6 +104,13 @@ def disk_error(error: OSError, path: Path) -> DownloadError:
             detail=f"{error.strerror}.",
             hint="Free some space or choose another folder, then resume; what is there is kept.",
         )
+    if error.errno in (errno.EISDIR, errno.ENOTDIR, errno.EEXIST, errno.ELOOP):
+        return DownloadError(
+            Reason.DISK,
+            f"{path} cannot be written: something else is in its place.",
+            detail=f"{error.strerror}.",
+            hint="Move that away, or choose another folder, then resume.",
+        )
     return DownloadError(
         Reason.DISK,
         f"{path} cannot be written or read.",

@@ -43,6 +43,8 @@ class HubSource:
         git_oid: What the Hub's ETag says of a file that git itself keeps; None before it was asked.
     """
 
+    blame = "The file on the server, or this machine's disk or memory, is damaged."
+
     def __init__(
         self, repo: str, commit: str, file: DownloadFile, *, timing: Timing | None = None
     ) -> None:

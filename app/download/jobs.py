@@ -241,7 +241,7 @@ def load(records: Records) -> list[Job]:
                 priority=stored.priority,
                 source=stored.source,
             )
-            preflight.check_names(request)
+            preflight.check_request(request)
         except (OSError, ValueError, DownloadError) as error:
             log.warning("the job %s makes no sense and is set aside: %s", path.name, error)
             with contextlib.suppress(OSError):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import os
 import re
@@ -35,6 +36,17 @@ def check_names(request: DownloadRequest) -> None:
     """Make sure that nothing is written outside the model's folder, whatever a server says.
 
     Raises:
+        DownloadError: A name or size is one that no honest repository has, or a link leads outside.
+    """
+    check_request(request)
+    for file in request.files:
+        _check_inside(request.folder, request.target(file))
+
+
+def check_request(request: DownloadRequest) -> None:
+    """Make sure of what a request says, whatever is on the disk now.
+
+    Raises:
         DownloadError: A name or size is one that no honest repository has.
     """
     owner, _, name = request.repo.partition("/")
@@ -51,7 +63,6 @@ def check_names(request: DownloadRequest) -> None:
             seen.add(path.casefold())
         if not 0 <= file.size_bytes <= MAX_FILE_BYTES:
             raise _unsafe(f"{file.path} with {file.size_bytes:,} bytes")
-        _check_inside(request.folder, request.target(file))
 
 
 def _safe_part(text: str) -> bool:
@@ -60,10 +71,15 @@ def _safe_part(text: str) -> bool:
 
 def _check_inside(folder: Path, target: Path) -> None:
     """No symbolic link on the way leads out of the folder."""
-    root = folder.resolve()
+    root = os.path.realpath(folder)  # `resolve` stumbles over links that lead to themselves
     for place in (target.parent, target, part_of(target)):
-        if not place.resolve().is_relative_to(root):
-            raise _unsafe(str(target))
+        if not Path(os.path.realpath(place)).is_relative_to(root):
+            raise DownloadError(
+                Reason.UNSAFE_NAME,
+                f"{place} is not written: a link on the way leads out of {folder}.",
+                detail=f"It leads to {os.path.realpath(place)}.",
+                hint="Remove the link, or choose the folder that it leads to for downloads.",
+            )
 
 
 def _unsafe(name: str) -> DownloadError:
@@ -84,6 +100,7 @@ def check_disk(request: DownloadRequest, files: Sequence[DownloadFile]) -> None:
     place = request.target(request.files[0]).parent
     try:
         place.mkdir(parents=True, exist_ok=True)
+        _check_free(request, files)
         free = shutil.disk_usage(place).free
         if missing and missing + MARGIN_BYTES > free:
             raise DownloadError(
@@ -98,6 +115,14 @@ def check_disk(request: DownloadRequest, files: Sequence[DownloadFile]) -> None:
         _probe(place)
     except OSError as error:
         raise disk_error(error, place) from error
+
+
+def _check_free(request: DownloadRequest, files: Sequence[DownloadFile]) -> None:
+    """No folder has the place of a file, which would come out only when the file gets its name."""
+    for file in files:
+        for path in (request.target(file), part_of(request.target(file))):
+            if path.is_dir():
+                raise disk_error(OSError(errno.EISDIR, os.strerror(errno.EISDIR)), path)
 
 
 def free_bytes(folder: Path) -> int | None:

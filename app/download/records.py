@@ -108,7 +108,7 @@ def _fingerprint(path: Path) -> dict[str, object]:
 
 def _key(path: Path) -> str:
     # The place, however it is spelled: a folder of models is often reached through a link.
-    place = os.path.normcase(path.parent.resolve() / path.name)
+    place = os.path.normcase(Path(os.path.realpath(path.parent), path.name))
     return hashlib.sha256(os.fsencode(place)).hexdigest()[:32]
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from app.catalog import names, repository
@@ -42,8 +42,20 @@ def of_set(
     )
 
 
-def ask(addresses: Sequence[Address], folder: Path, *, projector: bool = False) -> DownloadRequest:
+def ask(
+    addresses: Sequence[Address],
+    folder: Path,
+    *,
+    projector: bool = False,
+    read: Callable[[str, str | None], Snapshot] = repository.read_snapshot,
+) -> DownloadRequest:
     """The request for the first of `addresses` that the Hub has, where wanted with its projector.
+
+    Args:
+        addresses: What is meant.
+        folder: The folder of models.
+        projector: Bring it along.
+        read: Gives the files of a repository at a revision.
 
     Raises:
         AppError: It has none; the error is that of the first one.
@@ -51,7 +63,7 @@ def ask(addresses: Sequence[Address], folder: Path, *, projector: bool = False) 
     errors = []
     for address in addresses:
         try:
-            snapshot = repository.read_snapshot(address.repo, address.revision)
+            snapshot = read(address.repo, address.revision)
             sets = repository.file_sets(snapshot)
             chosen = repository.choose(sets, address)
             beside = repository.projector(sets, chosen) if projector else None

@@ -6,13 +6,18 @@ A source gives ranges and nothing else than what was asked for; what passes by i
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import errno
+import os
 import threading
 from pathlib import Path
 from typing import BinaryIO, Protocol
 
 from app.download.model import DownloadError, DownloadFile, DownloadRequest, Reason
+
+MAX_SEARCHED = 20_000
+"""Names of files and folders among which a copy is looked for."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,6 +83,8 @@ class Source(Protocol):
     """False once it is known to send whole files only."""
     git_oid: str | None
     """Of the whole file, where its owner was asked and published no SHA-256."""
+    blame: str
+    """What may be damaged if the checksum stays wrong, and the way out."""
 
     def open(self, start: int, end: int) -> Reply:
         """The bytes from `start` to before `end`.
@@ -110,10 +117,16 @@ class FolderSource:
         self._path = path
         self._size = file.size_bytes
         self._stopped = threading.Event()
+        self.blame = (
+            f"{path}, or this machine's disk or memory, is damaged: "
+            "choose another copy, or download what is not right."
+        )
 
     def open(self, start: int, end: int) -> Reply:
         """The bytes from `start` to before `end`."""
         try:
+            if not self._path.is_file():  # nor a pipe, which would keep its reader waiting
+                raise FileNotFoundError
             stream = self._path.open("rb", buffering=0)
             if self._path.stat().st_size != self._size:
                 stream.close()
@@ -180,11 +193,32 @@ class _FolderReply:
 
 
 def copy_of(folder: Path, request: DownloadRequest, file: DownloadFile) -> Path:
-    """Where in `folder` a copy of `file` is: as the app lays it, as in the repository, or by name.
+    """Where in `folder` a copy of `file` is: as the app or a Hugging Face cache lays it, or by name.
 
-    A folder of models, of one repository, or of the files alone can be named.
+    A folder of models, of one repository, or of the files alone can be named, or one above those.
     """
     parts = file.path.split("/")
-    places = [folder.joinpath(*request.repo.split("/"), *parts), folder.joinpath(*parts)]
-    places.append(folder / parts[-1])
-    return next((place for place in places if place.is_file()), places[-1])
+    cached = Path(f"models--{request.repo.replace('/', '--')}", "snapshots", request.commit, *parts)
+    places = [
+        folder.joinpath(*request.repo.split("/"), *parts),
+        folder.joinpath(*parts),
+        folder / parts[-1],
+        folder / cached,
+        folder / "hub" / cached,
+    ]
+    found = (place for place in places if place.is_file())
+    return next(found, None) or _below(folder, parts[-1], file.size_bytes) or places[2]
+
+
+def _below(folder: Path, name: str, size_bytes: int) -> Path | None:
+    """A file of that name and size somewhere below `folder`, if that does not hold too much."""
+    seen = 0
+    for place, folders, names in os.walk(folder):
+        seen += len(folders) + len(names)
+        if seen > MAX_SEARCHED:
+            break
+        path = Path(place, name)
+        with contextlib.suppress(OSError):
+            if name in names and path.is_file() and path.stat().st_size == size_bytes:
+                return path
+    return None

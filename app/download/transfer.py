@@ -171,7 +171,7 @@ class Transfer:
             Reason.DAMAGED,
             f"{self._file.path} has a wrong checksum, even after it was fetched again.",
             detail=f"It should be {self._file.digest}.",
-            hint="The file on the server, or this machine's disk or memory, is damaged.",
+            hint=self._source.blame,
         )
 
     def _published(self) -> str | None:

@@ -48,7 +48,7 @@ class Faults:
         short: The storage sends at most so many bytes, and says so.
         ignore_range: The storage sends the whole file whatever is asked.
         stall_after: The storage says nothing more after so many bytes.
-        drip_s: The storage waits so many seconds after each byte.
+        drip_s: Storage and API wait so many seconds after each byte.
         no_commit: What answers is no Hub.
         etags: One per reply of the storage, instead of the file's own.
         of: Etags and cuts are for files alone whose path ends so.
@@ -205,7 +205,13 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         self.send_header("Content-Type", "application/json")
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
-        if self.command != "HEAD":
+        drip_s = self.server.faults.drip_s
+        if drip_s is not None:
+            for byte in body:
+                self.wfile.write(bytes([byte]))
+                if self.server.closing.wait(drip_s):
+                    return
+        elif self.command != "HEAD":
             self.wfile.write(body)
             self.server.sent_bytes += len(body)
 

@@ -10,6 +10,7 @@ from huggingface_hub import constants
 
 from app.catalog import api, hub, repository
 from app.catalog.repository import FileSet, HubFile, Role, Snapshot, file_sets, read_snapshot
+from app.catalog.search import search
 from app.errors import AppError, ErrorKind
 from app.gguf import bundled
 from app.gguf.reader import read_layout_from
@@ -185,6 +186,34 @@ def test_an_answer_without_end_is_refused(server: Hub, monkeypatch: pytest.Monke
     server.faults = Faults(next_link=f"{server.endpoint}/api/models/org/repo/tree/{COMMIT}")
     monkeypatch.setattr(api, "MAX_PAGES", 5)
     assert "after 5 pages" in refused().detail
+
+
+def test_an_answer_that_comes_byte_by_byte_is_given_up(
+    server: Hub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(api, "TIMEOUT_S", 0.05)
+    server.faults = Faults(drip_s=0.01, body=b" " * 60_000)
+    assert "too slow" in refused().title
+    assert len(asked(server)) == 1
+
+
+def test_a_token_that_the_hub_does_not_know_is_told_as_that(
+    server: Hub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_TOKEN", "hf_expired")
+    server.faults = Faults(status=401)  # to everything, also to a search
+    with pytest.raises(AppError) as of_search:
+        search("x")
+    for error in (refused(), of_search.value):
+        assert "does not know the token" in error.title
+        assert "login" in error.hint
+        assert "hf_expired" not in str(error)
+
+
+@pytest.mark.parametrize("body", [b"{}", b"null", b'{"sha": 5}', b"\x1f\x8b", b"[[]]"], ids=repr)
+def test_what_is_strange_in_an_answer_is_told_in_a_sentence(server: Hub, body: bytes) -> None:
+    server.faults = Faults(body=body)
+    assert refused().detail.endswith(".")
 
 
 def test_offline_is_said_so(server: Hub, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,12 +13,14 @@ from pathlib import Path
 
 import pytest
 
+from app.catalog import api
 from app.cli.main import main
 from app.gguf.reader import read_layout
-from tests.app.download.conftest import Stage, wait_for
+from tests.app.download.conftest import Stage, point_at, wait_for
 from tests.app.download.test_crash import flip
 from tests.helpers import shards
 from tests.helpers.faulty_hub import Fault
+from tests.helpers.hub import COMMIT
 
 MODEL = "hf:org/model:Q4_1"
 NAME = "tiny-Q4_1-0000{}-of-00003.gguf"
@@ -126,6 +128,59 @@ def test_pull_from_a_folder(
     shutil.rmtree(tmp_path / "t")
     flip(stage.source / "split" / NAME.format(3), 5_000_000)
     assert main(["pull", MODEL, "--from", str(tmp_path / "absent")]) == 3
+
+
+@pytest.mark.parametrize(
+    "place", ["a/b", f"models--org--model/snapshots/{COMMIT}", f"hub/models--org--model/x/{COMMIT}"]
+)
+def test_a_copy_is_found_below_the_folder_that_is_named(
+    stage: Stage, model: Path, tmp_path: Path, place: str
+) -> None:
+    for file in (stage.source / "split").iterdir():
+        (tmp_path / "disk" / place).mkdir(parents=True, exist_ok=True)
+        shutil.copy(file, tmp_path / "disk" / place)
+    wrong = tmp_path / "disk" / "0" / NAME.format(2)
+    wrong.parent.mkdir()
+    wrong.write_bytes(b"of another size")
+    assert main(["pull", MODEL, "--from", str(tmp_path / "disk")]) == 0
+    assert not any(request.host == "localhost" for request in stage.hub.requests)
+    assert main(["rm", MODEL, "--yes"]) == 0
+    one = tmp_path / "disk" / place / NAME.format(1)
+    assert main(["pull", MODEL, "--from", str(one)]) == 0, "one of its files was named"
+
+
+def test_a_copy_is_checked_by_what_the_hub_said_before_it_was_out_of_reach(
+    stage: Stage,
+    model: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    copy = ["pull", MODEL, "--from", str(stage.source / "split")]
+    assert main(["show", "hf:org/model"]) == 0
+    point_at(monkeypatch, "http://127.0.0.1:9")
+    assert main(copy) == 9, "what another Hub said is not taken"
+    point_at(monkeypatch, stage.hub.endpoint)
+    stage.hub.faults.status = 404
+    assert main(copy) == 3, "it was reached, and has no such model"
+    monkeypatch.setattr(api, "BACK_OFF_S", 0.01)
+    stage.hub.faults.statuses = [-1] * 100
+    capsys.readouterr()
+    assert main(copy) == 0
+    assert "Checked by what it said" in capsys.readouterr().err
+    assert (model / NAME.format(3)).is_file()
+    flip(stage.source / "split" / NAME.format(3), 5_000_000)
+    assert main(["rm", MODEL, "--yes"]) == 0
+    assert main(copy) == 3
+    assert "choose another copy" in capsys.readouterr().err
+
+
+def test_a_pipe_in_the_place_of_a_copy_keeps_nobody_waiting(
+    stage: Stage, model: Path, tmp_path: Path
+) -> None:
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    os.mkfifo(disk / NAME.format(1))
+    assert main(["pull", MODEL, "--from", str(disk)]) == 3
 
 
 def test_errors_have_their_exit_codes(
