@@ -107,17 +107,17 @@ def _list(options: argparse.Namespace, settings: Settings) -> int:
     print("\nOn this machine")
     rows = [("", "Quantization", "Size", "State", "Where")]
     for model in found.models:
-        at = f"{model.origin}: {model.files[0] if model.files else ''}"
+        at = f"{model.origin}: {_printable(model.files[0] if model.files else '')}"
         size = units.format_file_size(model.size_bytes)
         rows.append((model.name, model.quantization, size, str(model.state), at))
     _print_lines(_table(rows, right=(2,)) if found.models else ["  nothing yet"])
     for model in found.models:
         if model.reason:
-            print(f"  {model.name}: {model.reason}")
+            print(f"  {model.name}: {_printable(model.reason)}")
         for projector in model.projectors:
-            print(f"  {model.name}: with {projector.name}, {PROJECTOR}")
+            print(f"  {model.name}: with {_printable(projector.name)}, {PROJECTOR}")
     for notice in found.notices:
-        print(notice)
+        print(_printable(notice))
     print("\n`show MODEL` tells all about one; `models search WORDS` looks on the Hub.")
     return 0
 
@@ -293,6 +293,11 @@ def _plain(value: object) -> dict[str, object]:
     """A dataclass as JSON takes it."""
     plain: dict[str, object] = json.loads(json.dumps(dataclasses.asdict(value), default=str))  # type: ignore[call-overload]
     return plain
+
+
+def _printable(text: object) -> str:
+    """A path, or words with one, for a terminal."""
+    return names.printable(str(text), 5_000)
 
 
 def _weights(count: int) -> str:
