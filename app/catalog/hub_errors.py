@@ -15,6 +15,10 @@ _LET_IN = (
     "accept its terms on its page, then log in with a token of yours (`ultra-launcher models login`), "
     "or set HF_TOKEN to it."
 )
+_OTHER_TOKEN = (
+    "Check the name. The token may have expired, or be of another account; "
+    "`ultra-launcher models login` takes a new one, but HF_TOKEN goes before it."
+)
 MAX_WAIT_S = 600.0
 _NOT_FOUND = {
     "RepoNotFound": "There is no such repository.",
@@ -55,7 +59,7 @@ def as_app_errors(name: str) -> Iterator[None]:
     except (httpx2.ConnectError, httpx2.ProxyError, httpx2.UnsupportedProtocol) as error:
         raise AppError(
             f"{name} cannot be read: the Hub cannot be reached.",
-            detail=f"{error}.",
+            detail=f"{str(error).rstrip('.')}.",
             hint="Check the network and proxy, and HF_ENDPOINT if it is set.",
             kind=ErrorKind.NETWORK,
         ) from error
@@ -74,10 +78,15 @@ def refused(name: str, response: httpx2.Response) -> AppError:
         hint = f"To be let in, {_LET_IN}"
     elif status == 401:
         # Also the answer to a repository that is absent, so that private ones cannot be guessed.
-        title = f"{name} does not exist, or needs a token."
+        title, detail = f"{name} does not exist, or needs a token.", ""
         hint = f"Check the name. If the model is private or gated, {_LET_IN}"
+        if "Authorization" in response.request.headers:
+            title = f"{name} does not exist, or not for the token that is used."
+            hint = _OTHER_TOKEN
     elif status in (404, 410):
         title = f"{name} is not on the Hub."
+        if code == "RevisionNotFound":
+            title, detail = f"{name} has no such revision.", ""
         hint = "Check owner, repository, path and revision on the model's page."
         kind = ErrorKind.MODEL_FILE
     elif status == 429:
