@@ -15,7 +15,7 @@ _LET_IN = (
     "accept its terms on its page, then log in with a token of yours (`ultra-launcher models login`), "
     "or set HF_TOKEN to it."
 )
-_OTHER_TOKEN = (
+_LET_IN_ANEW = (
     "Check the name. The token may have expired, or be of another account; "
     "`ultra-launcher models login` takes a new one, but HF_TOKEN goes before it."
 )
@@ -82,7 +82,7 @@ def refused(name: str, response: httpx2.Response) -> AppError:
         hint = f"Check the name. If the model is private or gated, {_LET_IN}"
         if "Authorization" in response.request.headers:
             title = f"{name} does not exist, or not for the token that is used."
-            hint = _OTHER_TOKEN
+            hint = _LET_IN_ANEW
     elif status in (404, 410):
         title = f"{name} is not on the Hub."
         if code == "RevisionNotFound":
