@@ -205,7 +205,7 @@ class MainWindow(QMainWindow):
         stored, folders = self._service.settings.model_path, self._service.folders
         folder = str(Path(stored).parent if stored else folders.models)
         name, _kind = QFileDialog.getOpenFileName(
-            self, "Choose a model", folder, "GGUF models (*.gguf)"
+            self, "Choose a model", folder, "GGUF models (*.gguf *.GGUF)"
         )
         if name:
             self._choose(name)

@@ -66,7 +66,9 @@ class AnswerCache(Generic[T]):
         Raises:
             AppError: What `ask` raises, where it is no trouble of the network or none is kept.
         """
-        path = self._folder / f"{hashlib.sha256(question.encode()).hexdigest()[:40]}.json"
+        # Names of files need be no UTF-8.
+        digest = hashlib.sha256(question.encode(errors="surrogatepass")).hexdigest()
+        path = self._folder / f"{digest[:40]}.json"
         kept = self._read(path, question)
         if kept is not None and not refresh and kept.age_s <= self._max_age_s:
             return kept

@@ -43,7 +43,7 @@ MAX_SKIPPED_BYTES = 64 * units.MIB
 """Most bytes passed over in the reply of a server that always sends the whole file."""
 
 _ADDRESS = re.compile(
-    r"hf:(?P<repo>[\w.-]+/[\w.-]+)(?:/(?P<path>[^@\\]+\.gguf)|:(?P<kind>[\w.-]+))?(?:@(?P<revision>.+))?",
+    r"hf:(?P<repo>[\w.-]+/[\w.-]+)(?:/(?P<path>[^@\\]+\.(?:gguf|GGUF))|:(?P<kind>[\w.-]+))?(?:@(?P<revision>.+))?",
     re.ASCII,
 )
 _PAGE = re.compile(

@@ -9,12 +9,16 @@ import httpx2
 from huggingface_hub import errors as hub_errors
 from huggingface_hub.utils import parse_ratelimit_headers
 
-from app.catalog import names, tokens
+from app.catalog import names
 from app.errors import AppError, ErrorKind
 
 _LET_IN = (
     "accept its terms on its page, then log in with a token of yours (`ultra-launcher models login`), "
     "or set HF_TOKEN to it."
+)
+_LET_IN_ANEW = (
+    "Check the name. The token may have expired, or be of another account; "
+    "`ultra-launcher models login` takes a new one, but HF_TOKEN goes before it."
 )
 MAX_WAIT_S = 600.0
 _NOT_FOUND = {
@@ -77,11 +81,12 @@ def refused(name: str, response: httpx2.Response) -> AppError:
     status, code = response.status_code, response.headers.get("X-Error-Code", "")
     detail = _NOT_FOUND.get(code, f"The server answers {status}.")
     kind = ErrorKind.NETWORK
+    sent_token = "Authorization" in response.request.headers
     family = AbsentError if status in (401, 404, 410) and code != "GatedRepo" else AppError
     if code == "GatedRepo" or status == 403:
         title = f"{name} is only for those whom its owner lets in."
         hint = f"To be let in, {_LET_IN}"
-    elif status == 401 and not code and tokens.get() is not None:
+    elif status == 401 and not code and sent_token:
         family = AppError
         title = f"{name} cannot be read: the Hub does not know the token that it is sent."
         hint = (
@@ -89,10 +94,15 @@ def refused(name: str, response: httpx2.Response) -> AppError:
         )
     elif status == 401:
         # Also the answer to a repository that is absent, so that private ones cannot be guessed.
-        title = f"{name} does not exist, or needs a token."
+        title, detail = f"{name} does not exist, or needs a token.", ""
         hint = f"Check the name. If the model is private or gated, {_LET_IN}"
+        if sent_token:
+            title = f"{name} does not exist, or not for the token that is used."
+            hint = _LET_IN_ANEW
     elif status in (404, 410):
         title = f"{name} is not on the Hub."
+        if code == "RevisionNotFound":
+            title, detail = f"{name} has no such revision.", ""
         hint = "Check owner, repository, path and revision on the model's page."
         kind = ErrorKind.MODEL_FILE
     elif status == 429:

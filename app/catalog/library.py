@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import enum
-import os
 import re
-import stat
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
@@ -15,19 +13,12 @@ from app.catalog import names, ollama
 from app.catalog.cache import AnswerCache
 from app.catalog.checked import Checked, check, fingerprint
 from app.catalog.places import Origin, Place
+from app.catalog.walk import BLOBS, UNFINISHED, FoundFile, walk
 
 BUDGET_S = 10.0
 """Longest time for one look at everything, in seconds."""
-MAX_ENTRIES = 200_000
-"""Files and folders looked at in one place."""
-MAX_DEPTH = 12
 MAX_MODELS = 2_000
 
-_UNFINISHED = re.compile(
-    r"(?P<name>.+\.gguf)\.(?:part|partial|incomplete|tmp|download|downloading|crdownload|aria2"
-    r"|downloadInProgress)$",
-    re.IGNORECASE | re.ASCII,
-)
 _HUB_FOLDER = re.compile(r"models--(?P<owner>[^/]+?)--(?P<name>[^/]+)", re.ASCII)
 
 
@@ -49,7 +40,8 @@ class LocalModel:
 
     Attributes:
         name: What the file calls itself, else its name without extension.
-        files: Those that are there, shards in their order; the first is the one to open.
+        files: Those that are there, or links to those that are not; shards in their order, the
+            first is the one to open.
         reason: Why it cannot be used, as a sentence; empty if it can.
         size_bytes: On disk.
         repo: The repository it is from, where the folder tells; else empty.
@@ -79,16 +71,6 @@ class Library:
 
     models: tuple[LocalModel, ...]
     notices: tuple[str, ...] = ()
-
-
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class _File:
-    """A file as it was found."""
-
-    path: Path
-    size_bytes: int
-    modified: float
-    identity: tuple[int, int]
 
 
 def scan(
@@ -126,7 +108,7 @@ class _Scan:
         for place in places:
             store = place.origin is Origin.OLLAMA
             wanted = (lambda _: True) if store else _may_be_model
-            files = list(self._walk(place.folder, wanted))
+            files = walk(place.folder, wanted, self._deadline, self._clock, self._notices)
             kind = self._ollama if store else self._gguf
             for model in kind(place, files):
                 if len(found) == MAX_MODELS:
@@ -140,76 +122,25 @@ class _Scan:
     def _late(self) -> bool:
         return self._clock() > self._deadline
 
-    def _walk(self, folder: Path, wanted: Callable[[str], bool]) -> Iterator[_File]:
-        """The files below `folder` whose names are `wanted`; linked folders too, each once."""
-        waiting, folders, entries = [(folder, 0)], set(), 0
-        # One huge folder leaves time for the others.
-        until = (self._clock() + self._deadline) / 2
-        while waiting:
-            here, depth = waiting.pop()
-            try:
-                status = here.stat()
-                if (status.st_dev, status.st_ino) in folders:
-                    continue
-                folders.add((status.st_dev, status.st_ino))
-                with os.scandir(here) as listing:
-                    for entry in listing:
-                        entries += 1
-                        if entries > MAX_ENTRIES or self._clock() > until:
-                            self._notices.append(
-                                f"{folder} is too large to look at all of it; a folder that "
-                                "holds models alone can be added."
-                            )
-                            return
-                        if _is_folder(entry):
-                            if depth < MAX_DEPTH:
-                                waiting.append((Path(entry.path), depth + 1))
-                        elif wanted(entry.name) and (file := self._file(entry)) is not None:
-                            yield file
-            except OSError as error:
-                absent = isinstance(error, FileNotFoundError | NotADirectoryError)
-                if not absent or depth:
-                    self._notices.append(f"{here} cannot be read: {error.strerror or error}.")
-
-    @staticmethod
-    def _file(entry: os.DirEntry[str]) -> _File | None:
-        try:
-            status = entry.stat()
-        except OSError:  # a link to nowhere
-            return None
-        if not stat.S_ISREG(status.st_mode):
-            return None
-        allocated = getattr(status, "st_blocks", None)
-        unfinished = _UNFINISHED.fullmatch(entry.name) or entry.name.endswith(".incomplete")
-        size = status.st_size
-        if unfinished and allocated is not None:
-            size = min(size, allocated * 512)  # room is often taken in advance
-        return _File(
-            path=Path(entry.path),
-            size_bytes=size,
-            modified=status.st_mtime,
-            identity=(status.st_dev, status.st_ino or hash(entry.path)),
-        )
-
-    def _gguf(self, place: Place, files: Sequence[_File]) -> Iterator[LocalModel]:
+    def _gguf(self, place: Place, files: Sequence[FoundFile]) -> Iterator[LocalModel]:
         """Sets of GGUF files, begun downloads among them."""
-        groups: dict[tuple[Path, str, int], dict[int, _File]] = {}
-        begun: dict[tuple[Path, str, int], dict[int, _File]] = {}
+        groups: dict[tuple[Path, str, int], dict[int, FoundFile]] = {}
+        begun: dict[tuple[Path, str, int], dict[int, FoundFile]] = {}
         projectors: list[Path] = []
         for file in sorted(files, key=lambda f: f.path):
-            unfinished = _UNFINISHED.fullmatch(file.path.name)
+            unfinished = UNFINISHED.fullmatch(file.path.name)
             name = unfinished["name"] if unfinished else file.path.name
-            if not name.endswith(".gguf"):
-                if file.path.suffix == ".incomplete" and _is_gguf(file.path):
+            if not name.lower().endswith(".gguf"):
+                if file.path.suffix in BLOBS and _is_gguf(file.path):
                     yield self._blob(place, file)
                 continue
             if names.is_projector(name):
-                projectors += [] if unfinished else [file.path]
+                projectors += [] if unfinished or file.absent else [file.path]
                 continue
             if names.is_importance_matrix(name):
                 continue
             match = names.SHARD.fullmatch(name)
-            stem = match["stem"] if match else name.removesuffix(".gguf")
+            stem = match["stem"] if match else name[: -len(".gguf")]
             number, count = (int(match["number"]), int(match["count"])) if match else (1, 0)
             target = begun if unfinished else groups
             target.setdefault((file.path.parent, stem, count), {})[number] = file
@@ -225,38 +156,42 @@ class _Scan:
         self,
         place: Place,
         key: tuple[Path, str, int],
-        there: dict[int, _File],
-        begun: dict[int, _File],
+        there: dict[int, FoundFile],
+        begun: dict[int, FoundFile],
     ) -> LocalModel | None:
         """One model; None if its files were met before."""
         folder, stem, count = key
+        links = [file for file in there.values() if file.absent]
+        there = {number: file for number, file in there.items() if not file.absent}
         files = [there[number] for number in sorted(there)]
         parts = [begun[number] for number in sorted(begun)]
-        if not self._is_new([*files, *parts]):
+        if not self._is_new([*files, *parts, *links]):
             return None
         # aria2 writes into the file itself, and keeps a file beside it until it is done.
         kept = {n for n, file in begun.items() if file.path.suffix == ".aria2"}
         whole = there.keys() - kept
         reason = _lacking(stem, count, whole, set(begun))
+        if links and not reason:
+            reason = "It is a link to a file that is not there."
         return LocalModel(
             name=names.printable(stem),
             origin=place.origin,
-            files=tuple(file.path for file in files or parts),
+            files=tuple(file.path for file in files or parts or links),
             state=State.INCOMPLETE if reason else State.UNCHECKED,
             reason=reason,
             size_bytes=sum(file.size_bytes for file in [*files, *parts]),
             repo=_repository(place, folder),
             quantization=names.quantization(f"{folder.name}/{stem}"),
-            modified=max(file.modified for file in [*files, *parts]),
+            modified=max((file.modified for file in [*files, *parts]), default=0.0),
         )
 
-    def _is_new(self, files: Sequence[_File]) -> bool:
+    def _is_new(self, files: Sequence[FoundFile]) -> bool:
         identities = {file.identity for file in files}
         new = not identities <= self._seen
         self._seen |= identities
         return new
 
-    def _blob(self, place: Place, file: _File) -> LocalModel:
+    def _blob(self, place: Place, file: FoundFile) -> LocalModel:
         """A download that another program has begun, under a name of its own."""
         self._seen.add(file.identity)
         repo = _repository(place, file.path.parent)
@@ -271,7 +206,7 @@ class _Scan:
             modified=file.modified,
         )
 
-    def _ollama(self, place: Place, files: Sequence[_File]) -> Iterator[LocalModel]:
+    def _ollama(self, place: Place, files: Sequence[FoundFile]) -> Iterator[LocalModel]:
         by_path = {file.path: file for file in files}
         below = place.folder / "manifests"
         manifests = sorted(path for path in by_path if path.is_relative_to(below))
@@ -322,14 +257,7 @@ class _Scan:
 
 
 def _may_be_model(name: str) -> bool:
-    return ".gguf" in name or name.endswith(".incomplete")
-
-
-def _is_folder(entry: os.DirEntry[str]) -> bool:
-    try:
-        return entry.is_dir()
-    except OSError:
-        return False
+    return ".gguf" in name.lower() or name.endswith(BLOBS)
 
 
 def _is_gguf(path: Path) -> bool:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import enum
 import re
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from urllib.parse import quote
 
@@ -216,14 +217,29 @@ def file_sets(snapshot: Snapshot) -> tuple[FileSet, ...]:
 
 
 def named_sets(snapshot: Snapshot) -> dict[str, FileSet]:
-    """The models of a repository by quantization, or by name where that does not tell them apart."""
+    """The models of a repository by the shortest name that tells them apart: see `set_names`."""
     models = [found for found in file_sets(snapshot) if found.role is Role.MODEL]
-    kinds = [found.quantization for found in models]
-    return {
-        found.quantization if kinds.count(found.quantization) == 1 and found.quantization
-        else found.name.rpartition("/")[2]: found
-        for found in models
-    }  # fmt: skip
+    return dict(zip(set_names(models), models, strict=True))
+
+
+def set_names(sets: Sequence[FileSet]) -> tuple[str, ...]:
+    """What to call each of these: quantization, name, name with folders, or file; what no other one has.
+
+    Sets that cannot be used are in the way of their like alone.
+    """
+
+    def called(one: FileSet) -> tuple[str, ...]:
+        return one.quantization, one.name.rpartition("/")[2], one.name
+
+    whole = Counter(name for one in sets if one.complete for name in {*called(one)})
+    every = Counter(name for one in sets for name in {*called(one)})
+    return tuple(
+        next(
+            (n for n in called(one) if n and (whole if one.complete else every)[n] == 1),
+            one.files[0].path,
+        )
+        for one in sets
+    )
 
 
 def _place(path: str) -> tuple[str, int, int, bool] | None:
@@ -235,11 +251,11 @@ def _place(path: str) -> tuple[str, int, int, bool] | None:
     joined = names.joined_name(name)
     if joined is not None and "gguf" in name.lower():
         return folder + slash + joined, 0, 0, True
-    if not name.endswith(".gguf") or names.is_importance_matrix(path):
+    if not name.lower().endswith(".gguf") or names.is_importance_matrix(path):
         return None
     match = names.SHARD.fullmatch(name)
     if match is None:
-        return path.removesuffix(".gguf"), 1, 0, False
+        return path[: -len(".gguf")], 1, 0, False
     return folder + slash + match["stem"], int(match["number"]), int(match["count"]), False
 
 

@@ -13,6 +13,7 @@ import pydantic
 
 import app
 from app import logs, paths
+from app.catalog import names
 from app.cli import bench as bench_command
 from app.cli import chat as chat_command
 from app.cli import load_options, machine, signals
@@ -218,7 +219,8 @@ def _tell(error: AppError, *, as_json: bool) -> int:
         print(json.dumps({"type": "error", "title": error.title, "detail": error.detail,
                           "hint": error.hint, "kind": error.kind}))  # fmt: skip
     else:
-        print(f"Error: {error}", file=sys.stderr)
+        words = "\n".join(names.printable(line, 5_000) for line in str(error).splitlines())
+        print(f"Error: {words}", file=sys.stderr)
     return error.exit_code
 
 

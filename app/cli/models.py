@@ -107,17 +107,17 @@ def _list(options: argparse.Namespace, settings: Settings) -> int:
     print("\nOn this machine")
     rows = [("", "Quantization", "Size", "State", "Where")]
     for model in found.models:
-        at = f"{model.origin}: {model.files[0] if model.files else ''}"
+        at = f"{model.origin}: {_printable(model.files[0] if model.files else '')}"
         size = units.format_file_size(model.size_bytes)
         rows.append((model.name, model.quantization, size, str(model.state), at))
     _print_lines(_table(rows, right=(2,)) if found.models else ["  nothing yet"])
     for model in found.models:
         if model.reason:
-            print(f"  {model.name}: {model.reason}")
+            print(f"  {model.name}: {_printable(model.reason)}")
         for projector in model.projectors:
-            print(f"  {model.name}: with {projector.name}, {PROJECTOR}")
+            print(f"  {model.name}: with {_printable(projector.name)}, {PROJECTOR}")
     for notice in found.notices:
-        print(notice)
+        print(_printable(notice))
     print("\n`show MODEL` tells all about one; `models search WORDS` looks on the Hub.")
     return 0
 
@@ -239,16 +239,20 @@ def _repository_lines(
     if snapshot.gated:
         yield "Gated: accept its terms on its page before you download."
     rows = [("", "Size", "Files", "")]
+    models = [one for one in sets if one.role is Role.MODEL]
+    called = dict(zip(map(id, models), repository.set_names(models), strict=True))
     for one in sets:
         words = PROJECTOR if one.role is Role.PROJECTOR else one.reason
-        name = one.quantization or one.name
+        name = called.get(id(one)) or one.name.rpartition("/")[2]
         rows.append((name, units.format_file_size(one.size_bytes), str(len(one.files)), words))
     yield from _table(rows, right=(1, 2)) if sets else ["It holds no GGUF model."]
     for name in snapshot.refused:
         yield f"Left out because of its name or size: {names.printable(name)}"
-    usable = [one for one in sets if one.complete and one.role is Role.MODEL and one.quantization]
+    usable = [one for one in models if one.complete]
     if usable:
-        name = f"hf:{snapshot.repo}:{usable[0].quantization}"
+        named = called[id(usable[0])] == usable[0].quantization
+        end = f":{usable[0].quantization}" if named else f"/{usable[0].files[0].path}"
+        name = f"hf:{snapshot.repo}{end}"
         yield f"\n`plan {name}` says what would run where, before anything is downloaded."
         if repository.projector(sets, usable[0]) is not None:
             yield "`pull --mmproj` brings the projector along."
@@ -293,6 +297,11 @@ def _plain(value: object) -> dict[str, object]:
     """A dataclass as JSON takes it."""
     plain: dict[str, object] = json.loads(json.dumps(dataclasses.asdict(value), default=str))  # type: ignore[call-overload]
     return plain
+
+
+def _printable(text: object) -> str:
+    """A path, or words with one, for a terminal."""
+    return names.printable(str(text), 5_000)
 
 
 def _weights(count: int) -> str:

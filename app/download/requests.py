@@ -139,7 +139,7 @@ def sets_here(repo: str, folder: Path) -> tuple[FileSet, ...]:
     files: dict[str, HubFile] = {}
     for path in sorted(root.rglob("*")) if root.is_dir() else ():
         name = path.relative_to(root).as_posix().removesuffix(".part")
-        if path.is_file() and name.endswith(".gguf"):
+        if path.is_file() and name.lower().endswith(".gguf"):
             files[name] = HubFile(path=name, size_bytes=path.stat().st_size)
     snapshot = Snapshot(repo=repo, revision="", commit="", files=tuple(files.values()))
     return tuple(

@@ -55,8 +55,7 @@ def read_layout_from(sources: Sequence[Source]) -> ModelLayout:
 
 def _joined(headers: list[_Header], path: Path) -> ModelLayout:
     try:
-        if len(headers) > 1:
-            _check_shards(headers)
+        _check_shards(headers)
         return _layout(headers)
     except _BadHeaderError as error:
         raise unusable(path, str(error)) from None
@@ -98,6 +97,15 @@ def _read_header(path: Path, shard: int) -> _Header:
 
 
 def _check_shards(headers: list[_Header]) -> None:
+    if len(headers) == 1:
+        count, number = (headers[0].metadata.get(f"split.{key}") for key in ("count", "no"))
+        if isinstance(count, int) and count > 1 and isinstance(number, int):
+            # llama.cpp finds the others by the name alone.
+            end = f"-{number + 1:05d}-of-{count:05d}.gguf"
+            raise _BadHeaderError(
+                f"it is shard {number + 1} of {count}, and its name does not end in {end}"
+            )
+        return
     for index, header in enumerate(headers):
         count, number = header.metadata.get("split.count"), header.metadata.get("split.no")
         if count != len(headers) or number != index:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from app.catalog import api, entries, library, repository, tokens
 from app.catalog.cache import Answer
+from app.catalog.hub_errors import AbsentError
 from app.catalog.library import Library, LocalModel, State
 from app.catalog.places import Place, places
 from app.catalog.repository import FileSet, Snapshot, file_sets, named_sets
@@ -244,7 +245,8 @@ class ModelService:
                 answer = self.lookups.snapshot(repo)
             except AppError as problem:
                 error = error or problem
-                if problem.kind is ErrorKind.NETWORK:
+                # To a name that it does not know, the Hub answers as to a private one.
+                if problem.kind is ErrorKind.NETWORK and not isinstance(problem, AbsentError):
                     break
                 continue
             answers.append(answer)

@@ -291,13 +291,13 @@ class LauncherView(QWidget):
 
     def dragEnterEvent(self, event: QDragEnterEvent) -> None:
         """Take GGUF files."""
-        if any(url.toLocalFile().endswith(".gguf") for url in event.mimeData().urls()):
+        if any(url.toLocalFile().lower().endswith(".gguf") for url in event.mimeData().urls()):
             event.acceptProposedAction()
 
     def dropEvent(self, event: QDropEvent) -> None:
         """Choose the dropped file."""
         for url in event.mimeData().urls():
-            if Path(url.toLocalFile()).suffix == ".gguf":
+            if Path(url.toLocalFile()).suffix.lower() == ".gguf":
                 self.file_dropped.emit(url.toLocalFile())
                 return
 

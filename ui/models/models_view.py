@@ -86,7 +86,7 @@ class _Section(QWidget):
                 row.setFocus()
         self._card.setVisible(bool(values))
         self.empty.setVisible(not values and bool(self.empty.text()))
-        return self.rows
+        return list(self.rows)
 
     def set_empty(self, sentence: str) -> None:
         """What is said where there are no rows."""
@@ -292,8 +292,9 @@ class ModelsView(QWidget):
             key=str(model.files[0]),
             name=model.name,
             detail=", ".join(p for p in (model.quantization, with_projector) if p),
+            pinned=True,
             weights=words.weights(model.parameter_count),
-            size=units.format_file_size(model.size_bytes),
+            size=units.format_file_size(model.size_bytes) if model.size_bytes else "",
             licence=_ORIGINS.get(str(model.origin), str(model.files[0].parent)),
             verdict=verdict,
             state=state,
@@ -309,6 +310,7 @@ class ModelsView(QWidget):
             detail=", ".join(
                 w for w, on in (("gated", found.gated), ("private", found.private)) if on
             ),
+            pinned=True,
             weights=words.weights(found.parameters or 0),
             size=f"{found.downloads:,} a month",
             licence=terms,

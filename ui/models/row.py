@@ -16,7 +16,8 @@ from ui.widgets.verdict import ICONS
 ROW_PX = 40
 HEAD_PX = 28
 LEFT, RIGHT = Qt.AlignmentFlag.AlignLeft, Qt.AlignmentFlag.AlignRight
-GAP = 16
+GAP, GAP_PX = 16, 10
+"""Between columns, and between a name and what is beside it."""
 NARROW_PX = 900
 
 
@@ -26,12 +27,15 @@ class RowValues:
 
     Attributes:
         key: Names the model.
+        detail: Beside the name; left out where there is no room for both.
+        pinned: The detail stays, and the name is cut.
         state: Of the verdict: `ok`, `warn`, `error` or empty.
     """
 
     key: str
     name: str
     detail: str = ""
+    pinned: bool = False
     weights: str = ""
     size: str = ""
     licence: str = ""
@@ -112,10 +116,7 @@ class ModelRow(QAbstractButton):
             painter.setBrush(QColor(look.line if self.isDown() else look.alt))
             painter.drawRoundedRect(QRectF(self.rect()).adjusted(4, 2, -4, -2), 8, 8)
         name, weights, size, licence, verdict = columns(self.width())
-        used = _text(painter, name, values.name, look.text, LEFT, bold=True)
-        if values.detail:
-            rest = name.adjusted(used + 10, 0, 0, 0)
-            _text(painter, rest, values.detail, look.muted, LEFT, pixels=TEXT_SMALL)
+        self._draw_name(painter, name)
         _text(painter, weights, values.weights, look.text, RIGHT)
         _text(painter, size, values.size, look.text, RIGHT)
         _text(painter, licence, values.licence, look.muted, LEFT, pixels=TEXT_SMALL)
@@ -135,6 +136,19 @@ class ModelRow(QAbstractButton):
             painter.setBrush(Qt.BrushStyle.NoBrush)
             painter.drawRoundedRect(QRectF(self.rect()).adjusted(3, 2, -3, -2), 8, 8)
         painter.end()
+
+    def _draw_name(self, painter: QPainter, box: QRectF) -> None:
+        """The name, and what is beside it; of long names the ends tell them apart."""
+        look, values = theme.current(), self.values
+        detail = _width(painter, values.detail, pixels=TEXT_SMALL) + GAP_PX if values.detail else 0
+        fits = _width(painter, values.name, bold=True) + detail <= box.width()
+        shown = fits or (values.pinned and detail <= box.width() / 2)
+        room = box.adjusted(0, 0, -detail, 0) if shown else box
+        middle = Qt.TextElideMode.ElideMiddle
+        used = _text(painter, room, values.name, look.text, LEFT, bold=True, cut=middle)
+        if shown and values.detail:
+            rest = box.adjusted(used + GAP_PX, 0, 1, 0)
+            _text(painter, rest, values.detail, look.muted, LEFT, pixels=TEXT_SMALL)
 
 
 class ColumnHeads(QWidget):
@@ -160,6 +174,19 @@ class ColumnHeads(QWidget):
         painter.end()
 
 
+def _font(painter: QPainter, *, bold: bool, pixels: int) -> None:
+    font = QFont(painter.font())
+    font.setPixelSize(pixels)
+    font.setWeight(QFont.Weight.DemiBold if bold else QFont.Weight.Normal)
+    painter.setFont(font)
+
+
+def _width(painter: QPainter, text: str, *, bold: bool = False, pixels: int = TEXT_BODY) -> float:
+    """How wide the whole text is."""
+    _font(painter, bold=bold, pixels=pixels)
+    return float(painter.fontMetrics().horizontalAdvance(text))
+
+
 def _text(
     painter: QPainter,
     box: QRectF,
@@ -169,14 +196,12 @@ def _text(
     *,
     bold: bool = False,
     pixels: int = TEXT_BODY,
+    cut: Qt.TextElideMode = Qt.TextElideMode.ElideRight,
 ) -> float:
     """Draw `text`, cut at the box's width; returns how wide it is."""
-    font = QFont(painter.font())
-    font.setPixelSize(pixels)
-    font.setWeight(QFont.Weight.DemiBold if bold else QFont.Weight.Normal)
-    painter.setFont(font)
+    _font(painter, bold=bold, pixels=pixels)
     painter.setPen(QColor(color))
     metrics = painter.fontMetrics()
-    shown = metrics.elidedText(text, Qt.TextElideMode.ElideRight, max(0, int(box.width())))
+    shown = metrics.elidedText(text, cut, max(0, int(box.width())))
     painter.drawText(box, where | Qt.AlignmentFlag.AlignVCenter, shown)
     return float(metrics.horizontalAdvance(shown))

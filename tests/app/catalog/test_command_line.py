@@ -85,6 +85,19 @@ def test_models_lists_catalog_and_disk(run: Run, tmp_path: Path, home: Path) -> 
     assert "bad: bad.gguf is not a usable GGUF model" in text
 
 
+def test_names_of_files_send_nothing_to_the_terminal(run: Run, tmp_path: Path) -> None:
+    path = tmp_path / "m" / "\x1b[31mevil\x07.gguf"
+    path.parent.mkdir()
+    try:
+        path.write_bytes(b"GGUF")
+    except OSError:
+        pytest.skip("no such names here")
+    shown, planned = run("models", "--folder", str(path.parent)), run("plan", str(path))
+    assert "evil" in shown.out
+    assert "evil" in planned.err
+    assert not {"\x1b", "\x07"} & set(shown.out + planned.err)
+
+
 def test_models_search_says_how_old_an_answer_is(run: Run, server: Hub) -> None:
     server.repos["org/Big-GGUF"] = Repo(
         downloads=1234, gated=True, gguf={"total": 49_867_145_216, "architecture": "deci"}

@@ -5,13 +5,14 @@ import itertools
 import json
 import os
 import shutil
+import threading
 import time
 from pathlib import Path
 
 import pytest
 from huggingface_hub import constants
 
-from app.catalog import library
+from app.catalog import walk
 from app.catalog.library import Library, LocalModel, State, scan
 from app.catalog.places import Origin, Place, places
 from app.gguf import bundled
@@ -79,7 +80,8 @@ def test_a_begun_download_is_incomplete_until_the_file_is_there(
 def test_shards_of_a_set_that_is_being_replaced_are_not_taken_for_whole(tmp_path: Path) -> None:
     layout = bundled.layout("nemotron-super-49b:Q2_K")
     paths = shards.write(layout, tmp_path / "set", "S-Q2_K", 3)
-    shutil.copy(paths[1], paths[1].with_name(paths[1].name + ".part"))
+    with paths[1].with_name(paths[1].name + ".part").open("wb") as stream:
+        stream.truncate(paths[1].stat().st_size)
     one = only(look(tmp_path))
     assert (one.state, one.reason) == (State.INCOMPLETE, "Its download has not ended.")
 
@@ -124,9 +126,74 @@ def test_links_and_copies_by_link_count_once(tmp_path: Path) -> None:
     (tmp_path / "two").mkdir()
     (tmp_path / "two" / "hard.gguf").hardlink_to(path)
     (tmp_path / "two" / "soft.gguf").symlink_to(path)
-    (tmp_path / "two" / "nowhere.gguf").symlink_to(tmp_path / "gone.gguf")
     (tmp_path / "two" / "loop").symlink_to(tmp_path)
     assert only(look(tmp_path / "one", tmp_path / "two", tmp_path)).files == (path,)
+
+
+def test_a_link_to_a_file_that_is_gone_is_an_incomplete_model(tmp_path: Path) -> None:
+    repo = tmp_path / "models--acme--Tiny-GGUF"
+    for commit in ("a" * 40, "b" * 40):
+        for name in ("Tiny-Q8_0.gguf", "Big-Q8_0-00001-of-00002.gguf", "mmproj-F16.gguf"):
+            link = repo / "snapshots" / commit / name
+            link.parent.mkdir(parents=True, exist_ok=True)
+            link.symlink_to(f"../../blobs/{name}")
+    (repo / "snapshots" / "a" / "self.gguf").parent.mkdir()
+    (repo / "snapshots" / "a" / "self.gguf").symlink_to("self.gguf")
+    (repo / "blobs").mkdir()
+    model(repo / "snapshots" / ("a" * 40) / "Big-Q8_0-00002-of-00002.gguf")
+    found = look(tmp_path, origin=Origin.HUGGING_FACE)
+    assert {(one.name, one.state, one.reason, one.size_bytes > 0) for one in found.models} == {
+        ("Tiny-Q8_0", State.INCOMPLETE, "It is a link to a file that is not there.", False),
+        ("self", State.INCOMPLETE, "It is a link to a file that is not there.", False),
+        ("Big-Q8_0", State.INCOMPLETE, "Big-Q8_0-00001-of-00002.gguf is missing.", True),
+    }
+    assert {one.repo for one in found.models} == {"acme/Tiny-GGUF"}
+    assert len(found.models) == 3
+
+
+def test_a_folder_that_does_not_answer_holds_up_no_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = model(tmp_path / "here" / "tiny.gguf")
+    stat, again = Path.stat, threading.Event()
+
+    def hung(self: Path, **options: bool) -> os.stat_result:
+        if self == tmp_path / "share":
+            again.wait(60)
+        return stat(self, **options)
+
+    monkeypatch.setattr(Path, "stat", hung)
+    monkeypatch.setattr(walk, "GRACE_S", 0.01)
+    places = [Place(origin=Origin.FOLDER, folder=tmp_path / name) for name in ("share", "here")]
+    try:
+        found = scan(places, budget_s=0.01, clock=lambda: 0.0)
+    finally:
+        again.set()
+    assert [one.files for one in found.models] == [(path,)]
+    assert found.notices == (f"{tmp_path / 'share'} does not answer; what is in it is not shown.",)
+
+
+def test_names_need_be_neither_lower_case_nor_text(tmp_path: Path) -> None:
+    upper = model(tmp_path / "m" / "TINY-Q8_0.GGUF", "Upper")
+    odd = tmp_path / "m" / os.fsdecode(b"t\xefny-Q8_0.gguf")
+    try:
+        model(odd, "Odd")
+    except OSError:
+        pytest.skip("file names are text here")
+    found = look(tmp_path / "m", cache=tmp_path / "cache")
+    assert {one.files[0]: (one.name, one.state) for one in found.models} == {
+        upper: ("Upper", State.COMPLETE),
+        odd: ("Odd", State.COMPLETE),
+    }
+    assert look(tmp_path / "m", cache=tmp_path / "cache") == found
+
+
+def test_a_download_that_llama_cpp_began_is_told_by_its_repository(tmp_path: Path) -> None:
+    blobs = tmp_path / "models--acme--Tiny-GGUF" / "blobs"
+    begun = model(blobs / f"{'d' * 64}.downloadInProgress")
+    one = only(look(tmp_path, origin=Origin.LLAMA_CPP))
+    assert (one.files, one.state) == ((begun,), State.INCOMPLETE)
+    assert (one.name, one.repo) == ("acme/Tiny-GGUF", "acme/Tiny-GGUF")
 
 
 def test_other_gguf_files_are_no_models(tmp_path: Path) -> None:
@@ -266,7 +333,7 @@ def test_one_huge_folder_leaves_time_for_the_others(tmp_path: Path) -> None:
 
 
 def test_huge_folders_are_left_in_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(library, "MAX_ENTRIES", 50)
+    monkeypatch.setattr(walk, "MAX_ENTRIES", 50)
     for number in range(100):
         (tmp_path / f"{number}.gguf").touch()
     found = look(tmp_path)

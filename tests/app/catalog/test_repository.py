@@ -74,7 +74,7 @@ def test_long_lists_come_in_pages(server: Hub, tmp_path: Path) -> None:
 def test_a_revision_with_slashes_is_one(server: Hub) -> None:
     server.revisions["refs/pr/1"] = "d" * 40
     assert read_snapshot("org/repo", "refs/pr/1").commit == "d" * 40
-    assert "no such revision" in refused(revision="other").detail
+    assert "has no such revision" in refused(revision="other").title
 
 
 def test_the_chosen_set_is_what_is_read(server: Hub) -> None:
@@ -93,7 +93,10 @@ def test_gated_lists_are_readable_and_private_ones_are_not(
     assert "does not exist, or needs a token" in error.title
     assert "HF_TOKEN" in error.hint
     monkeypatch.setenv("HF_TOKEN", "hf_wrong")
-    assert "hf_wrong" not in str(refused())
+    wrong = refused()
+    assert "hf_wrong" not in str(wrong)
+    assert "not for the token that is used" in wrong.title
+    assert "may have expired" in wrong.hint
     monkeypatch.setenv("HF_TOKEN", "hf_right")
     assert read_snapshot("org/repo").private
 
@@ -387,3 +390,23 @@ def test_a_split_model_is_read_in_ten_requests(server: Hub, tmp_path: Path) -> N
     assert there.vocabulary_size == 128_256
     assert len([r for r in server.requests if "harness" not in r.path]) <= 10
     assert server.sent_bytes < 16_000_000
+
+
+def test_models_of_one_quantization_are_told_apart() -> None:
+    names = (
+        "A-Q4_K_M.gguf", "A-Q8_0.gguf", "B-Q8_0.GGUF", "x/M-Q6_K-00001-of-00002.gguf",
+        "y/M-Q6_K-00001-of-00001.gguf", "A-Q4_K_M/A-Q4_K_M.gguf", "C-F16-00001-of-00002.gguf",
+        "C-F16-00001-of-00003.gguf", "mmproj-F16.gguf",
+    )  # fmt: skip
+    named = repository.named_sets(snapshot(*names))
+    assert {name: found.files[0].path for name, found in named.items()} == {
+        "A-Q4_K_M.gguf": "A-Q4_K_M.gguf",
+        "A-Q4_K_M/A-Q4_K_M": "A-Q4_K_M/A-Q4_K_M.gguf",
+        "A-Q8_0": "A-Q8_0.gguf",
+        "B-Q8_0": "B-Q8_0.GGUF",
+        "Q6_K": "y/M-Q6_K-00001-of-00001.gguf",
+        "x/M-Q6_K": "x/M-Q6_K-00001-of-00002.gguf",
+        "C-F16-00001-of-00002.gguf": "C-F16-00001-of-00002.gguf",
+        "C-F16-00001-of-00003.gguf": "C-F16-00001-of-00003.gguf",
+    }
+    assert choose("hf:org/repo/B-Q8_0.GGUF", *names).name == "B-Q8_0"

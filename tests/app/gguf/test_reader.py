@@ -169,3 +169,14 @@ def test_layers_that_guess_further_tokens_are_left_out(tmp_path: Path) -> None:
     assert layout.block_count == 2
     assert [layer.index for layer in layout.layers] == [0, 1]
     assert sum(layer.size_bytes for layer in layout.layers) == 2 * 1024
+
+
+def test_a_shard_under_another_name_is_no_whole_model(tmp_path: Path) -> None:
+    keys = [
+        *headers.tiny_keys(),
+        headers.integer_key("split.no", 0),
+        headers.integer_key("split.count", 3),
+    ]
+    path = headers.write(tmp_path / "renamed.gguf", keys, [headers.tensor("a.weight", [32, 8])])
+    with pytest.raises(AppError, match=r"shard 1 of 3, .* not end in -00001-of-00003\.gguf"):
+        read_layout(path)

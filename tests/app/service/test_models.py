@@ -41,7 +41,7 @@ from app.service.models import ModelService
 from app.service.subjects import OfferKind, Subject, of_entry, of_local, of_repository, offer
 from app.units import GIB
 from tests.app.catalog.conftest import server
-from tests.helpers.hub import Hub
+from tests.helpers.hub import Hub, Repo
 from tests.helpers.machines import cards
 from tests.helpers.split import split
 
@@ -141,6 +141,19 @@ def test_a_repository_is_planned_from_headers_and_offered_for_download(
     assert server.sent_bytes < 16 * 2**20
     found = models.offer(subject, "Q4_1", (), None, "")
     assert (found.kind, found.words) == (OfferKind.DOWNLOAD, "Download Q4_1, 98.4 MB")
+
+
+def test_a_repository_that_is_gone_hides_no_other(
+    models: ModelService, log: Log, server: Hub, starter_model: Path
+) -> None:
+    server.files["acme/tiny-GGUF/tiny-Q4_1.gguf"] = starter_model
+    server.repos["acme/gone-GGUF"] = Repo(private=True)  # the Hub answers as to one that is absent
+    subject = dataclasses.replace(
+        of_repository("acme/tiny-GGUF"), repos=("acme/gone-GGUF", "acme/tiny-GGUF")
+    )
+    models.open(subject)
+    read = log.wait(RepositoriesRead)
+    assert (read.error, set(read.sets)) == (None, {"Q4_1"})
 
 
 def test_a_damaged_file_says_so_on_its_page(models: ModelService, log: Log, tmp_path: Path) -> None:

@@ -6,8 +6,10 @@ import dataclasses
 from pathlib import Path
 
 import pytest
-from PySide6.QtCore import Qt
+from PySide6.QtCore import QCoreApplication, QEvent, Qt
+from PySide6.QtGui import QFontMetrics
 from pytestqt.qtbot import QtBot
+from shiboken6 import isValid
 
 from app.catalog import entries
 from app.catalog.cache import Answer
@@ -28,6 +30,7 @@ from ui.models.controller import ModelsController
 from ui.models.matrix import FIRST, Matrix, cell_text
 from ui.models.model_page import ModelPage
 from ui.models.models_view import ModelsView
+from ui.models.row import ModelRow, RowValues
 
 EIGHT = Machine(
     devices=cards([24] * 8), host=PlanHost(total_bytes=128 * GIB, available_bytes=120 * GIB)
@@ -115,13 +118,53 @@ def test_arrows_go_from_row_to_row_and_return_opens(qtbot: QtBot, view: ModelsVi
     assert view.field.hasFocus()
 
 
-def test_models_here_tell_damage_from_fit(view: ModelsView) -> None:
-    def local(name: str, state: State, reason: str = "") -> LocalModel:
-        return LocalModel(
-            name=name, origin=Origin.OLLAMA, files=(Path(f"/m/{name}.gguf"),), state=state,
-            reason=reason, size_bytes=10**9,
-        )  # fmt: skip
+def local(name: str, state: State, reason: str = "") -> LocalModel:
+    return LocalModel(
+        name=name, origin=Origin.OLLAMA, files=(Path(f"/m/{name}.gguf"),), state=state,
+        reason=reason, size_bytes=10**9, quantization="Q4_K_M",
+    )  # fmt: skip
 
+
+def test_sections_keep_their_own_rows_while_words_are_typed(qtbot: QtBot, view: ModelsView) -> None:
+    names = ("super-nova", "supper", "other")
+    models = tuple(local(name, State.COMPLETE) for name in names)
+    view.set_library(Library(models=models), {})
+    for words in ("su", "super", "supe", "o", ""):
+        view.field.setText(words)
+        hits = (found("org/super"),) if "super" in words else ()
+        view.set_found(HubSearched(words=words, answer=Answer(value=hits), fits={}))
+        QCoreApplication.sendPostedEvents(None, QEvent.Type.DeferredDelete)
+        known = {entry.id for entry in entries.entries()}
+        assert {row.values.key for row in view.catalog.rows} <= known
+        assert [r.values.name for r in view.local.rows] == [n for n in names if words in n]
+        assert all(map(isValid, view.local.rows))
+        assert [row.values.name for row in view.hub.rows] == [hit.repo for hit in hits]
+
+
+@pytest.mark.parametrize("pinned", [True, False])
+def test_of_a_long_name_both_ends_are_seen_and_the_quantization_if_it_matters(
+    qtbot: QtBot, monkeypatch: pytest.MonkeyPatch, pinned: bool
+) -> None:
+    drawn: list[str] = []
+    metrics = QFontMetrics.elidedText
+
+    def elided(self: QFontMetrics, text: str, *how: object) -> str:
+        drawn.append(str(metrics(self, text, *how)))
+        return drawn[-1]
+
+    monkeypatch.setattr(QFontMetrics, "elidedText", elided)
+    name = "unsloth/Llama-3_3-Nemotron-Super-49B-v1_5-abliterated-reasoning-GGUF"
+    row = ModelRow(RowValues(key="k", name=name, detail="Q4_K_M", pinned=pinned), last=True)
+    qtbot.addWidget(row)
+    row.resize(780, 40)
+    row.grab()
+    assert drawn[0].startswith("unsloth/")
+    assert drawn[0].endswith("-GGUF")
+    assert len(drawn[0]) < len(name)
+    assert ("Q4_K_M" in drawn) is pinned
+
+
+def test_models_here_tell_damage_from_fit(view: ModelsView) -> None:
     assert "Looking into folders" in view.local.empty.text()
     models = (local("good", State.COMPLETE), local("cut", State.DAMAGED, "Cut."))
     view.set_library(Library(models=models), {"/m/good.gguf": Fit(verdict=Verdict.PARTLY)})
