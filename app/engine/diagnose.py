@@ -138,6 +138,13 @@ def turn_failed(failed: protocol.Failed) -> AppError:
             action=Action.OPEN_SPLIT,
             kind=ErrorKind.USAGE,
         )
+    if failed.reason == "question":
+        return AppError(
+            f"The question does not fit into the context ({failed.detail}).",
+            hint="Shorten it or the system prompt, keep less for the reply, or enlarge the context.",
+            action=Action.OPEN_SPLIT,
+            kind=ErrorKind.USAGE,
+        )
     if failed.reason == "memory":
         return short_of_memory(failed.detail)
     if failed.reason == "template":

@@ -36,6 +36,9 @@ _FIRST = frozenset(tag[0] for tag in TAGS)
 _JSON_BEGUN = re.compile(r"<[\w=]+>\s*[{\[]")
 _XML_CALL = re.compile(r"<function=([\w.-]+)>(.*)</function>", re.DOTALL)
 _XML_ARGUMENT = re.compile(r"<parameter=([\w.-]+)>\n?(.*?)\n?", re.DOTALL)
+_BETWEEN = re.compile(r"\s*(?:;|<tool_call>)?\s*")
+"""What parts several calls: Llama 3.1's semicolon, or a tag that was not closed before."""
+_DECODER = json.JSONDecoder()
 MOST_DEPTH = 100
 """Arguments that are nested deeper are none: no JSON of the protocol could carry them."""
 _HALF = re.compile("[\ud800-\udfff]")
@@ -115,12 +118,12 @@ class PartParser:
 
     def _reasoning(self, *, final: bool) -> Iterator[Piece]:
         if not self._thought:
-            # Opened by the template and once more by the model.
+            # Opened by the template and once more by the model, maybe twice.
             start = self._held.lstrip()
-            again = next((tag for tag in REASONING if start.startswith(tag)), None)
-            if again is not None:
+            while again := next((tag for tag in REASONING if start.startswith(tag)), None):
                 self._held = start[len(again) :]
-            elif not final and any(tag.startswith(start) for tag in REASONING):
+                start = self._held.lstrip()
+            if not final and any(tag.startswith(start) for tag in REASONING):
                 return
         text, tag, rest = _split(self._held, (self._close,), final=final)
         if text:
@@ -146,7 +149,9 @@ class PartParser:
         text, tag, self._held = _split(self._held, (*closing, *TOOLS), final=final)
         # Between reasoning, answer and calls, empty lines say nothing.
         yield from self._say(text)
-        if tag in TOOLS:
+        if tag in TOOLS and self._in_code:
+            yield from self._say(tag)
+        elif tag in TOOLS:
             self.kind, self._close = PartKind.TOOL_CALL, TOOLS[tag]
             self._held = tag + self._held
         elif tag and not self._is_stray():
@@ -166,6 +171,11 @@ class PartParser:
         fences = sum(line.lstrip().startswith("```") for line in lines)
         self._in_fence ^= fences % 2 == 1
         self._line = last[-1000:]
+
+    @property
+    def _in_code(self) -> bool:
+        """True in a block of code, or in quotes of code: what stands there is shown, and no call."""
+        return self._in_fence or self._line.count("`") % 2 == 1
 
     def _is_stray(self) -> bool:
         """A closing tag where nothing is open was written twice, unless the text is about tags."""
@@ -198,13 +208,14 @@ class PartParser:
         calls: list[ToolCall] = []
         if self._close in self._held and self._close:
             # The tag may also stand in an argument: the call ends where it makes sense.
+            begun = _JSON_BEGUN.match(self._held)
             for end in _ends(self._held, self._close, self._tried):
                 raw, rest = end
                 calls = parse_calls(raw)
-                if calls:
+                if calls or not begun:
                     break
                 self._tried = len(raw)
-            if not calls and not final and _JSON_BEGUN.match(self._held):
+            if not calls and not final and begun:
                 return
             if not calls:
                 raw, rest = next(_ends(self._held, self._close))
@@ -252,14 +263,25 @@ def parse_calls(raw: str) -> list[ToolCall]:
     for start, end in TOOLS.items():
         text = text.removeprefix(start)
         text = text.removesuffix(end) if end else text
-    found = _json(text)
-    if found is None and ";" in text:  # Llama 3.1 parts several calls with semicolons
-        found = [_json(part) for part in text.split(";")]
-    if found is None and "<tool_call>" in text:  # the tag between was forgotten
-        found = [_json(part) for part in text.split("<tool_call>")]
-    rows = found if isinstance(found, list) else [found]
+    values = _values(text)
+    rows = values[0] if len(values) == 1 and isinstance(values[0], list) else values
     calls = [_call(row) for row in rows]
     return [] if None in calls else [call for call in calls if call is not None]
+
+
+def _values(text: str) -> list[object]:
+    """The JSON in `text`, one after the other; empty if there is anything else."""
+    found: list[object] = []
+    text, start = text.strip(), 0
+    try:
+        while start < len(text):
+            value, end = _DECODER.raw_decode(text, start)
+            found.append(value)
+            between = _BETWEEN.match(text, end)
+            start = between.end() if between else end
+    except (ValueError, RecursionError):
+        return []
+    return found
 
 
 def _xml_arguments(text: str) -> dict[str, object] | None:

@@ -318,8 +318,8 @@ class Failed(_Line):
     type: Literal["failed"] = "failed"
     stage: Literal["load", "generate", "snapshot", "protocol"]
     reason: str
-    """Machine-readable: `file`, `architecture`, `memory`, `template`, `context`, `cancelled`, `device`,
-    `sampling`, `other`."""
+    """Machine-readable: `file`, `architecture`, `memory`, `template`, `context`, `question` (too long without
+    any turn before it), `cancelled`, `device`, `sampling`, `other`."""
     detail: str
     turn: int | None = None
     request: int | None = None

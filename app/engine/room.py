@@ -34,12 +34,13 @@ class ContextFullError(Exception):
 
     Attributes:
         tokens: Of the prompt.
+        alone: No turn could be left out that would help.
     """
 
-    def __init__(self, message: str, tokens: int) -> None:
+    def __init__(self, message: str, tokens: int, *, alone: bool = False) -> None:
         """`message` is for a person."""
         super().__init__(message)
-        self.tokens = tokens
+        self.tokens, self.alone = tokens, alone
 
 
 class Room:
@@ -80,7 +81,7 @@ class Room:
     def _fit(self) -> None:
         # An answer that goes on is in the reply's room already.
         most = self._size - 1 if self._command.continue_last else self._room
-        while len(self.tokens) > most and self.make([]):
+        while len(self.tokens) > most and (self.make([]) or self._drop_first()):
             pass
         if self._stop.is_set():
             return
@@ -98,7 +99,15 @@ class Room:
         return ContextFullError(
             f"{len(self.tokens):,} of {self._size:,} tokens{kept if self._kept > 1 else ''}",
             len(self.tokens),
+            alone=not self._command.continue_last and self._is_alone(),
         )
+
+    def _is_alone(self) -> bool:
+        """True if the question would not fit either with the system prompt alone before it."""
+        starts = [index for index, (_, message) in enumerate(self._rows) if message.role == "user"]
+        if len(starts) < 2:
+            return True
+        return len(self._write(self._without(list(range(starts[0], starts[-1]))))) > self._room
 
     def make(self, answer: list[int]) -> bool:
         """Shorten the prompt, which `answer` follows; False if nothing may go, or after a stop."""
@@ -139,13 +148,23 @@ class Room:
         turns = turns_to_drop(tuple(message for _, message in self._rows))
         if not turns:
             return False
-        gone = self._least(turns, KEEP * self._room - answer)
+        self._leave_out(self._least(turns, KEEP * self._room - answer))
+        return True
+
+    def _drop_first(self) -> bool:
+        """Leave out what else stays, the oldest first: without that no question could be asked any more."""
+        starts = [index for index, (_, message) in enumerate(self._rows) if message.role == "user"]
+        if not self._may_shorten or self._command.continue_last or len(starts) < 2:
+            return False
+        self._leave_out(list(range(starts[0], starts[1])))
+        return not self._stop.is_set()
+
+    def _leave_out(self, gone: list[int]) -> None:
         before = len(self.tokens)
         self.dropped += self._indexes(gone)
         self._rows = self._without(gone)
         self.tokens = self._write(self._rows)
         self.shorter = max(0, before - len(self.tokens))
-        return True
 
     def _summarise(self, answer: int) -> bool:
         """Put a summary in the place of the oldest turns; False if it did not work."""

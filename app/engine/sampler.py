@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import ctypes
 import functools
-import json
 import math
 import re
 from collections.abc import Callable, Iterable
+from typing import Any
 
 import llama_cpp.llama_cpp as lib
 import numpy as np
@@ -68,7 +68,7 @@ class Sampler:
         try:
             grammar = grammar_of(sampling)
             if grammar:
-                self.sample = functools.partial(self._allowed, context)
+                self.sample = functools.partial(self._allowed, context, *self._candidates())
             # Where a grammar has ended it allows nothing but the end.
             ends = () if grammar else end_tokens
             self._add_constraints(_biases(sampling, tokenize, ends), grammar)
@@ -85,13 +85,18 @@ class Sampler:
         """Give the chain back."""
         lib.llama_sampler_free(self._chain)
 
-    def _allowed(self, context: int) -> int:
+    def _candidates(self) -> tuple[Any, Any, Any]:
+        """All tokens' numbers, and room for what llama.cpp weighs of each: prepared once."""
+        rows = np.zeros(self._vocabulary_size, _ROW)
+        data = rows.ctypes.data_as(ctypes.POINTER(lib.llama_token_data))
+        return np.arange(self._vocabulary_size, dtype=np.int32), rows, data
+
+    def _allowed(self, context: int, ids: Any, rows: Any, data: Any) -> int:  # noqa: ANN401
         """As `llama_sampler_sample`, which aborts where the grammar allows none of the tokens."""
         size = self._vocabulary_size
-        logits = np.ctypeslib.as_array(lib.llama_get_logits_ith(context, -1), (size,))
-        rows = np.zeros(size, _ROW)
-        rows["id"], rows["logit"] = np.arange(size), logits
-        data = rows.ctypes.data_as(ctypes.POINTER(lib.llama_token_data))
+        # The chain may have put them in another order the last time.
+        rows["id"] = ids
+        rows["logit"] = np.ctypeslib.as_array(lib.llama_get_logits_ith(context, -1), (size,))
         found = lib.llama_token_data_array(data, size, -1, False)
         lib.llama_sampler_apply(self._chain, ctypes.byref(found))
         chosen = found.data[found.selected]
@@ -189,16 +194,15 @@ def grammar_of(sampling: Sampling) -> str:
     """
     if sampling.json_schema is None:
         return sampling.grammar
-    from llama_cpp import llama_grammar
+    from app.engine import schema
 
     try:
         _check_counts(sampling.json_schema)
-        text: str = llama_grammar.json_schema_to_gbnf(json.dumps(sampling.json_schema))
+        return schema.to_grammar(sampling.json_schema)
     except Exception as error:
         # The converter asserts, indexes and recurses without a word of its own.
         why = str(error) or type(error).__name__
         raise SamplingError(f"the JSON schema cannot be used: {why}") from error
-    return text
 
 
 def _check_counts(schema: JsonValue) -> None:

@@ -320,7 +320,7 @@ class EngineSupervisor:
         elif failed.stage == "generate" and failed.turn is not None:
             self._turn = None
             self._set(EngineState.READY)
-            error, full = diagnose.turn_failed(failed), failed.reason == "context"
+            error, full = diagnose.turn_failed(failed), failed.reason in ("context", "question")
             self._listener(
                 TurnEnded(turn=failed.turn, error=error, context_full=full, tokens=failed.tokens)
             )

@@ -154,7 +154,7 @@ class Worker:
         try:
             turn.run(command, model, self.send, self.stop)
         except ContextFullError as error:
-            failed("context", str(error), error.tokens)
+            failed("question" if error.alone else "context", str(error), error.tokens)
         except llama.TemplateError as error:
             failed("template", str(error))
         except SamplingError as error:

@@ -80,6 +80,35 @@ def test_without_leave_nothing_is_dropped(starter_model: Path) -> None:
         assert answer(supervisor, events, talk("Hello"), limit=4).text
 
 
+def test_a_first_turn_that_fills_the_context_does_not_end_the_chat(starter_model: Path) -> None:
+    """It stays as long as anything else can go."""
+    long = "word " * 600
+    with engine() as (supervisor, events):
+        supervisor.load(load(starter_model, context=512, micro_batch=128))
+        events.until(is_loaded)
+
+        def ask(turn: int, *texts: str, overflow: str) -> tuple[TurnEnded, set[int]]:
+            values = {"turn": turn, "messages": talk(*texts), "overflow": overflow, "max_tokens": 4}
+            supervisor.generate(protocol.Generate.model_validate(values))
+            seen = events.until(is_end)
+            assert isinstance(seen[-1], TurnEnded)
+            messages = [e.message for e in seen if isinstance(e, TurnProgressed)]
+            read = [m for m in messages if isinstance(m, protocol.PrefillProgressed)]
+            return seen[-1], {index for m in read for index in m.dropped}
+
+        for turn, overflow in enumerate(("drop_oldest", "summarise")):
+            ended, dropped = ask(turn, "Hi", long, "And now?", overflow=overflow)
+            assert (ended.error, dropped) == (None, {0, 1})
+        ended, _ = ask(3, "Hi", long, "And now?", overflow="stop")
+        assert ended.context_full
+        assert "oldest turns" in str(ended.error)
+        for turn, overflow in enumerate(("stop", "drop_oldest", "summarise"), 4):
+            ended, _ = ask(turn, "Hi", "Hello", long, overflow=overflow)
+            assert ended.context_full
+            assert "question does not fit" in str(ended.error)
+            assert "oldest turns" not in str(ended.error)
+
+
 @pytest.mark.parametrize(
     "make", [small_models.sliding_window, small_models.recurrent], ids=["window", "recurrent"]
 )

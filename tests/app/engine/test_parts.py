@@ -118,6 +118,31 @@ CASES: list[tuple[str, str, bool, Parts]] = [
         [(CALL, ("say", {"t": "Good day"}))],
     ),
     (
+        '<|python_tag|>{"name": "say", "parameters": {"t": "a;b"}}; {"name": "add", "parameters": '
+        '{"a": 1, "b": 2}}',
+        "",
+        False,
+        [(CALL, ("say", {"t": "a;b"})), SUM],
+    ),
+    (
+        'So:\n```xml\n<tool_call>\n{"name": "now", "arguments": {}}\n</tool_call>\n```\nDone.',
+        "",
+        False,
+        [
+            (
+                TEXT,
+                'So:\n```xml\n<tool_call>\n{"name": "now", "arguments": {}}\n</tool_call>\n```\nDone.',
+            )
+        ],
+    ),
+    (
+        "Write `<function=now>{}</function>` or `x`: <function=now>{}</function>",
+        "",
+        False,
+        [(TEXT, "Write `<function=now>{}</function>` or `x`: "), (CALL, ("now", {}))],
+    ),
+    ("<think><think>\n<think>a</think>b", "…<think>", False, [(REASONING, "a"), (TEXT, "b")]),
+    (
         '<tool_call>{"name": </tool_call> x',
         "",
         False,
