@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from PySide6.QtCore import Signal
+from PySide6.QtCore import Qt, Signal
 from PySide6.QtGui import QGuiApplication
 from PySide6.QtWidgets import QFrame, QHBoxLayout, QVBoxLayout, QWidget
 
@@ -16,6 +16,8 @@ NOTES = {
     "full": "The context was full.",
     "interrupted": "The engine stopped before the answer was complete.",
 }
+MOST_CHARACTERS, MOST_LINES = 4_000, 40
+"""More of what a person wrote, or pasted, is folded: the answer to it is what is read."""
 
 
 class Bubble(QWidget):
@@ -40,6 +42,10 @@ class Bubble(QWidget):
             inner = QVBoxLayout(box)
             inner.setContentsMargins(16, 10, 16, 10)
             inner.addWidget(self._text)
+            self.fold = button("", "link")
+            self.fold.setCheckable(True)
+            self.fold.toggled.connect(self._show_own)
+            inner.addWidget(self.fold, 0, Qt.AlignmentFlag.AlignLeft)
             row = QHBoxLayout()
             row.addSpacing(120)
             row.addWidget(box)
@@ -68,9 +74,16 @@ class Bubble(QWidget):
         """Show the whole text."""
         self.text = text
         if self.user:
-            self._text.setPlainText(text)
+            self._show_own(self.fold.isChecked())
         else:
             self._answer.set_markdown(text)
+
+    def _show_own(self, whole: bool) -> None:
+        start = "\n".join(self.text[:MOST_CHARACTERS].split("\n", MOST_LINES)[:MOST_LINES])
+        short = start if len(start) == len(self.text) else f"{start.rstrip()} ..."
+        self._text.setPlainText(self.text if whole else short)
+        self.fold.setVisible(len(start) < len(self.text))
+        self.fold.setText("Show less" if whole else f"Show all {len(self.text):,} characters")
 
     def set_thought(self, text: str) -> None:
         """Show what the model has thought so far."""
