@@ -148,10 +148,10 @@ class CodeCard(QFrame):
         column.addWidget(self._view)
         theme.manager().changed.connect(self._draw_again)
 
-    def set_block(self, block: Block) -> None:
-        """Show code; of code that grows, only what is new is drawn."""
+    def set_block(self, block: Block, title: str = "") -> None:
+        """Show code, its language above it or a `title`; of code that grows, only what is new is drawn."""
         self._block = block
-        self._language.setText(block.language or "text")
+        self._language.setText(title or block.language or "text")
         self._draw()
 
     def _draw_again(self) -> None:

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Sequence
+
 from PySide6.QtCore import Qt, Signal
 from PySide6.QtGui import QGuiApplication
 from PySide6.QtWidgets import QFrame, QHBoxLayout, QVBoxLayout, QWidget
 
-from ui.chat.blocks import Answer, Text
+from app import units
+from app.engine.protocol import ToolCall
+from ui.chat.blocks import Answer, Block, CodeCard, Text
 from ui.chat.thought import Thought
 from ui.widgets.labels import button, label, set_state
 
@@ -56,6 +61,10 @@ class Bubble(QWidget):
         self._answer = Answer()
         self._answer.setAccessibleName("Answer")
         outer.addWidget(self._answer)
+        self.calls: tuple[ToolCall, ...] = ()
+        self._column = QVBoxLayout()
+        self._column.setSpacing(8)
+        outer.addLayout(self._column)
         foot = QHBoxLayout()
         self._note = label("", "muted")
         self._copy = button("Copy", "link")
@@ -66,7 +75,6 @@ class Bubble(QWidget):
         self.resume.hide()
         foot.addWidget(self._copy)
         foot.addWidget(self.resume)
-        foot.addSpacing(8)
         foot.addWidget(self._note, 1)
         outer.addLayout(foot)
 
@@ -89,6 +97,15 @@ class Bubble(QWidget):
         """Show what the model has thought so far."""
         self._thought.set_running(text)
 
+    def set_calls(self, calls: Sequence[ToolCall]) -> None:
+        """Show the tools that the model calls; nothing runs them."""
+        known, self.calls = len(self.calls), tuple(calls)
+        for call in self.calls[known:]:
+            card = CodeCard()
+            text = json.dumps(call.arguments, indent=2, ensure_ascii=False)
+            card.set_block(Block(text, "json"), f"Tool call, not run: {call.name}")
+            self._column.addWidget(card)
+
     def set_note(self, words: str) -> None:
         """Say below the answer what is being done for it."""
         self._note.setText(words)
@@ -96,6 +113,7 @@ class Bubble(QWidget):
     def set_resumable(self, resumable: bool) -> None:
         """Whether the answer can be asked to go on."""
         if not self.user:
+            self.resume.setText("Continue" if self.text else "Try again")
             self.resume.setVisible(resumable)
 
     def set_dimmed(self) -> None:
@@ -113,7 +131,7 @@ class Bubble(QWidget):
     ) -> None:
         """The answer is final; `thought` is its reasoning, with tokens and seconds."""
         self._thought.finish(*thought)
-        parts = [NOTES.get(outcome, ""), f"{tokens:,} tokens" if tokens is not None else ""]
+        parts = [NOTES.get(outcome, ""), units.format_tokens(tokens) if tokens else ""]
         self._note.setText("  ".join(part for part in parts if part))
         self._copy.setVisible(bool(self.text))
         self.set_resumable(resumable)

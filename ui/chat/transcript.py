@@ -125,6 +125,8 @@ class Transcript(QScrollArea):
             self._thoughts.append(event.text)
         elif event.part is PartKind.TEXT:
             self._pieces.append(event.text)
+        if event.call is not None and self._answer is not None:
+            self._answer.set_calls([*self._answer.calls, event.call])
         if not self._render.isActive():
             self._render.start()
 
@@ -135,6 +137,7 @@ class Transcript(QScrollArea):
         if self._answer is None:
             return
         self._answer.set_text(answer.text)
+        self._answer.set_calls(answer.tool_calls)
         thought = [part for part in answer.parts if part.kind is PartKind.REASONING]
         # Of an answer that went on, the statistics know the last stretch only.
         tokens = sum(part.tokens for part in answer.parts) or (stats.tokens if stats else 0)
