@@ -29,6 +29,11 @@ def format_tokens_short(tokens: int) -> str:
     return f"{tokens}" if tokens < 1000 else f"{tokens / 1000:.1f}k"
 
 
+def format_tokens(count: int) -> str:
+    """`1 token`, `1,180 tokens`."""
+    return "1 token" if count == 1 else f"{count:,} tokens"
+
+
 def format_percent(fraction: float) -> str:
     """A fraction as per cent with a space before the sign: `26 %`."""
     return f"{100 * fraction:.0f} %"

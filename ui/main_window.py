@@ -159,6 +159,10 @@ class MainWindow(QMainWindow):
         self.chat.model.menu_opened.connect(self._service.snapshots.measure)
         self.chat.model.save_clicked.connect(self._service.snapshots.save)
         self.chat.model.save_unload_clicked.connect(lambda: self._service.chat.sleep(keep=True))
+        self.chat.model.model_chosen.connect(
+            lambda path: self._service.choose_model(Path(path), load=True)
+        )
+        self.chat.model.models_clicked.connect(lambda: self.show_page("Models"))
         self.chat.model.plan_clicked.connect(lambda: self.show_page("Machine"))
         self.launcher.unload_clicked.connect(lambda: self._service.chat.sleep(keep=False))
         self.chat.end_clicked.connect(self._service.engine.unload)
@@ -280,7 +284,7 @@ class MainWindow(QMainWindow):
             case ModelChosen(layout=layout):
                 self.settings.refresh()
                 self.launcher.set_layout_of(layout)
-                self.chat.set_model(layout.name)
+                self.chat.model.set_model(layout.name, str(layout.files[0]))
             case PlanChanged(plan=plan):
                 self._show_plan(plan)
             case PlanPreviewed():
@@ -324,6 +328,8 @@ class MainWindow(QMainWindow):
                 | ModelExplained()
             ):
                 self.models.receive(event)
+                if isinstance(event, LibraryScanned):
+                    self.chat.model.set_library(event)
             case FoldersMeasured() | ModelVerified() | ModelDeleted():
                 self.models.files.receive(event)
             case (
@@ -372,10 +378,13 @@ class MainWindow(QMainWindow):
         self.models.show_offer()
         asleep = event.state is EngineState.STOPPED and self._service.engine.asleep
         told = "asleep until you ask" if asleep else _WORDS.get(event.state, "loaded")
-        if event.state in words.LOADING:
+        loading = event.state in words.LOADING
+        if loading:
             told = words.stage(event)
         error = str(event.error) if event.error is not None else ""
-        self.chat.set_engine(told, ready=event.state in _READY, error=error, asleep=asleep)
+        self.chat.set_engine(
+            told, ready=event.state in _READY, error=error, asleep=asleep, loading=loading
+        )
 
     def closeEvent(self, event: QCloseEvent) -> None:
         """No event reaches a window that is gone."""

@@ -109,11 +109,10 @@ class ChatSession:
 
     @property
     def resumable(self) -> bool:
-        """True if the last answer was cut off and can go on."""
+        """True if the last answer was cut off and can go on, or begin where it said nothing."""
         last = self._messages[-1] if self._messages and not self._running else None
         ended = (Outcome.RUNNING, Outcome.COMPLETE)
-        said = last is not None and bool(last.text or last.reasoning) and not last.tool_calls
-        return last is not None and said and last.outcome not in ended
+        return last is not None and not last.tool_calls and last.outcome not in ended
 
     def clear(self) -> ConversationCleared:
         """Forget all messages; a running turn's late events are ignored from now on."""

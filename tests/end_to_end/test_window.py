@@ -307,7 +307,9 @@ def test_light_and_dark_follow_the_system_while_the_window_is_open(
         assert window.grab().toImage().pixelColor(600, 5).name() == look.bg.lower()
 
 
-def test_a_model_that_sleeps_wakes_for_the_next_question(qtbot: QtBot, service: AppService) -> None:
+def test_a_model_that_sleeps_wakes_for_the_next_question(
+    qtbot: QtBot, service: AppService, monkeypatch: pytest.MonkeyPatch
+) -> None:
     service.settings = Settings(context=512)
     window = open_window(qtbot, service)
     service.start(load=True)
@@ -319,7 +321,8 @@ def test_a_model_that_sleeps_wakes_for_the_next_question(qtbot: QtBot, service: 
     actions = {action.text().split("   ")[0]: action for action in model.menu.actions()}
     keep = actions[SAVE_UNLOAD]
     assert not keep.isEnabled(), "its size is not known yet"
-    model.menu_opened.emit()
+    monkeypatch.setattr(model.menu, "popup", lambda _at: None)
+    model.click()
     qtbot.waitUntil(keep.isEnabled, timeout=TIMEOUT_MS)
     assert "tokens" in keep.text()
     keep.trigger()

@@ -16,7 +16,6 @@ from PySide6.QtGui import (
     QTextCharFormat,
     QTextCursor,
     QTextDocument,
-    QTextOption,
 )
 from PySide6.QtWidgets import (
     QFrame,
@@ -30,6 +29,7 @@ from PySide6.QtWidgets import (
 
 from ui import theme
 from ui.chat.highlight import spans
+from ui.chat.wrapping import wrapping
 from ui.widgets.labels import button, frame, label
 
 SAFE_SCHEMES = ("http", "https", "mailto")
@@ -75,7 +75,6 @@ class Text(QTextBrowser):
         self.setStyleSheet("QTextBrowser { background: transparent; border: none; }")
         self.setVerticalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
         self.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Fixed)
-        self.setWordWrapMode(QTextOption.WrapMode.WrapAtWordBoundaryOrAnywhere)
         self.setOpenLinks(False)
         self.anchorClicked.connect(_open)
         self.document().setDocumentMargin(0)
@@ -83,6 +82,7 @@ class Text(QTextBrowser):
 
     def set_markdown(self, text: str) -> None:
         """Show Markdown, with the chat's line height."""
+        self.setWordWrapMode(wrapping(text))
         features = QTextDocument.MarkdownFeature
         document = self.document()
         document.setMarkdown(text, features.MarkdownDialectGitHub | features.MarkdownNoHTML)
@@ -92,6 +92,11 @@ class Text(QTextBrowser):
         form.setLineHeight(LINE_PERCENT, QTextBlockFormat.LineHeightTypes.ProportionalHeight.value)
         form.setBottomMargin(8)
         cursor.mergeBlockFormat(form)
+
+    def setPlainText(self, text: str) -> None:
+        """Show text as it is."""
+        self.setWordWrapMode(wrapping(text))
+        super().setPlainText(text)
 
     def loadResource(self, _kind: int, _name: QUrl | str) -> object:
         """Nothing is loaded, neither from disk nor from the network."""
@@ -117,6 +122,8 @@ class CodeCard(QFrame):
         super().__init__()
         self.setProperty("kind", "card")
         self._block = Block("", "")
+        self._drawn: list[tuple[tuple[str, str], int]] = []
+        """Each piece with its role, and where it ends."""
         column = QVBoxLayout(self)
         column.setContentsMargins(0, 0, 0, 0)
         column.setSpacing(0)
@@ -139,41 +146,63 @@ class CodeCard(QFrame):
         self._view.document().setDocumentMargin(14)
         self._view.document().documentLayout().documentSizeChanged.connect(self._fit)
         column.addWidget(self._view)
-        theme.manager().changed.connect(self._draw)
+        theme.manager().changed.connect(self._draw_again)
 
-    def set_block(self, block: Block) -> None:
-        """Show code."""
+    def set_block(self, block: Block, title: str = "") -> None:
+        """Show code, its language above it or a `title`; of code that grows, only what is new is drawn."""
         self._block = block
-        self._language.setText(block.language or "text")
+        self._language.setText(title or block.language or "text")
+        self._draw()
+
+    def _draw_again(self) -> None:
+        self._drawn = []
         self._draw()
 
     def _draw(self) -> None:
-        look = theme.current()
-        colors = {
-            "keyword": look.code_keyword,
-            "function": look.code_function,
-            "string": look.code_string,
-            "comment": look.code_comment,
-        }
-        font = QFont("JetBrains Mono")
-        font.setStyleHint(QFont.StyleHint.Monospace)
-        font.setPixelSize(12)
-        document = self._view.document()
-        document.clear()
-        cursor = QTextCursor(document)
-        block = QTextBlockFormat()
-        block.setLineHeight(20, QTextBlockFormat.LineHeightTypes.FixedHeight.value)
-        cursor.setBlockFormat(block)
-        for text, role in spans(self._block.text, self._block.language or ""):
-            form = QTextCharFormat()
-            form.setFont(font)
-            form.setForeground(QColor(colors.get(role, look.text)))
-            cursor.insertText(text, form)
+        pieces = list(spans(self._block.text, self._block.language or ""))
+        same = 0
+        while same < min(len(pieces), len(self._drawn)) and pieces[same] == self._drawn[same][0]:
+            same += 1
+        del self._drawn[same:]
+        cursor = QTextCursor(self._view.document())
+        cursor.beginEditBlock()
+        cursor.setPosition(self._drawn[-1][1] if self._drawn else 0)
+        cursor.movePosition(QTextCursor.MoveOperation.End, QTextCursor.MoveMode.KeepAnchor)
+        cursor.removeSelectedText()
+        if not self._drawn:
+            block = QTextBlockFormat()
+            block.setLineHeight(20, QTextBlockFormat.LineHeightTypes.FixedHeight.value)
+            cursor.setBlockFormat(block)
+        forms = _code_forms()
+        for text, role in pieces[same:]:
+            cursor.insertText(text, forms.get(role, forms[""]))
+            self._drawn.append(((text, role), cursor.position()))
+        cursor.endEditBlock()
 
     def _fit(self) -> None:
         bar = self._view.horizontalScrollBar()
         extra = bar.height() if bar.maximum() > 0 else 0
         self._view.setFixedHeight(round(self._view.document().size().height()) + extra + 2)
+
+
+def _code_forms() -> dict[str, QTextCharFormat]:
+    look = theme.current()
+    font = QFont("JetBrains Mono")
+    font.setStyleHint(QFont.StyleHint.Monospace)
+    font.setPixelSize(12)
+    colors = {
+        "": look.text,
+        "keyword": look.code_keyword,
+        "function": look.code_function,
+        "string": look.code_string,
+        "comment": look.code_comment,
+    }
+    forms = {}
+    for role, color in colors.items():
+        forms[role] = QTextCharFormat()
+        forms[role].setFont(font)
+        forms[role].setForeground(QColor(color))
+    return forms
 
 
 class Answer(QWidget):

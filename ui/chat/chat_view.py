@@ -38,6 +38,7 @@ from ui.widgets.question_line import QuestionLine
 from ui.widgets.shrinking_area import ShrinkingArea
 from ui.widgets.ways_panel import WaysPanel
 
+WAITS = "Your question is sent as soon as the model is loaded. Esc takes it back."
 _CUT_OFF = (Outcome.STOPPED, Outcome.TRUNCATED, Outcome.FULL, Outcome.INTERRUPTED)
 
 
@@ -62,7 +63,8 @@ class ChatView(QWidget):
         self._error, self._ways = "", WaysOutFound()
         self._meters: Meters | None = None
         self._returned = ""
-        self._running = self._ready = self._loaded = False
+        self._running = self._ready = self._loaded = self._loading = False
+        self._waits = False
         column = QVBoxLayout(self)
         column.setContentsMargins(0, 0, 0, 0)
         column.setSpacing(0)
@@ -138,9 +140,19 @@ class ChatView(QWidget):
 
     def _submit(self) -> None:
         text = self.composer.toPlainText().strip()
-        if not text or self._running or not self._ready:
+        if not text or self._running:
             return
-        self.submitted.emit(text)
+        if not self._loaded and (self._loading or self._ready):
+            self.show_note(WAITS)
+        if self._loading:
+            self._waits = True
+        elif self._ready:
+            self.submitted.emit(text)
+
+    def _end_wait(self) -> None:
+        self._waits = False
+        if self._note.text() == WAITS:
+            self.show_note("")
 
     def _continue(self) -> None:
         if self._ready and not self._running:
@@ -149,6 +161,8 @@ class ChatView(QWidget):
     def _stop(self) -> None:
         if self._running:
             self.stop_clicked.emit()
+        elif self._waits:
+            self._end_wait()
 
     def _send_or_stop(self) -> None:
         if self._running:
@@ -163,10 +177,6 @@ class ChatView(QWidget):
 
     # --- what the core says ---------------------------------------------------
 
-    def set_model(self, name: str) -> None:
-        """Name the model on top."""
-        self.model.set_model(name)
-
     def set_system_prompt(self, text: str) -> None:
         """Show the stored system prompt, without announcing it as a change."""
         self._head.set_system_prompt(text)
@@ -180,13 +190,23 @@ class ChatView(QWidget):
         """Which longer context fits."""
         self.context_line.set_offer(event.offer, event.sentence)
 
-    def set_engine(self, words: str, *, ready: bool, error: str = "", asleep: bool = False) -> None:
+    def set_engine(
+        self,
+        words: str,
+        *,
+        ready: bool,
+        error: str = "",
+        asleep: bool = False,
+        loading: bool = False,
+    ) -> None:
         """Show the engine's state; `error` opens the banner with the Reload button.
 
-        `asleep`: nothing is loaded, and the next question loads it.
+        `asleep`: nothing is loaded, and the next question loads it; `loading`: it waits for that.
         """
-        self._ready, self._loaded = ready or asleep, ready
-        self.model.set_state(words, ready=ready, busy=self._running, error=bool(error))
+        self._ready, self._loaded, self._loading = ready or asleep, ready, loading
+        if not self._ready and not loading:
+            self._end_wait()
+        self.model.set_state(words, ready=ready, error=bool(error))
         self._error = error
         self._show_trouble()
         self._update_send()
@@ -231,6 +251,9 @@ class ChatView(QWidget):
             self.context_line.set_offer(None)
             self.context_line.set_cut_off(False)
             self._show_meters(self._no_meters())
+            if self._waits:
+                self._end_wait()
+                self._submit()
 
     def show_note(self, sentence: str) -> None:
         """One quiet line above the composer, until the next answer is there."""
@@ -272,12 +295,14 @@ class ChatView(QWidget):
         """A message was sent: the composer is free for the next."""
         if self.composer.toPlainText().strip() == user.text:
             self.composer.clear()
+        self._end_wait()
         self.transcript.start(user)
         self._begin()
 
     def _begin(self) -> None:
         self._returned = ""
         self._running = True
+        self.model.set_busy(True)
         self.context_line.set_problem("")
         self.context_line.set_cut_off(False)
         self.context_line.set_busy(True)
@@ -303,8 +328,8 @@ class ChatView(QWidget):
     def finish_turn(self, event: TurnFinished) -> None:
         """The answer is final, or what there is of it."""
         answer = event.answer
-        said = bool(answer.text or answer.reasoning) and not answer.tool_calls
-        self.transcript.finish(event, resumable=said and answer.outcome in _CUT_OFF)
+        resumable = answer.outcome in _CUT_OFF and not answer.tool_calls
+        self.transcript.finish(event, resumable=resumable)
         if answer.stats is not None:
             self._show_meters(Meters.of(answer.stats))
         if event.error is not None and event.context_full:
@@ -328,6 +353,7 @@ class ChatView(QWidget):
     def _end(self) -> None:
         self.show_note("")
         self._running = False
+        self.model.set_busy(False)
         self.context_line.set_busy(False)
         self._update_send()
 
@@ -349,5 +375,6 @@ class ChatView(QWidget):
 
     def _update_send(self) -> None:
         self._send.setText("Stop" if self._running else "Send")
-        self._send.setEnabled(self._running or self._ready)
-        self._send.setToolTip("" if self._running or self._ready else "Load a model first.")
+        usable = self._running or self._ready or self._loading
+        self._send.setEnabled(usable)
+        self._send.setToolTip("" if usable else "Load a model first.")

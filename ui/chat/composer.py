@@ -6,6 +6,8 @@ from PySide6.QtCore import QMimeData, QSize, Qt, Signal
 from PySide6.QtGui import QInputMethodEvent, QKeyEvent, QResizeEvent
 from PySide6.QtWidgets import QPlainTextEdit, QSizePolicy, QWidget
 
+from ui.chat.wrapping import wrapping
+
 MAX_LINES = 8
 
 
@@ -57,4 +59,17 @@ class Composer(QPlainTextEdit):
     def insertFromMimeData(self, source: QMimeData) -> None:
         """Paste as plain text."""
         if source.hasText():
-            self.textCursor().insertText(source.text())
+            text = source.text()
+            if len(text) > self.document().characterCount():
+                self.setWordWrapMode(wrapping(text))
+            self.textCursor().insertText(text)
+
+    def setPlainText(self, text: str) -> None:
+        """Show a text instead of what was written."""
+        self.setWordWrapMode(wrapping(text))
+        super().setPlainText(text)
+
+    def clear(self) -> None:
+        """Nothing is written any more."""
+        super().clear()
+        self.setWordWrapMode(wrapping(""))

@@ -74,14 +74,16 @@ class DeviceStrip(QWidget):
         row = QHBoxLayout(box)
         row.setContentsMargins(0, 0, 0, 0)
         row.setSpacing(8)
+        row.addStretch(1)
         row.addWidget(label(name, "muted"))
         bar = MemoryBar(height=4)
         bar.setMinimumWidth(32)
         bar.setMaximumWidth(120)
         bar.set_values(MemoryBarValues(total=total, weights=used))
-        row.addWidget(bar, 1)
+        row.addWidget(bar, 100)
         live = label("", "small")
         row.addWidget(live)
+        row.addStretch(1)
         memory = units.format_memory
         words = f"{name}: {memory(planned)} planned, {memory(used)} in use by the model"
         box.setToolTip(words)

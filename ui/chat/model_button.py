@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from PySide6.QtCore import QRectF, QSize, Qt, Signal
-from PySide6.QtGui import QColor, QFont, QFontMetrics, QPainter, QPaintEvent, QPen
+from PySide6.QtGui import QAction, QColor, QFont, QFontMetrics, QPainter, QPaintEvent, QPen
 from PySide6.QtWidgets import QAbstractButton, QMenu, QWidget
 
 from app import units
-from app.events import SnapshotMeasured
+from app.catalog.library import LocalModel, State
+from app.events import LibraryScanned, SnapshotMeasured
+from app.plan.model import Verdict
 from ui import theme
 
 HEIGHT_PX, DOT_PX, PAD_PX, GAP_PX, CHEVRON_PX = 34, 7, 12, 8, 16
 MOST_TEXT_PX = 340
+MOST_MODELS = 12
+"""More of them are on their own page."""
 SAVE, SAVE_UNLOAD = "Save the KV cache", "Save the KV cache and unload"
 
 
@@ -23,13 +27,18 @@ class ModelButton(QAbstractButton):
     save_clicked = Signal()
     save_unload_clicked = Signal()
     plan_clicked = Signal()
+    model_chosen = Signal(str)
+    models_clicked = Signal()
     menu_opened = Signal()
 
     def __init__(self, parent: QWidget | None = None) -> None:
         super().__init__(parent)
         self._name = self._words = ""
         self._state = ""
-        self._rests = False
+        self._ready = self._busy = False
+        self._path = ""
+        self._library: LibraryScanned | None = None
+        self.models: list[QAction] = []
         self.setCursor(Qt.CursorShape.PointingHandCursor)
         self.setAttribute(Qt.WidgetAttribute.WA_Hover)
         self.setFocusPolicy(Qt.FocusPolicy.StrongFocus)
@@ -42,19 +51,63 @@ class ModelButton(QAbstractButton):
         self._save_unload = self.menu.addAction(SAVE_UNLOAD, self.save_unload_clicked.emit)
         self.menu.addSeparator()
         self.menu.addAction("Show the plan", self.plan_clicked.emit)
+        self._more = self.menu.addAction("More models", self.models_clicked.emit)
         self.clicked.connect(self._open)
         theme.manager().changed.connect(self.update)
 
-    def set_model(self, name: str) -> None:
-        """Name the model."""
-        self._name = name
+    def set_model(self, name: str, path: str) -> None:
+        """Name the model, and its first file."""
+        self._name, self._path = name, path
+        self._list_models()
         self._describe()
 
-    def set_state(self, words: str, *, ready: bool, busy: bool, error: bool) -> None:
-        """Say what the engine does: a model is `ready`, and `busy` with an answer; the menu follows."""
+    def set_library(self, library: LibraryScanned) -> None:
+        """What is on this machine; each model is one click away."""
+        self._library = library
+        self._list_models()
+
+    def _list_models(self) -> None:
+        """Those on this machine stand first, as in every program of this kind."""
+        for action in self.models:
+            self.menu.removeAction(action)
+            action.deleteLater()
+        found = self._library.library.models if self._library else ()
+        whole = [model for model in found if model.state is State.COMPLETE]
+        self.models = [self._action(model) for model in whole[:MOST_MODELS]]
+        self.menu.insertActions(self._load, self.models)
+        if self.models:
+            self.models.append(self.menu.insertSeparator(self._load))
+        rest = len(whole) - MOST_MODELS
+        self._more.setText(f"{rest:,} more models" if rest > 0 else "More models")
+
+    def _action(self, model: LocalModel) -> QAction:
+        path = str(model.files[0])
+        size = units.format_file_size(model.size_bytes)
+        facts = ", ".join(part for part in (model.quantization, size) if part)
+        action = QAction(f"{model.name}   {facts}".replace("&", "&&"), self)
+        action.triggered.connect(lambda: self.model_chosen.emit(path))
+        action.setCheckable(True)
+        action.setChecked(path == self._path)
+        fit = self._library.fits.get(path) if self._library else None
+        fits = fit is None or fit.verdict is not Verdict.TOO_LARGE
+        action.setEnabled(fits and path != self._path)
+        if path == self._path:
+            action.setToolTip("This one is chosen.")
+        else:
+            does = "Loads it in place of the present one; the chat stays."
+            action.setToolTip(does if fits else "It does not fit on this machine.")
+        return action
+
+    def set_busy(self, busy: bool) -> None:
+        """Whether an answer runs, whose KV cache cannot be saved yet."""
+        self._busy = busy
+        self._measured(None)
+
+    def set_state(self, words: str, *, ready: bool, error: bool) -> None:
+        """Say what the engine does, and whether a model is `ready`; the menu follows."""
         self._words = words
         self._state = "error" if error else "ok" if ready else ""
-        self._rests = ready and not busy
+        self._ready = ready
         self._load.setVisible(not ready)
         self._load.setText("Load again" if error else "Load")
         for action in (self._unload, self._save, self._save_unload):
@@ -80,7 +133,7 @@ class ModelButton(QAbstractButton):
             action.setToolTip(why or "The next answer then need not read the whole chat again.")
 
     def _open(self) -> None:
-        if self._rests:
+        if self._ready and not self._busy:
             self.menu_opened.emit()
         self.menu.popup(self.mapToGlobal(self.rect().bottomLeft()))
 

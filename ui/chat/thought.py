@@ -23,7 +23,9 @@ class Thought(Folding):
 
     def finish(self, text: str, tokens: int, seconds: float) -> None:
         """Fold it; the line tells how long it took."""
-        self._show(text, f"Thought {units.format_duration(seconds)} · {tokens:,} tokens")
+        self._show(
+            text, f"Thought {units.format_duration(seconds)} · {units.format_tokens(tokens)}"
+        )
         self.head.setChecked(False)
 
     def _show(self, text: str, head: str) -> None:

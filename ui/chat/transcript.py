@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 from PySide6.QtCore import QSize, Qt, QTimer, Signal
 from PySide6.QtWidgets import QHBoxLayout, QScrollArea, QVBoxLayout, QWidget
 
@@ -13,6 +15,8 @@ from ui.chat.marks import LeftOutLine, SummaryMark
 from ui.widgets.labels import label
 
 RENDER_MS = 60
+RENDER_SHARE = 0.2
+"""Of the window's time, for an answer so long that drawing it takes some."""
 COLUMN_PX = 720
 LEAST_PX = 120
 """What stands below leaves so much of the chat in sight."""
@@ -116,11 +120,13 @@ class Transcript(QScrollArea):
             self._answer.set_note(words)
 
     def extend(self, event: AnswerExtended) -> None:
-        """More of the answer; drawn at most every 60 ms."""
+        """More of the answer; drawn at most every 60 ms, less often where that takes long."""
         if event.part is PartKind.REASONING:
             self._thoughts.append(event.text)
         elif event.part is PartKind.TEXT:
             self._pieces.append(event.text)
+        if event.call is not None and self._answer is not None:
+            self._answer.set_calls([*self._answer.calls, event.call])
         if not self._render.isActive():
             self._render.start()
 
@@ -131,6 +137,7 @@ class Transcript(QScrollArea):
         if self._answer is None:
             return
         self._answer.set_text(answer.text)
+        self._answer.set_calls(answer.tool_calls)
         thought = [part for part in answer.parts if part.kind is PartKind.REASONING]
         # Of an answer that went on, the statistics know the last stretch only.
         tokens = sum(part.tokens for part in answer.parts) or (stats.tokens if stats else 0)
@@ -218,7 +225,11 @@ class Transcript(QScrollArea):
         widget.deleteLater()
 
     def _show_answer(self) -> None:
-        if self._answer is not None:
-            if self._thoughts:
-                self._answer.set_thought("".join(self._thoughts))
-            self._answer.set_text("".join(self._pieces))
+        if self._answer is None:
+            return
+        started = time.monotonic()
+        if self._thoughts:
+            self._answer.set_thought("".join(self._thoughts))
+        self._answer.set_text("".join(self._pieces))
+        took_ms = 1000 * (time.monotonic() - started)
+        self._render.setInterval(max(RENDER_MS, round(took_ms / RENDER_SHARE)))

@@ -254,7 +254,7 @@ class LauncherView(QWidget):
     def _update_primary(self) -> None:
         loading = self._state in (EngineState.LOADING, EngineState.STARTING)
         ready = self._state in _READY
-        words = "Load"
+        words = "Reload" if self._state is EngineState.CRASHED else "Load"
         if loading:
             words = "Cancel"
         elif ready:

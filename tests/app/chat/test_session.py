@@ -93,3 +93,19 @@ def test_what_had_arrived_outlives_a_crash_and_silence_is_left_out() -> None:
     session.begin("and now", now_s=0)
     assert [m.content for m in session.prompt()] == ["q", "half", "again\n\nand now"]
     assert session.receive(progress("late", 1, 0.0, turn=1), now_s=0) is None
+
+
+def test_an_answer_that_was_stopped_before_its_first_word_can_be_asked_for_again() -> None:
+    session = ChatSession()
+    session.begin("Are you there?", now_s=0)
+    session.receive(end(reason="cancelled"), now_s=1)
+    assert session.resumable
+    assert session.resume(now_s=2) is not None
+    assert [(m.role, m.content) for m in session.prompt()] == [
+        ("user", "Are you there?"),
+        ("assistant", ""),
+    ]
+    session.receive(progress("Yes.", 2, 0.1, turn=2), now_s=3)
+    session.receive(end(turn=2), now_s=4)
+    assert [message.text for message in session.messages] == ["Are you there?", "Yes."]
+    assert not session.resumable

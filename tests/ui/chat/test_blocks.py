@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 from PySide6.QtGui import QGuiApplication
-from PySide6.QtWidgets import QPushButton, QTextBrowser
+from PySide6.QtWidgets import QPushButton, QTextBrowser, QTextEdit
 from pytestqt.qtbot import QtBot
 
 from ui.chat.blocks import Answer, Block, CodeCard, Text, split
@@ -54,3 +54,20 @@ def test_code_is_coloured_and_unknown_languages_stay_plain() -> None:
     roles = dict(pieces)
     assert (roles["def"], roles["add"], roles["# y"]) == ("keyword", "function", "comment")
     assert list(spans("a <b>", "no such language")) == [("a <b>", "")]
+
+
+def test_code_that_grows_looks_like_code_drawn_at_once(qtbot: QtBot) -> None:
+    text = 'def add(a):\n    """Both\n    lines 👩."""\n    return "x"  # y\n\nprint(add(1))\n'
+    grown, at_once = CodeCard(), CodeCard()
+    for card in (grown, at_once):
+        qtbot.addWidget(card)
+    for end in range(1, len(text) + 1):
+        grown.set_block(Block(text[:end], "python"))
+    at_once.set_block(Block(text, "python"))
+    shown = [card.findChild(QTextEdit) for card in (grown, at_once)]
+    assert shown[0] is not None
+    assert shown[1] is not None
+    assert shown[0].toPlainText() == text
+    assert shown[0].toHtml() == shown[1].toHtml()
+    grown.set_block(Block("x", "python"))
+    assert shown[0].toPlainText() == "x"
