@@ -186,7 +186,7 @@ def test_a_server_on_all_addresses_is_reached_at_one_of_them(
     net = argparse.Namespace(family=socket.AF_INET, address="192.0.2.7")
     loopback = argparse.Namespace(family=socket.AF_INET, address="127.0.0.1")
     monkeypatch.setattr(psutil, "net_if_addrs", lambda: {"lo": [loopback], "eth0": [net]})
-    for host, told in (("0.0.0.0", "192.0.2.7"), ("192.0.2.9", "192.0.2.9")):  # noqa: S104
+    for host, told in (("0.0.0.0", "192.0.2.7"), ("192.0.2.9", "192.0.2.9")):
         options = argparse.Namespace(host=host, port=50052, devices=None, json=False)
         with pytest.raises(AppError):
             share.share(options)
