@@ -2,7 +2,15 @@
 
 import sys
 
-from app.cli import main
+
+def main() -> int:
+    """The command line; returns the exit code."""
+    try:
+        from app.cli import main as command_line
+    except KeyboardInterrupt:  # while modules are still read; later, commands see to it themselves
+        return 130
+    return command_line(sys.argv[1:])
+
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(main())

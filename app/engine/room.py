@@ -104,7 +104,7 @@ class Room:
 
     def _is_alone(self) -> bool:
         """True if the question would not fit either with the system prompt alone before it."""
-        starts = [index for index, (_, message) in enumerate(self._rows) if message.role == "user"]
+        starts = self._starts()
         if len(starts) < 2:
             return True
         return len(self._write(self._without(list(range(starts[0], starts[-1]))))) > self._room
@@ -153,11 +153,16 @@ class Room:
 
     def _drop_first(self) -> bool:
         """Leave out what else stays, the oldest first: without that no question could be asked any more."""
-        starts = [index for index, (_, message) in enumerate(self._rows) if message.role == "user"]
-        if not self._may_shorten or self._command.continue_last or len(starts) < 2:
+        starts = self._starts()
+        allowed = self._may_shorten and not self._command.continue_last and not self._stop.is_set()
+        if not allowed or len(starts) < 2:
             return False
         self._leave_out(list(range(starts[0], starts[1])))
-        return not self._stop.is_set()
+        return True
+
+    def _starts(self) -> list[int]:
+        """Where turns begin: with a message of the user."""
+        return [index for index, (_, message) in enumerate(self._rows) if message.role == "user"]
 
     def _leave_out(self, gone: list[int]) -> None:
         before = len(self.tokens)
