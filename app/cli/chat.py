@@ -50,7 +50,7 @@ def add_options(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--model", default="starter", help=f"{where.MODEL}, a GGUF file, or `starter` (the default)"
     )
-    command.add_argument("--prompt", help="ask this, print the answer and end")
+    command.add_argument("--prompt", type=_said, help="ask this, print the answer and end")
     command.add_argument("--system", help="system prompt")
     command.add_argument(
         "--overflow",
@@ -59,6 +59,12 @@ def add_options(command: argparse.ArgumentParser) -> None:
         help="what to do when the context is full",
     )
     command.add_argument("--max-tokens", type=load_options.count, help="longest answer in tokens")
+
+
+def _said(text: str) -> str:
+    if not text.strip():
+        raise argparse.ArgumentTypeError("there is nothing to ask in it")
+    return text
 
 
 def chat(options: argparse.Namespace, settings: Settings, model: Path) -> int:
