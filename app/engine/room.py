@@ -21,6 +21,7 @@ from app.engine.overflow import (
 from app.engine.protocol import ChatMessage
 from app.engine.stop import StopFlag
 from app.engine.summary import summarise
+from app.engine.template import MAX_OUTPUT
 
 OPENING = 8
 """Tokens at the beginning of a partial answer that stay: a tag that opens its reasoning is among them."""
@@ -75,6 +76,10 @@ class Room:
         self.dropped: tuple[int, ...] = ()
         self.shorter = self.cut = 0
         self.summary_s = 0.0
+        characters = sum(len(m.content) + len(m.reasoning_content) for m in command.messages)
+        if characters > MAX_OUTPUT:
+            # No template may write so much, and no context holds it; of four characters a token is likely.
+            raise ContextFullError(f"{characters:,} characters", characters // 4, alone=True)
         self.tokens = self._write(self._rows)
         self._fit()
 
