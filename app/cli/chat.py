@@ -50,7 +50,9 @@ def add_options(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--model", default="starter", help=f"{where.MODEL}, a GGUF file, or `starter` (the default)"
     )
-    command.add_argument("--prompt", type=_said, help="ask this, print the answer and end")
+    command.add_argument(
+        "--prompt", type=load_options.question, help="ask this, print the answer and end"
+    )
     command.add_argument("--system", help="system prompt")
     command.add_argument(
         "--overflow",
@@ -59,12 +61,6 @@ def add_options(command: argparse.ArgumentParser) -> None:
         help="what to do when the context is full",
     )
     command.add_argument("--max-tokens", type=load_options.count, help="longest answer in tokens")
-
-
-def _said(text: str) -> str:
-    if not text.strip():
-        raise argparse.ArgumentTypeError("there is nothing to ask in it")
-    return text
 
 
 def chat(options: argparse.Namespace, settings: Settings, model: Path) -> int:
@@ -94,7 +90,7 @@ class _Terminal:
         self.hearing = Hearing(
             service, self._say, self._emit, self._ways, self._context, as_json=self._json
         )
-        self._kept, self._plan = "", ""
+        self._kept, self._plan, self._stops = "", "", 0
         self._help = HELP if options.prompt is None else ""
 
     def _say(self, text: str) -> None:
@@ -338,7 +334,7 @@ class _Terminal:
         Where the context is enlarged by itself, the answer goes on after that.
         """
         enlarges = self._service.settings.overflow is Overflow.ENLARGE
-        code, waits = 0, False
+        code, waits, self._stops = 0, False, 0
         while True:
             try:
                 event = self.hearing.next()
@@ -369,11 +365,14 @@ class _Terminal:
                 return code
 
     def _stop(self) -> None:
-        """What hangs does not hear that it should stop, so there it ends the engine."""
-        if self.hearing.silent:
+        """What hangs does not hear that it should stop, so there it ends the engine; else who asks three times."""
+        self._stops += 1
+        if self.hearing.silent or self._stops > 2:
             self._service.engine.unload()
         else:
             self._service.engine.cancel()
+        if self._stops == 2:
+            self._say("\nIt has not stopped yet. Ctrl+C once more ends the engine; the chat stays.")
 
     def _tell(self, event: AppEvent, *, loads: bool) -> None:
         """An event beside the answer; with `loads`, no answer comes if the load that it needs ends."""
