@@ -50,9 +50,7 @@ def add_options(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--model", default="starter", help=f"{where.MODEL}, a GGUF file, or `starter` (the default)"
     )
-    command.add_argument(
-        "--prompt", type=load_options.question, help="ask this, print the answer and end"
-    )
+    command.add_argument("--prompt", type=load_options.question, help="ask this, answer and end")
     command.add_argument("--system", help="system prompt")
     command.add_argument(
         "--overflow",
