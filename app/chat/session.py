@@ -260,12 +260,16 @@ class ChatSession:
     def _extend(self, message: protocol.TokensGenerated, now_s: float) -> AnswerExtended:
         if self._first_token_s is None:
             self._first_token_s = now_s - self._sent_at
+        written = self._unfinished_call()
         last = self._parts[-1] if self._parts else None
         if last is None or last.kind is not message.part or message.call or last.call:
             last = _Growing(kind=message.part, call=message.call)
             self._parts.append(last)
         last.pieces.append(message.text)
         last.tokens += message.tokens
+        if written is not None:
+            last.tokens += written.tokens
+            last.seconds += written.seconds
         last.seconds += message.elapsed_s - self._part_ended_s
         self._part_ended_s = message.elapsed_s
         self._tokens += message.tokens
@@ -283,6 +287,13 @@ class ChatSession:
             reasoning_tokens=self._reasoning_tokens,
         )
 
+    def _unfinished_call(self) -> _Growing | None:
+        """Take away what was a call in the making: it is one now, still none, or text after all."""
+        last = self._parts[-1] if self._parts else None
+        if last is None or last.kind is not PartKind.TOOL_CALL or last.call is not None:
+            return None
+        return self._parts.pop()
+
     def _answer(self, outcome: Outcome, stats: TurnStats | None) -> Message:
         parts = tuple(part.frozen() for part in self._parts)
         text = "".join(part.text for part in parts if part.kind is PartKind.TEXT)
@@ -290,6 +301,7 @@ class ChatSession:
 
     def _end(self, event: TurnEnded) -> TurnFinished | QuestionReturned:
         self._running = False
+        self._unfinished_call()
         finished, resumed = event.finished, self._resumed
         self._resumed = None
         if event.context_full and event.error is not None and resumed is None:

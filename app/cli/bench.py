@@ -25,26 +25,47 @@ from app.service import AppService
 from app.settings.model import Overflow, Settings
 
 CALIBRATION = 64
+WORD = "the"
+"""A question of one token."""
 _ENDING = ("grammar", "json_schema")
 """Options of sampling that end an answer themselves."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Run:
-    """One measured answer; all times are taken where the events arrive.
+    """One measurement of both; all times are taken where the events arrive.
 
     Attributes:
         prompt_tokens: Tokens that were processed, not those from the KV cache.
         prompt_tokens_per_s: Rate of prompt processing.
-        generation_tokens_per_s: Rate of token generation, the first token excluded.
-        time_to_first_token_s: From sending on.
+        generation_tokens_per_s: Rate of token generation, the first token excluded, after the
+            shortest of prompts: tokens/s fall with what the context holds.
+        generation_from_tokens: What it held then.
+        time_to_first_token_s: From sending the long prompt on.
     """
 
     prompt_tokens: int
     tokens: int
     prompt_tokens_per_s: float
     generation_tokens_per_s: float
+    generation_from_tokens: int
     time_to_first_token_s: float
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class _Answer:
+    """When it came, in seconds from sending on, and of how many tokens it and its prompt were.
+
+    `began` and `read` are the first and the last event of prompt processing.
+    """
+
+    began: float
+    read: float
+    first: float
+    last: float
+    prompt: int
+    evaluated: int
+    tokens: int
 
 
 def add_options(command: argparse.ArgumentParser) -> None:
@@ -80,8 +101,7 @@ def bench(options: argparse.Namespace, settings: Settings, model: Path) -> int:
         context = options.context
     changes = {
         "context": max(settings.context or 0, context),
-        "sampling": {k: v for k, v in settings.sampling.items() if k not in _ENDING}
-        | {"ignore_end": True},
+        "sampling": _sampling(options, settings),
         "system_prompt": "",
         "overflow": Overflow.STOP,
         "reply_reserve": 0,
@@ -101,6 +121,16 @@ def bench(options: argparse.Namespace, settings: Settings, model: Path) -> int:
     assert plan is not None  # noqa: S101 - it is loaded
     _print(options, model, loaded, plan, runs)
     return 0
+
+
+def _sampling(options: argparse.Namespace, settings: Settings) -> dict[str, object]:
+    """Only what the command line itself asks for: else the likeliest token, as costs nothing."""
+    told = {k for k in settings.sampling if getattr(options, f"sampling_{k}", None) is not None}
+    return {
+        "temperature": 0,
+        **{k: v for k, v in settings.sampling.items() if k in told and k not in _ENDING},
+        "ignore_end": True,
+    }
 
 
 def _check_free(options: argparse.Namespace) -> None:
@@ -152,7 +182,8 @@ def _print(
     print(f"  {plan_text.split_words(plan) or 'all on the CPU'}; {loaded.loaded.context:,} tokens")
     within = {name: f"±{100 * share:.1f} %" for name, share in spread.items()}
     rate, prompt, first = fields
-    print(f"  generation     {medians[rate]:9.1f} tok/s {within[rate]}, {runs[0].tokens} tokens")
+    count = f"{runs[0].tokens} tokens after {runs[0].generation_from_tokens}"
+    print(f"  generation     {medians[rate]:9.1f} tok/s {within[rate]}, {count}")
     count = f"{runs[0].prompt_tokens} tokens"
     print(f"  prompt         {medians[prompt]:9.1f} tok/s {within[prompt]}, {count}")
     print(f"  first token    {units.format_duration(medians[first]):>9} {within[first]}")
@@ -195,13 +226,14 @@ class _Measurement:
                 return when, event
 
     def runs(self, prompt_tokens: int, tokens: int, count: int) -> list[Run]:
-        """Some measured answers, after two that warm up and count the template's own tokens.
+        """Some measurements, after two answers that warm up and count the template's own tokens.
 
         The second is as long as what is measured: memory that is touched for the first time is slow.
+        Reading and writing are measured apart, as llama-bench does.
         """
         self.line.say("Warming up")
-        self._ask(filler(0, CALIBRATION), 2)
-        overhead = self._ask(filler(1, prompt_tokens), 2).prompt_tokens - prompt_tokens
+        short = self._ask(WORD, 2).prompt
+        overhead = self._ask(filler(1, prompt_tokens), 2).evaluated - prompt_tokens
         words = prompt_tokens - overhead
         if words < 1:
             raise AppError(
@@ -212,21 +244,32 @@ class _Measurement:
         found = []
         for number in range(1, count + 1):
             self.line.say(f"Measuring: run {number} of {count}")
-            found.append(self._ask(filler(number + 1, words), tokens))
+            read = self._ask(filler(number + 1, words), 1)
+            written = self._ask(WORD, tokens)
+            found.append(
+                Run(
+                    prompt_tokens=read.evaluated,
+                    tokens=written.tokens,
+                    prompt_tokens_per_s=read.evaluated / (read.read - read.began),
+                    generation_tokens_per_s=(written.tokens - 1) / (written.last - written.first),
+                    generation_from_tokens=short,
+                    time_to_first_token_s=read.first,
+                )
+            )
         return found
 
-    def _ask(self, text: str, tokens: int) -> Run:
+    def _ask(self, text: str, tokens: int) -> _Answer:
         self._service.chat.new_chat()
         sent = time.perf_counter()
         self._service.chat.send(text, max_tokens=tokens)
         began = read = first = last = sent
-        evaluated = generated = 0
+        prompt = evaluated = generated = 0
         while True:
             when, event = self._next()
             match event:
                 case PromptRead(done=done, total=total, reused=reused):
                     began = when if done == reused else began
-                    read, evaluated = when, total - reused
+                    read, prompt, evaluated = when, total, total - reused
                 case AnswerExtended(tokens=arrived):
                     first = first if first > sent else when
                     last, generated = when, arrived
@@ -234,10 +277,12 @@ class _Measurement:
                     break
                 case _:
                     pass
-        return Run(
-            prompt_tokens=evaluated,
+        return _Answer(
+            began=began - sent,
+            read=read - sent,
+            first=first - sent,
+            last=last - sent,
+            prompt=prompt,
+            evaluated=evaluated,
             tokens=generated,
-            prompt_tokens_per_s=evaluated / (read - began),
-            generation_tokens_per_s=(generated - 1) / (last - first),
-            time_to_first_token_s=first - sent,
         )

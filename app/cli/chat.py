@@ -50,7 +50,7 @@ def add_options(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--model", default="starter", help=f"{where.MODEL}, a GGUF file, or `starter` (the default)"
     )
-    command.add_argument("--prompt", help="ask this, print the answer and end")
+    command.add_argument("--prompt", type=load_options.question, help="ask this, answer and end")
     command.add_argument("--system", help="system prompt")
     command.add_argument(
         "--overflow",
@@ -88,7 +88,7 @@ class _Terminal:
         self.hearing = Hearing(
             service, self._say, self._emit, self._ways, self._context, as_json=self._json
         )
-        self._kept, self._plan = "", ""
+        self._kept, self._plan, self._stops = "", "", 0
         self._help = HELP if options.prompt is None else ""
 
     def _say(self, text: str) -> None:
@@ -332,7 +332,7 @@ class _Terminal:
         Where the context is enlarged by itself, the answer goes on after that.
         """
         enlarges = self._service.settings.overflow is Overflow.ENLARGE
-        code, waits = 0, False
+        code, waits, self._stops = 0, False, 0
         while True:
             try:
                 event = self.hearing.next()
@@ -363,11 +363,14 @@ class _Terminal:
                 return code
 
     def _stop(self) -> None:
-        """What hangs does not hear that it should stop, so there it ends the engine."""
-        if self.hearing.silent:
+        """What hangs does not hear that it should stop, so there it ends the engine; else who asks three times."""
+        self._stops += 1
+        if self.hearing.silent or self._stops > 2:
             self._service.engine.unload()
         else:
             self._service.engine.cancel()
+        if self._stops == 2:
+            self._say("\nIt has not stopped yet. Ctrl+C once more ends the engine; the chat stays.")
 
     def _tell(self, event: AppEvent, *, loads: bool) -> None:
         """An event beside the answer; with `loads`, no answer comes if the load that it needs ends."""

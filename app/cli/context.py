@@ -8,6 +8,7 @@ from typing import Protocol
 
 from app.chat.events import PromptRead, QuestionReturned, TurnsSummarised
 from app.chat.message import ContextLevel, TurnStats
+from app.engine.diagnose import QuestionTooLongError
 from app.events import ContextOffered
 from app.service import AppService
 from app.service.context import warning
@@ -85,10 +86,10 @@ class ContextWords:
     def returned(self, event: QuestionReturned) -> int:
         """The question does not fit, and is kept; the exit code for that."""
         self._emit("question_returned", text=event.text, error=str(event.error))
-        self._say(
-            f"{event.error} Your question is kept: /overflow drop, /overflow summarise or /enlarge,"
-            " then Enter sends it again."
-        )
+        ways = "/overflow drop, /overflow summarise or /enlarge"
+        if isinstance(event.error, QuestionTooLongError):
+            ways = "/enlarge"
+        self._say(f"{event.error} Your question is kept: {ways}, then Enter sends it again.")
         return event.error.exit_code
 
     def warn(self, stats: TurnStats) -> None:

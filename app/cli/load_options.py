@@ -40,6 +40,13 @@ def count(text: str, least: int = 1) -> int:
     return value
 
 
+def question(text: str) -> str:
+    """Text that says something."""
+    if not text.strip():
+        raise argparse.ArgumentTypeError("there is nothing to ask in it")
+    return text
+
+
 def _tokens(text: str) -> int:
     """A number of tokens: `32768`, `32,768` or `32k`."""
     match = re.fullmatch(r"(-?\d+)(k?)", text.strip().lower().replace(",", ""))

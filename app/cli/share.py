@@ -5,7 +5,10 @@ from __future__ import annotations
 import argparse
 import ipaddress
 import json
+import socket
 import sys
+
+import psutil
 
 from app.engine.share import WARNING, shared_devices
 from app.errors import AppError, ErrorKind
@@ -35,7 +38,8 @@ def share(options: argparse.Namespace) -> int:
                     "\nOnly this machine reaches it: to lend to others, give its address as --host."
                 )
             where = "In another terminal" if alone else "On the other machine"
-            print(f"\n{where}: ultra-launcher chat --rpc {shared.endpoint}")
+            for endpoint in _reached_at(shared.endpoint):
+                print(f"\n{where}: ultra-launcher chat --rpc {endpoint}")
             print("Ctrl+C ends it.\n", flush=True)
         print(WARNING, file=sys.stderr, flush=True)
         code = shared.wait()
@@ -45,3 +49,18 @@ def share(options: argparse.Namespace) -> int:
         hint="Start it again; machines that used it have to load again.",
         kind=ErrorKind.ENGINE,
     )
+
+
+def _reached_at(endpoint: str) -> list[str]:
+    """What others give as --rpc: of a server on all addresses, those of this machine."""
+    host, port = endpoint.split(":")
+    if not ipaddress.ip_address(host).is_unspecified:
+        return [endpoint]
+    found = [
+        address.address
+        for interface in psutil.net_if_addrs().values()
+        for address in interface
+        if address.family is socket.AF_INET
+        and not ipaddress.ip_address(address.address).is_loopback
+    ]
+    return [f"{each}:{port}" for each in found or ["ADDRESS"]]

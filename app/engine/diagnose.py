@@ -57,6 +57,19 @@ class ServerLostError(AppError):
         )
 
 
+class QuestionTooLongError(AppError):
+    """A question that does not fit even if all turns before it are left out."""
+
+    def __init__(self, tokens: str) -> None:
+        """`tokens` says how many there are, and how many fit."""
+        super().__init__(
+            f"The question does not fit into the context ({tokens}).",
+            hint="Shorten it or the system prompt, keep less for the reply, or enlarge the context.",
+            action=Action.OPEN_SPLIT,
+            kind=ErrorKind.USAGE,
+        )
+
+
 def load_failed(failed: protocol.Failed, model_path: str) -> AppError:
     """Why a load failed that the worker survived."""
     name = _name(model_path)
@@ -139,12 +152,7 @@ def turn_failed(failed: protocol.Failed) -> AppError:
             kind=ErrorKind.USAGE,
         )
     if failed.reason == "question":
-        return AppError(
-            f"The question does not fit into the context ({failed.detail}).",
-            hint="Shorten it or the system prompt, keep less for the reply, or enlarge the context.",
-            action=Action.OPEN_SPLIT,
-            kind=ErrorKind.USAGE,
-        )
+        return QuestionTooLongError(failed.detail)
     if failed.reason == "memory":
         return short_of_memory(failed.detail)
     if failed.reason == "template":

@@ -34,11 +34,11 @@ def changed(before: Fingerprint) -> bool:
     return any(_stat(path) != then for path, then in before.items())
 
 
-def cut_off(before: Fingerprint) -> bool:
-    """True if one of the very files became shorter: reading what is missing would end the process."""
-    for path, (size, _, inode) in before.items():
+def overwritten(before: Fingerprint) -> bool:
+    """True if something was written into one of the very files: what is mapped of them is that, or gone."""
+    for path, then in before.items():
         now = _stat(path)
-        if now is not None and now[2] == inode and now[0] < size:
+        if now is not None and now[2] == then[2] and now != then:
             return True
     return False
 

@@ -33,15 +33,23 @@ def rpc_devices(count: int) -> Iterator[str]:
     Raises:
         AppError: The server did not start.
     """
-    child = subprocess.Popen(
-        processes.child_command("app.engine.imagined"),
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        text=True,
-        env=processes.child_environment(),
-        start_new_session=True,
-    )
+    try:
+        child = subprocess.Popen(
+            processes.child_command("app.engine.imagined"),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+            env=processes.child_environment(),
+            start_new_session=True,
+        )
+    except OSError as error:
+        raise AppError(
+            "The devices of an imagined machine could not be set up on this one.",
+            detail=f"The system started no process for them: {error.strerror or error}.",
+            hint="Close other programs, then try again, or leave --confirm out.",
+            kind=ErrorKind.ENGINE,
+        ) from error
     assert child.stdin is not None and child.stdout is not None  # noqa: S101, PT018 - pipes
     deadline = threading.Timer(START_S, child.kill)
     deadline.start()

@@ -21,6 +21,7 @@ from app.engine.overflow import (
 from app.engine.protocol import ChatMessage
 from app.engine.stop import StopFlag
 from app.engine.summary import summarise
+from app.engine.template import MAX_OUTPUT
 
 OPENING = 8
 """Tokens at the beginning of a partial answer that stay: a tag that opens its reasoning is among them."""
@@ -75,6 +76,10 @@ class Room:
         self.dropped: tuple[int, ...] = ()
         self.shorter = self.cut = 0
         self.summary_s = 0.0
+        characters = sum(len(m.content) + len(m.reasoning_content) for m in command.messages)
+        if characters > MAX_OUTPUT:
+            # No template may write so much, and no context holds it; of four characters a token is likely.
+            raise ContextFullError(f"{characters:,} characters", characters // 4, alone=True)
         self.tokens = self._write(self._rows)
         self._fit()
 
@@ -104,7 +109,7 @@ class Room:
 
     def _is_alone(self) -> bool:
         """True if the question would not fit either with the system prompt alone before it."""
-        starts = [index for index, (_, message) in enumerate(self._rows) if message.role == "user"]
+        starts = self._starts()
         if len(starts) < 2:
             return True
         return len(self._write(self._without(list(range(starts[0], starts[-1]))))) > self._room
@@ -153,11 +158,16 @@ class Room:
 
     def _drop_first(self) -> bool:
         """Leave out what else stays, the oldest first: without that no question could be asked any more."""
-        starts = [index for index, (_, message) in enumerate(self._rows) if message.role == "user"]
-        if not self._may_shorten or self._command.continue_last or len(starts) < 2:
+        starts = self._starts()
+        allowed = self._may_shorten and not self._command.continue_last and not self._stop.is_set()
+        if not allowed or len(starts) < 2:
             return False
         self._leave_out(list(range(starts[0], starts[1])))
-        return not self._stop.is_set()
+        return True
+
+    def _starts(self) -> list[int]:
+        """Where turns begin: with a message of the user."""
+        return [index for index, (_, message) in enumerate(self._rows) if message.role == "user"]
 
     def _leave_out(self, gone: list[int]) -> None:
         before = len(self.tokens)

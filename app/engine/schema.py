@@ -26,6 +26,10 @@ _PAIRS = (
     ("minimum", "maximum"),
 )
 _CHARACTER = r'[^"\\\x00-\x1F\x7F]'
+_CLASSES = {"d": "0-9", "w": "A-Za-z0-9_", "s": " "}
+_PUNCTUATION = frozenset("!#$%&'()*+,-./:;<=>?@[]^_`{|}~ ")
+"""What a backslash makes literal in a regular expression; a quote and itself are written otherwise in JSON."""
+_NOT = r'[^"\\\x00-\x1F\x7F'
 _BETTER = {
     llama_grammar.DOT: _CHARACTER,
     llama_grammar.PRIMITIVE_RULES["char"].content: (
@@ -116,6 +120,10 @@ class _Converter(_Base):  # type: ignore[misc]
             self._rules[name] = self.visit(self._refs[reference], name)
         return self._named[reference]
 
+    def _visit_pattern(self, pattern: str, name: str) -> str:
+        added: str = super()._visit_pattern(_simple(pattern), name)
+        return added
+
     def _add_rule(self, name: str, rule: str) -> str:
         added: str = super()._add_rule(name, _BETTER.get(rule, rule))
         return added
@@ -125,6 +133,35 @@ class _Converter(_Base):  # type: ignore[misc]
         text = json.dumps(json.loads(literal), ensure_ascii=False)
         escaped = text.replace("\\", "\\\\").replace('"', '\\"')
         return f'"{escaped}"'
+
+
+def _simple(pattern: str) -> str:
+    """A regular expression in what the converter knows, and which no character of JSON itself matches."""
+    end = pattern.endswith("$") and not pattern.endswith("\\$")
+    body = pattern.removeprefix("^")
+    body = body[:-1] if end else body
+    found, inside, index = [], False, 0
+    while index < len(body):
+        two = body[index : index + 2]
+        step = 2
+        if two[0] == "\\" and two[1:] in _CLASSES:
+            found.append(_CLASSES[two[1]] if inside else f"[{_CLASSES[two[1]]}]")
+        elif two[0] == "\\" and two[1:] in _PUNCTUATION:
+            code = f"\\x{ord(two[1]):02X}"
+            found.append(code if inside else f"[{code}]")
+        elif two == "[^" and not inside:
+            found.append(_NOT)
+            inside = True
+        elif body.startswith("(?:", index) and not inside:
+            found.append("(")
+            step = 3
+        else:
+            inside = two[0] == "[" or (inside and two[0] != "]")
+            step = 2 if two[0] == "\\" else 1
+            found.append(two[:step])
+        index += step
+    before, after = "" if pattern.startswith("^") else ".*", "" if end else ".*"
+    return f"^{before}({''.join(found)}){after}$"
 
 
 def _primitive(kind: str) -> Any:  # noqa: ANN401

@@ -54,16 +54,24 @@ def shared_devices(host: str, port: int, names: tuple[str, ...] = ()) -> Iterato
         AppError: A device is unknown, or nothing can be bound there.
     """
     host = address(host, port)
-    child = subprocess.Popen(
-        processes.child_command("app.engine.share"),
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        errors="replace",
-        env=processes.child_environment(),
-        start_new_session=True,
-    )
+    try:
+        child = subprocess.Popen(
+            processes.child_command("app.engine.share"),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            errors="replace",
+            env=processes.child_environment(),
+            start_new_session=True,
+        )
+    except OSError as error:
+        raise AppError(
+            f"Nothing can be shared at {host}:{port}.",
+            detail=f"The system started no process for it: {error.strerror or error}.",
+            hint="Close other programs, then try again.",
+            kind=ErrorKind.ENGINE,
+        ) from error
     assert child.stdin is not None and child.stdout is not None  # noqa: S101, PT018 - pipes
     assert child.stderr is not None  # noqa: S101 - a pipe
     last: list[str] = []

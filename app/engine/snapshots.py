@@ -70,20 +70,20 @@ class SnapshotStore:
         return target
 
     def keep(self, chat: str, command: protocol.Load, version: str) -> None:
-        """The snapshot is complete: note its size, and what it was made with."""
+        """The snapshot is complete: note its size and time, and what it was made with."""
         path = self.path(chat)
         try:
-            size_bytes = path.stat().st_size
+            written = path.stat()
         except OSError as error:
             raise _unwritable(self._folder, error) from error
-        _note(path, _made_with(command, version, size_bytes))
+        _note(path, _made_with(command, version, written))
 
     def usable(self, chat: str, command: protocol.Load, version: str) -> Path | None:
         """The snapshot of `chat` if it fits this load; one that does not is thrown away."""
         path = self.path(chat)
         made_with, _ = _noted(path)
-        # llama.cpp aborts on a file that ends early.
-        if path.is_file() and made_with == _made_with(command, version, path.stat().st_size):
+        # llama.cpp aborts on a file that ends early, and takes what another program wrote there for true.
+        if path.is_file() and made_with == _made_with(command, version, path.stat()):
             return path
         self._remove(path)
         return None
@@ -148,11 +148,12 @@ def _noted(path: Path) -> tuple[dict[str, object], int | None]:
     return made_with if isinstance(made_with, dict) else {}, owner if plausible else None
 
 
-def _made_with(command: protocol.Load, version: str, size_bytes: int) -> dict[str, object]:
+def _made_with(command: protocol.Load, version: str, written: os.stat_result) -> dict[str, object]:
     first = Path(command.model_path)
     shards = [[path.name, *stat[:2]] for path, stat in sorted(files.fingerprint(first).items())]
     return {
-        "size_bytes": size_bytes,
+        "size_bytes": written.st_size,
+        "written_ns": written.st_mtime_ns,
         "engine": version,
         "model": shards,
         "kv_types": [command.kv_type_k, command.kv_type_v],

@@ -218,7 +218,7 @@ class EngineSupervisor:
         """Why no turn can begin now."""
         if self._state is not EngineState.READY or self._command is None:
             return diagnose.turn_failed(_failed("generate", "no model is loaded"))
-        if self._command.load_mode == "mapped" and files.cut_off(self._files):
+        if self._command.load_mode == "mapped" and files.overwritten(self._files):
             return diagnose.file_changed(self._command.model_path)
         return None
 

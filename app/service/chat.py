@@ -113,11 +113,12 @@ class ChatService:
     def sleep(self, *, keep: bool) -> None:
         """Unload the model until the next question; `keep` saves the chat's KV cache first.
 
-        What is asked while it is saved is answered, and the model stays.
+        What is asked while it is saved is answered, and the model stays, as does one that is loaded then.
         """
+        command = self._engine.command
 
         def put_away() -> None:
-            if not self.running:
+            if not self.running and self._engine.command is command:
                 self._engine.unload(asleep=True)
 
         if keep and self.messages and self._engine.state is EngineState.READY:

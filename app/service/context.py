@@ -199,6 +199,11 @@ def _sentence(offer: LargerContext, load_s: float, reading_s: float | None) -> s
     if not offer.larger:
         if offer.trained <= offer.context:
             return f"{now} tokens are all that the model was trained for."
+        if offer.needed > offer.trained:
+            return (
+                f"It takes a context of {offer.needed:,} tokens, and the model was trained for"
+                f" {offer.trained:,}."
+            )
         if offer.needed > offer.context:
             return f"It takes a context of {offer.needed:,} tokens, which does not fit here."
         return f"No context much longer than {now} tokens fits, whatever the type of the KV cache."

@@ -141,7 +141,7 @@ class SnapshotService:
             self._emit(
                 SnapshotChanged(
                     state=SnapshotState.DROPPED,
-                    sentence="The saved KV cache was made with other settings and was thrown away.",
+                    sentence="The saved KV cache was changed, or made with other settings, and was thrown away.",
                 )
             )
             return
@@ -150,7 +150,13 @@ class SnapshotService:
             self._restored = done
             self._tell(SnapshotState.RESTORED, f"KV cache restored: {done.tokens:,} tokens.", done)
 
-        self._ask("restore", path, restored, self._failed)
+        def broken(error: AppError) -> None:
+            # What ended the engine once would do so with each load.
+            self._store.forget(chat)
+            self._saved.discard(chat)
+            self._failed(error)
+
+        self._ask("restore", path, restored, broken)
 
     def _forget_others(self) -> None:
         """Chats that are gone need no snapshot."""

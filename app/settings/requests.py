@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+from collections.abc import Sequence
 from typing import Literal
 
 from app.engine import protocol
@@ -70,20 +71,30 @@ def make_request(
     return request
 
 
+def _servers(
+    names: Sequence[str], settings: Settings, report: HardwareReport | None
+) -> tuple[str, ...]:
+    """The RPC servers of devices with these names, and those before: llama.cpp numbers the devices of all."""
+    devices = report.devices if report is not None else ()
+    there = {device.endpoint for device in devices}
+    wanted = {device.endpoint for device in devices if device.support.engine_name in names}
+    answering = [server for server in settings.rpc_servers if server in there]
+    last = max((index for index, server in enumerate(answering) if server in wanted), default=-1)
+    return tuple(answering[: last + 1])
+
+
 def load_command(
     plan: LoadPlan, layout: ModelLayout, settings: Settings, report: HardwareReport | None
 ) -> protocol.Load:
     """What to tell the worker so that it loads the model as planned."""
     used = [share for share in plan.devices if share.used]
-    servers = settings.rpc_servers if any(s.device.backend == "rpc" for s in used) else ()
-    answering = {device.endpoint for device in report.devices} if report else set()
     on_devices = not plan.host.layer_count and not plan.tensor_overrides
     names = tuple(share.device.engine_name for share in used)
     seen = visible(report, names, os.environ)
     return protocol.Load(
         model_path=str(layout.files[0]),
         devices=names,
-        rpc_servers=tuple(server for server in servers if server in answering),
+        rpc_servers=_servers(names, settings, report),
         gpu_layers=plan.gpu_layers,
         split_mode="tensor" if plan.request.tensor_parallel else "layer",
         tensor_split=split_of(plan),

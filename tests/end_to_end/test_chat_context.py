@@ -47,4 +47,12 @@ def test_a_question_is_kept_until_there_is_room_and_all_is_told() -> None:
 def test_a_single_question_that_does_not_fit_ends_with_its_exit_code() -> None:
     done = run("chat", "--context", "256", "--prompt", FACT * 8)
     assert done.returncode == 2
-    assert "no longer fits" in done.stderr
+    assert "question does not fit" in done.stderr
+    assert "/overflow" not in done.stderr, "to leave out turns would not help"
+
+
+def test_an_empty_question_is_refused_before_anything_is_loaded() -> None:
+    done = run("chat", "--prompt", " \n")
+    assert done.returncode == 2
+    assert "--prompt: there is nothing to ask in it" in done.stderr
+    assert not done.stdout

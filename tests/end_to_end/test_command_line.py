@@ -5,9 +5,11 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import queue
 import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -130,6 +132,45 @@ def test_kill_9_of_the_worker_keeps_the_terminal_chat_alive() -> None:
         assert until("finished")["outcome"] in ("stopped", "complete")
         child.stdin.close()
         assert child.wait(TIMEOUT_S) == 0
+
+
+def test_who_asks_three_times_ends_an_engine_that_does_not_stop() -> None:
+    with subprocess.Popen(
+        [sys.executable, "-m", "app", "chat", "--context", "2048"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=processes.child_environment(),
+    ) as child:
+        assert child.stdin is not None
+        assert child.stdout is not None
+        lines: queue.Queue[str] = queue.Queue()
+
+        def read() -> None:
+            for line in child.stderr or ():
+                lines.put(line)
+
+        reader = threading.Thread(target=read)
+        reader.start()
+        print("Tell a very long story.", file=child.stdin, flush=True)
+        assert child.stdout.read(1)
+        (worker,) = (
+            c for c in psutil.Process(child.pid).children() if "app.engine.worker" in c.cmdline()
+        )
+        worker.suspend()
+        said = ""
+        while "cut off" not in said:
+            # Signals that come too close to each other are one.
+            child.send_signal(signal.SIGINT)
+            with contextlib.suppress(queue.Empty):
+                while True:
+                    said += lines.get(timeout=0.3)
+        assert "Ctrl+C once more ends the engine" in said
+        assert not worker.is_running()
+        child.stdin.close()
+        child.wait(TIMEOUT_S)
+        reader.join()
 
 
 def test_a_window_killed_with_9_leaves_no_process(tmp_path: Path) -> None:

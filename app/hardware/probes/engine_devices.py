@@ -43,10 +43,11 @@ class EngineLine(pydantic.BaseModel):
 
 
 class ServerLine(pydantic.BaseModel):
-    """A later line: `answered` is None before the server is asked."""
+    """A later line: `answered` is None before the server is asked, `problem` says why it cannot be used."""
 
     endpoint: str
     answered: bool | None = None
+    problem: str = ""
     devices: tuple[ListedDevice, ...] = ()
 
 
@@ -89,7 +90,7 @@ def ask_engine(
             break
         notices.append(_silent(blamed[0], f"was asked for its devices: {failed}"))
         servers.remove(blamed[0])
-    notices += [_silent(a.endpoint, "") for a in answers.values() if a.answered is False]
+    notices += [_unusable(a) for a in answers.values() if a.answered is False]
     if info.error:
         notices = [Notice(title=info.error, hint=REBUILD)]
     listed = [d for a in answers.values() for d in a.devices]
@@ -122,12 +123,15 @@ def _device(listed: ListedDevice) -> EngineDevice:
     return EngineDevice(**listed.model_dump())
 
 
+def _unusable(server: ServerLine) -> Notice:
+    problem = server.problem or f"no RPC server answers at {server.endpoint}"
+    return Notice(
+        title=f"{problem[0].upper()}{problem[1:]}.",
+        hint="Start it there, or leave it out of --rpc or of the RPC servers in the settings.",
+    )
+
+
 def _silent(endpoint: str, detail: str) -> Notice:
-    if not detail:
-        return Notice(
-            title=f"No RPC server answers at {endpoint}.",
-            hint="Start it there, or leave it out of --rpc or of the RPC servers in the settings.",
-        )
     return Notice(
         title=f"The RPC server at {endpoint} is left out; the engine failed when it {detail}.",
         hint="It serves one program at a time and must have the engine's version; start it again.",
@@ -166,13 +170,20 @@ def main() -> None:
     count = len(listed)
     for endpoint in sys.argv[1:]:
         say(ServerLine(endpoint=endpoint))
-        answered = ggml.add_rpc_server(endpoint)
+        answered, problem = False, ""
+        try:
+            # ggml itself ends the process where something else answers, and waits for ever for one that hangs.
+            ggml.check_rpc_server(endpoint)
+            answered = ggml.add_rpc_server(endpoint)
+        except ggml.RpcError as error:
+            problem = str(error)
         devices = ggml.devices(count)
         count += len(devices)
         say(
             ServerLine(
                 endpoint=endpoint,
                 answered=answered,
+                problem=problem,
                 devices=tuple(_listed(device) for device in devices),
             )
         )

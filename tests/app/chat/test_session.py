@@ -67,6 +67,34 @@ def test_an_answer_has_typed_parts_with_their_tokens_and_time() -> None:
     assert stats.prompt_tokens_per_second == 80
 
 
+@pytest.mark.parametrize(
+    ("last", "kinds"),
+    [
+        (progress("", 3, 3.0, PartKind.TOOL_CALL), [(PartKind.TEXT, 1), (PartKind.TOOL_CALL, 9)]),
+        (progress("<tool_call>{", 3, 3.0), [(PartKind.TEXT, 10)]),
+        (None, [(PartKind.TEXT, 1)]),
+    ],
+)
+def test_a_call_that_takes_long_to_write_is_one_part_or_none(
+    last: TurnProgressed | None, kinds: list[tuple[PartKind, int]]
+) -> None:
+    """Meanwhile the worker tells how many tokens there are."""
+    session = ChatSession()
+    session.begin("Add.", now_s=0)
+    session.receive(progress("Now.", 1, 0.0), now_s=0)
+    alive = {"text": "", "tokens": 3, "context_used": 0, "part": PartKind.TOOL_CALL}
+    for second in (1.0, 2.0):
+        sign = protocol.TokensGenerated.model_validate({**alive, "turn": 1, "elapsed_s": second})
+        session.receive(TurnProgressed(message=sign), now_s=second)
+    if last is not None:
+        session.receive(last, now_s=3)
+    done = session.receive(end(), now_s=3)
+    assert isinstance(done, TurnFinished)
+    assert [(part.kind, part.tokens) for part in done.answer.parts] == kinds
+    if last is not None:
+        assert sum(part.seconds for part in done.answer.parts) == pytest.approx(3.0)
+
+
 def test_reasoning_goes_beside_the_text_into_later_prompts() -> None:
     session = ChatSession(system_prompt="Be kind.")
     session.begin("q", now_s=0)

@@ -36,6 +36,9 @@ def test_bench_measures_what_was_asked_for(capsys: pytest.CaptureFixture[str]) -
     assert [(run["prompt_tokens"], run["tokens"]) for run in found["runs"]] == [(96, 12)] * 2
     for name in ("generation_tokens_per_s", "prompt_tokens_per_s", "time_to_first_token_s"):
         assert found[name] > 0
+    starts = {run["generation_from_tokens"] for run in found["runs"]}
+    assert len(starts) == 1
+    assert 0 < starts.pop() < 48, "generation is measured with hardly anything in the context"
     slowest = max(run["time_to_first_token_s"] for run in found["runs"])
     assert slowest * 1.01 > 96 / max(run["prompt_tokens_per_s"] for run in found["runs"])
 

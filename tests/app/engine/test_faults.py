@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import psutil
@@ -253,14 +254,30 @@ def test_app_and_worker_outlive_a_suspended_machine(starter_model: Path) -> None
         parent.stdout.close()
 
 
-def test_a_model_file_that_is_cut_off_while_loaded(tmp_path: Path, starter_model: Path) -> None:
+def write_zeros(model: Path) -> None:
+    with model.open("r+b") as file:
+        file.seek(50_000_000)
+        file.write(bytes(4096))
+
+
+def lengthen(model: Path) -> None:
+    with model.open("ab") as file:
+        file.write(b"more")
+
+
+@pytest.mark.parametrize(
+    "spoil", [lambda model: os.truncate(model, 1_000_000), write_zeros, lengthen]
+)
+def test_a_model_file_that_is_written_to_while_loaded(
+    tmp_path: Path, starter_model: Path, spoil: Callable[[Path], None]
+) -> None:
     model = tmp_path / "model.gguf"
     shutil.copyfile(starter_model, model)
     with engine() as (supervisor, events):
         supervisor.load(load(model, use_extra_buffers=False))
         events.until(is_loaded)
         assert answer(supervisor, events, talk("Hello"), limit=4).text
-        os.truncate(model, 1_000_000)
+        spoil(model)
         supervisor.generate(generate(1))
         end = events.until(is_end)[-1]
         assert isinstance(end, TurnEnded)

@@ -107,6 +107,8 @@ def test_a_first_turn_that_fills_the_context_does_not_end_the_chat(starter_model
             assert ended.context_full
             assert "question does not fit" in str(ended.error)
             assert "oldest turns" not in str(ended.error)
+        ended, _ = ask(7, "word " * 3_300_000, overflow="drop_oldest")
+        assert "question does not fit into the context (16,500,000 characters)" in str(ended.error)
 
 
 @pytest.mark.parametrize(

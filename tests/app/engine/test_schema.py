@@ -114,6 +114,27 @@ def test_strings_are_json(accepts: Accepts, schema: dict[str, Any]) -> None:
     assert not accepts(schema, '"a"lamp"')
 
 
+@pytest.mark.parametrize(
+    ("pattern", "right", "wrong"),
+    [
+        (r"^\d{3}-\d{4}$", ["123-4567"], ["12-4567", "abc-defg"]),
+        (r"^\w+@[\w.\-]+\.(?:com|org)$", ["a_b@c.d-e.org"], ["a@b", "a b@c.org"]),
+        (r"^ab\(+$", ["ab(", "ab(("], ["ab(ab(", "ab"]),
+        ("^yes|no$", ["yes", "no"], ["yesno", "maybe"]),
+        ("[0-9]", ["a1b", "7"], ["ab"]),
+        ("^a[^b]$", ["ac", "a1"], ["ab", "a"]),
+        (r"^1\$$", ["1$"], ["1"]),
+    ],
+)
+def test_patterns(accepts: Accepts, pattern: str, right: list[str], wrong: list[str]) -> None:
+    schema = {"type": "string", "pattern": pattern}
+    for text in right:
+        assert accepts(schema, json.dumps(text)), text
+    for text in wrong:
+        assert not accepts(schema, json.dumps(text)), text
+    assert not accepts(schema, '"a""')
+
+
 def test_whole_numbers_within_any_bounds(accepts: Accepts) -> None:
     dice = random.Random(5)
     for _ in range(40):

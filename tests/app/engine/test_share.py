@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import json
 import signal
@@ -10,16 +11,19 @@ import struct
 import subprocess
 import sys
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
 import pytest
 
 from app import processes
+from app.cli import share
+from app.engine.imagined import rpc_devices
 from app.engine.model import EngineStateChanged
-from app.engine.share import WARNING, address, shared_devices
+from app.engine.share import WARNING, Shared, address, shared_devices
 from app.engine.supervisor import EngineSupervisor
-from app.errors import AppError
+from app.errors import AppError, ErrorKind
 from tests.helpers.engines import Events, answer, engine, is_error, is_loaded, load, talk
 
 HELLO = struct.pack("<BQ24x", 14, 24)
@@ -54,6 +58,19 @@ def test_the_command_lends_devices_that_an_engine_uses(starter_model: Path) -> N
     assert "no password" in words
     psutil.wait_procs(children, timeout=10)
     assert not any(child.is_running() for child in children)
+
+
+def test_a_system_that_starts_no_process_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(processes, "child_command", lambda _module: ["/no/such/program"])
+    with (
+        pytest.raises(AppError, match="Nothing can be shared") as error,
+        shared_devices("127.0.0.1", 0),
+    ):
+        pass
+    assert error.value.kind is ErrorKind.ENGINE
+    with pytest.raises(AppError, match="could not be set up") as error, rpc_devices(1):
+        pass
+    assert error.value.kind is ErrorKind.ENGINE
 
 
 def test_what_cannot_be_shared_is_named() -> None:
@@ -156,3 +173,21 @@ def test_a_server_that_drips_is_not_waited_for(starter_model: Path) -> None:
         assert "or hangs" in failure(supervisor, events, starter_model, endpoint)
         ended.set()
         server.join()
+
+
+def test_a_server_on_all_addresses_is_reached_at_one_of_them(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    @contextlib.contextmanager
+    def shared(host: str, _port: int, _names: tuple[str, ...]) -> Iterator[Shared]:
+        yield Shared(endpoint=f"{host}:50052", devices=(), wait=lambda: 1)
+
+    monkeypatch.setattr(share, "shared_devices", shared)
+    net = argparse.Namespace(family=socket.AF_INET, address="192.0.2.7")
+    loopback = argparse.Namespace(family=socket.AF_INET, address="127.0.0.1")
+    monkeypatch.setattr(psutil, "net_if_addrs", lambda: {"lo": [loopback], "eth0": [net]})
+    for host, told in (("0.0.0.0", "192.0.2.7"), ("192.0.2.9", "192.0.2.9")):
+        options = argparse.Namespace(host=host, port=50052, devices=None, json=False)
+        with pytest.raises(AppError):
+            share.share(options)
+        assert f"chat --rpc {told}:50052\n" in capsys.readouterr().out

@@ -88,9 +88,10 @@ def test_stale_ones_are_thrown_away_and_old_ones_make_room(tmp_path: Path) -> No
     command = protocol.Load(model_path=str(model), context=1024)
     store = SnapshotStore(tmp_path / "kv", 10 * MIB)
 
-    def put(chat: str, size: int) -> Path:
+    def put(chat: str, size: int, age: int = 9) -> Path:
         path = store.make_room(chat, size)
         path.write_bytes(bytes(size))
+        os.utime(path, (age, age))
         store.keep(chat, command, "1")
         return path
 
@@ -105,13 +106,16 @@ def test_stale_ones_are_thrown_away_and_old_ones_make_room(tmp_path: Path) -> No
     model.write_bytes(b"other weights")
     assert store.usable("a", command, "1") is None
     for age, chat in enumerate("abc"):
-        os.utime(put(chat, 3 * MIB), (age, age))
+        put(chat, 3 * MIB, age)
     put("d", 4 * MIB)
     assert [store.usable(chat, command, "1") is not None for chat in "abcd"] == [
         False, True, True, True,
     ]  # fmt: skip
+    with store.path("c").open("r+b") as file:
+        file.write(b"other")
+    assert store.usable("c", command, "1") is None, "of the same size, but not what was saved"
     store.forget("d")
-    assert store.total_bytes() == 6 * MIB
+    assert store.total_bytes() == 3 * MIB
     with pytest.raises(AppError, match="in all"):
         store.make_room("e", 11 * MIB)
 

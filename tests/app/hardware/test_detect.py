@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import queue
+import socket
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -235,6 +238,27 @@ def test_without_nvml_there_is_nothing_to_say(tmp_path: Path) -> None:
     report = detect(model_folder=tmp_path / "not" / "yet")
     assert report.disks[0].free_bytes > 0
     assert report.cpu.logical_cores >= 1
+
+
+def test_what_is_no_rpc_server_is_told_as_such(tmp_path: Path) -> None:
+    def refuse(listener: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                connection, _ = listener.accept()
+                connection.recv(64)
+                connection.sendall(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+                connection.close()
+
+    with socket.create_server(("127.0.0.1", 0)) as listener, rpc_servers(1) as endpoints:
+        thread = threading.Thread(target=refuse, args=(listener,))
+        thread.start()
+        other = f"127.0.0.1:{listener.getsockname()[1]}"
+        report = detect(model_folder=tmp_path, rpc_servers=(other, *endpoints))
+        listener.shutdown(socket.SHUT_RDWR)
+        thread.join()
+    assert [device.id for device in report.devices] == [f"rpc:{endpoints[0]}/0"]
+    words = [notice.title for notice in report.notices if other in notice.title]
+    assert words == [f"What answers at {other} is no RPC server of this engine's version."]
 
 
 def test_one_bad_rpc_server_hides_no_other(tmp_path: Path) -> None:

@@ -102,6 +102,17 @@ def fill(chat: Chat, wanted: Callable[[AppEvent], bool], most: int = 16) -> list
     raise AssertionError("it did not happen")
 
 
+def test_more_than_the_model_was_trained_for_is_told_as_such(chat: Chat) -> None:
+    chat.load(settings(Overflow.STOP))
+    offered: list[ContextOffered] = []
+    chat.service.subscribe(lambda e: offered.append(e) if isinstance(e, ContextOffered) else None)
+    chat.service.chat.send("word " * 9000)
+    _, returned = chat.until(QuestionReturned)
+    assert "question does not fit" in str(returned.error)
+    chat.until(ContextOffered)
+    assert "trained for 8,192" in offered[0].sentence
+
+
 def test_stop_gives_the_question_back_and_the_ways_out_work(chat: Chat) -> None:
     chat.load(settings(Overflow.STOP))
     warned: list[ContextOffered] = []

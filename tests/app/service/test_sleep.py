@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import queue
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import pytest
 
 from app.chat.events import TurnFinished
 from app.engine.model import EngineState, EngineStateChanged, ModelLoaded
+from app.engine.snapshots import SnapshotStore
 from app.errors import ErrorKind
 from app.events import (
     AppEvent,
@@ -157,6 +159,45 @@ def test_a_prompt_that_no_longer_matches_throws_it_away(service: AppService, tol
     told.snapshot(SnapshotState.DROPPED)
     told.answer()
     assert files(service) == []
+
+
+def test_a_snapshot_that_ends_the_engine_is_not_tried_again(
+    service: AppService, told: Told, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    service.chat.send(STORY, max_tokens=4)
+    told.answer()
+    service.chat.sleep(keep=True)
+    told.stopped()
+    usable = SnapshotStore.usable
+
+    def cut_off(store: SnapshotStore, *given: Any) -> Path | None:  # noqa: ANN401
+        path = usable(store, *given)
+        if path is not None:
+            os.truncate(path, path.stat().st_size // 2)
+        return path
+
+    with monkeypatch.context() as patch:
+        patch.setattr(SnapshotStore, "usable", cut_off)
+        service.engine.load()
+        told.snapshot(SnapshotState.FAILED)
+    assert not list((service.folders.data / "kv").glob("*.kv"))
+    service.engine.load()
+    told.until(ModelLoaded)
+    service.chat.send("And then?", max_tokens=4)
+    told.answer()
+
+
+def test_a_load_that_is_asked_for_while_the_kv_cache_is_saved_stays(
+    service: AppService, told: Told
+) -> None:
+    service.chat.send(STORY, max_tokens=4)
+    told.answer()
+    service.chat.sleep(keep=True)
+    service.engine.load()
+    told.until(ModelLoaded)
+    told.settled(service)
+    assert service.engine.state is EngineState.READY
+    assert not service.engine.asleep
 
 
 def test_no_room_costs_the_snapshot_and_no_more(service: AppService, told: Told) -> None:
