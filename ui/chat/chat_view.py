@@ -69,7 +69,7 @@ class ChatView(QWidget):
         column.setContentsMargins(0, 0, 0, 0)
         column.setSpacing(0)
         self._head = ChatHead()
-        self._head.new_chat_clicked.connect(self.new_chat_clicked)
+        self._head.new_chat_clicked.connect(self._new_chat)
         self._head.system_prompt_changed.connect(self.system_prompt_changed)
         self.model = self._head.model
         column.addWidget(self._head)
@@ -93,7 +93,7 @@ class ChatView(QWidget):
         row.setSpacing(6)
         self.composer = Composer()
         self.composer.submitted.connect(self._submit)
-        self.composer.escaped.connect(self._stop)
+        self.composer.escaped.connect(self.stop)
         self._send = button("Send", "primary")
         self._send.setFixedWidth(84)
         self._send.clicked.connect(self._send_or_stop)
@@ -138,6 +138,10 @@ class ChatView(QWidget):
 
     # --- what the person does -------------------------------------------------
 
+    def _new_chat(self) -> None:
+        self.composer.setFocus()
+        self.new_chat_clicked.emit()
+
     def _submit(self) -> None:
         text = self.composer.toPlainText().strip()
         if not text or self._running:
@@ -158,13 +162,15 @@ class ChatView(QWidget):
         if self._ready and not self._running:
             self.continue_clicked.emit()
 
-    def _stop(self) -> None:
+    def stop(self) -> None:
+        """The answer, or what waits to be asked."""
         if self._running:
             self.stop_clicked.emit()
         elif self._waits:
             self._end_wait()
 
     def _send_or_stop(self) -> None:
+        self.composer.setFocus()
         if self._running:
             self.stop_clicked.emit()
         else:
