@@ -38,7 +38,8 @@ from ui.widgets.question_line import QuestionLine
 from ui.widgets.shrinking_area import ShrinkingArea
 from ui.widgets.ways_panel import WaysPanel
 
-WAITS = "Your question is sent as soon as the model is loaded. Esc takes it back."
+WAKES = "Your question is sent as soon as the model is loaded."
+WAITS = f"{WAKES} Esc takes it back."
 _CUT_OFF = (Outcome.STOPPED, Outcome.TRUNCATED, Outcome.FULL, Outcome.INTERRUPTED)
 
 
@@ -146,16 +147,17 @@ class ChatView(QWidget):
         text = self.composer.toPlainText().strip()
         if not text or self._running:
             return
-        if not self._loaded and (self._loading or self._ready):
-            self.show_note(WAITS)
         if self._loading:
             self._waits = True
+            self.show_note(WAITS)
         elif self._ready:
+            if not self._loaded:
+                self.show_note(WAKES)
             self.submitted.emit(text)
 
     def _end_wait(self) -> None:
         self._waits = False
-        if self._note.text() == WAITS:
+        if self._note.text() in (WAITS, WAKES):
             self.show_note("")
 
     def _continue(self) -> None:
