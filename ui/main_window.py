@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import assert_never
 
-from PySide6.QtGui import QCloseEvent
+from PySide6.QtCore import Qt
+from PySide6.QtGui import QCloseEvent, QKeyEvent
 from PySide6.QtWidgets import QFileDialog, QHBoxLayout, QMainWindow, QStackedWidget, QWidget
 
 from app.chat.events import ChatEvent
@@ -385,6 +386,13 @@ class MainWindow(QMainWindow):
         self.chat.set_engine(
             told, ready=event.state in _READY, error=error, asleep=asleep, loading=loading
         )
+
+    def keyPressEvent(self, event: QKeyEvent) -> None:
+        """In the chat Esc stops, wherever the focus is."""
+        if event.key() == Qt.Key.Key_Escape and self.pages.currentWidget() is self.chat:
+            self.chat.stop()
+        else:
+            super().keyPressEvent(event)
 
     def closeEvent(self, event: QCloseEvent) -> None:
         """No event reaches a window that is gone."""

@@ -6,12 +6,16 @@ import dataclasses
 import re
 from collections.abc import Iterator
 
-from PySide6.QtCore import QSize, Qt, QUrl
+from PySide6.QtCore import QRectF, QSize, Qt, QUrl
 from PySide6.QtGui import (
     QColor,
     QDesktopServices,
+    QFocusEvent,
     QFont,
     QGuiApplication,
+    QPainter,
+    QPaintEvent,
+    QPen,
     QTextBlockFormat,
     QTextCharFormat,
     QTextCursor,
@@ -34,6 +38,7 @@ from ui.widgets.labels import button, frame, label
 
 SAFE_SCHEMES = ("http", "https", "mailto")
 LINE_PERCENT = 130
+_BY_KEYBOARD = (Qt.FocusReason.TabFocusReason, Qt.FocusReason.BacktabFocusReason)
 _FENCE = re.compile(r"^( {0,3})(`{3,}|~{3,})[ \t]*([^`\s]*)[^`]*$")
 
 
@@ -71,6 +76,7 @@ class Text(QTextBrowser):
 
     def __init__(self) -> None:
         super().__init__()
+        self._ring = False
         self.setFrameShape(QFrame.Shape.NoFrame)
         self.setStyleSheet("QTextBrowser { background: transparent; border: none; }")
         self.setVerticalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
@@ -97,6 +103,27 @@ class Text(QTextBrowser):
         """Show text as it is."""
         self.setWordWrapMode(wrapping(text))
         super().setPlainText(text)
+
+    def focusInEvent(self, event: QFocusEvent) -> None:
+        """A ring for those who came by keyboard."""
+        self._ring = event.reason() in _BY_KEYBOARD
+        super().focusInEvent(event)
+        self.viewport().update()
+
+    def focusOutEvent(self, event: QFocusEvent) -> None:
+        """None any more."""
+        self._ring = False
+        super().focusOutEvent(event)
+        self.viewport().update()
+
+    def paintEvent(self, event: QPaintEvent) -> None:
+        """The text, and the ring around it."""
+        super().paintEvent(event)
+        if self._ring:
+            painter = QPainter(self.viewport())
+            painter.setPen(QPen(QColor(theme.current().accent), 2))
+            painter.drawRoundedRect(QRectF(self.viewport().rect()).adjusted(1, 1, -1, -1), 4, 4)
+            painter.end()
 
     def loadResource(self, _kind: int, _name: QUrl | str) -> object:
         """Nothing is loaded, neither from disk nor from the network."""
@@ -139,6 +166,7 @@ class CodeCard(QFrame):
         column.addWidget(frame("rule"))
         self._view = QTextEdit()
         self._view.setReadOnly(True)
+        self._view.setAccessibleName("Code")
         self._view.setFrameShape(QFrame.Shape.NoFrame)
         self._view.setStyleSheet("QTextEdit { background: transparent; border: none; }")
         self._view.setLineWrapMode(QTextEdit.LineWrapMode.NoWrap)
@@ -227,6 +255,7 @@ class Answer(QWidget):
                 self._drop(index)
             if index == len(self._views):
                 view = wanted()
+                view.setAccessibleName("Answer" if block.language is None else "Code of the answer")
                 self._views.append(view)
                 self._column.addWidget(view)
             shown = self._views[index]

@@ -38,7 +38,8 @@ from ui.widgets.question_line import QuestionLine
 from ui.widgets.shrinking_area import ShrinkingArea
 from ui.widgets.ways_panel import WaysPanel
 
-WAITS = "Your question is sent as soon as the model is loaded. Esc takes it back."
+WAKES = "Your question is sent as soon as the model is loaded."
+WAITS = f"{WAKES} Esc takes it back."
 _CUT_OFF = (Outcome.STOPPED, Outcome.TRUNCATED, Outcome.FULL, Outcome.INTERRUPTED)
 
 
@@ -69,7 +70,7 @@ class ChatView(QWidget):
         column.setContentsMargins(0, 0, 0, 0)
         column.setSpacing(0)
         self._head = ChatHead()
-        self._head.new_chat_clicked.connect(self.new_chat_clicked)
+        self._head.new_chat_clicked.connect(self._new_chat)
         self._head.system_prompt_changed.connect(self.system_prompt_changed)
         self.model = self._head.model
         column.addWidget(self._head)
@@ -93,7 +94,7 @@ class ChatView(QWidget):
         row.setSpacing(6)
         self.composer = Composer()
         self.composer.submitted.connect(self._submit)
-        self.composer.escaped.connect(self._stop)
+        self.composer.escaped.connect(self.stop)
         self._send = button("Send", "primary")
         self._send.setFixedWidth(84)
         self._send.clicked.connect(self._send_or_stop)
@@ -138,33 +139,40 @@ class ChatView(QWidget):
 
     # --- what the person does -------------------------------------------------
 
+    def _new_chat(self) -> None:
+        self.composer.setFocus()
+        self.new_chat_clicked.emit()
+
     def _submit(self) -> None:
         text = self.composer.toPlainText().strip()
         if not text or self._running:
             return
-        if not self._loaded and (self._loading or self._ready):
-            self.show_note(WAITS)
         if self._loading:
             self._waits = True
+            self.show_note(WAITS)
         elif self._ready:
+            if not self._loaded:
+                self.show_note(WAKES)
             self.submitted.emit(text)
 
     def _end_wait(self) -> None:
         self._waits = False
-        if self._note.text() == WAITS:
+        if self._note.text() in (WAITS, WAKES):
             self.show_note("")
 
     def _continue(self) -> None:
         if self._ready and not self._running:
             self.continue_clicked.emit()
 
-    def _stop(self) -> None:
+    def stop(self) -> None:
+        """The answer, or what waits to be asked."""
         if self._running:
             self.stop_clicked.emit()
         elif self._waits:
             self._end_wait()
 
     def _send_or_stop(self) -> None:
+        self.composer.setFocus()
         if self._running:
             self.stop_clicked.emit()
         else:

@@ -74,7 +74,6 @@ class DeviceStrip(QWidget):
         row = QHBoxLayout(box)
         row.setContentsMargins(0, 0, 0, 0)
         row.setSpacing(8)
-        row.addStretch(1)
         row.addWidget(label(name, "muted"))
         bar = MemoryBar(height=4)
         bar.setMinimumWidth(32)

@@ -46,6 +46,7 @@ class Transcript(QScrollArea):
         self.setWidgetResizable(True)
         self.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
         self.setMinimumHeight(LEAST_PX)
+        self.setAccessibleName("Conversation")
         self._build()
 
     def _build(self) -> None:

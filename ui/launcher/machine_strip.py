@@ -113,7 +113,7 @@ class MachineStrip(QFrame):
         columns = math.ceil(len(self._cells) / max(1, rows)) or 1
         if columns == self._columns:
             return
-        for column in range(max(self._columns, columns)):
+        for column in range(max(self._grid.columnCount(), columns)):
             self._grid.setColumnStretch(column, 1 if column < columns else 0)
         self._columns = columns
         for index, (_, cell) in enumerate(self._cells):

@@ -60,6 +60,9 @@ class Field(QWidget):
         """What was sent is stored."""
         self.unsaved = False
 
+    def refused(self) -> None:
+        """What was sent is not possible."""
+
     def clear(self) -> None:
         """Give up what was entered and is not stored."""
 

@@ -50,6 +50,9 @@ class _ListField(Field):
     def __init__(self, entry: Entry) -> None:
         super().__init__(entry)
         self._values: list[Any] = []
+        self._wanted: list[Any] = []
+        self._before: list[Any] = []
+        """The list as it was sent last, and the one before: storing it may take a while."""
         self._adds = False
         column = QVBoxLayout(self)
         column.setContentsMargins(0, 0, 0, 0)
@@ -72,6 +75,7 @@ class _ListField(Field):
 
     def show_value(self, value: Json) -> None:
         """The stored items; what stands in the line stays."""
+        self._wanted = list(value)
         if value == self._values and len(self.items) == len(value):
             return
         self._values = list(value)
@@ -96,11 +100,21 @@ class _ListField(Field):
         except SettingError as problem:
             self._fail(str(problem))
             return
-        if one in self._values:
+        if self._adds and one == self._wanted[-1]:
+            return  # on its way
+        if one in self._wanted:
             self._fail("It is in the list already.")
             return
         self._adds = True
-        self._send([*self._values, one])
+        self._change([*self._wanted, one])
+
+    def _change(self, values: list[Any]) -> None:
+        self._before, self._wanted = self._wanted, values
+        self._send(values)
+
+    def refused(self) -> None:
+        """The list stays as it was."""
+        self._wanted, self._adds = self._before, False
 
     def stored(self) -> None:
         """What was entered is in the list now."""
@@ -114,11 +128,12 @@ class _ListField(Field):
         self.line.clear()
 
     def _typed(self) -> None:
+        self._adds = False
         self.unsaved = bool(self.line.text())
 
     def _remove(self, index: int) -> None:
         self._adds = False
-        self._send([one for at, one in enumerate(self._values) if at != index])
+        self._change([one for one in self._wanted if one != self._values[index]])
 
     def _entered(self) -> Any:  # noqa: ANN401 - an item of the list
         raise NotImplementedError

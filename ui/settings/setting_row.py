@@ -159,6 +159,7 @@ class SettingRow(QWidget):
     def refuse(self, value: Json, sentence: str) -> None:
         """The value that was sent is not possible; of an older one nobody wants to hear."""
         if self._sent == (value,):
+            self.field.refused()
             self.show_problem(sentence)
 
     def commit(self) -> None:

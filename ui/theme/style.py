@@ -62,7 +62,7 @@ QFrame[kind="rule"] { background: $line; border: none; max-height: 1px; min-heig
 QFrame[kind="vrule"] { background: $line; border: none; max-width: 1px; min-width: 1px; }
 QPushButton {
     min-height: 32px; padding: 0 14px; border: 1px solid $line_strong;
-    border-radius: ${control_px}px; background: $surface; color: $text;
+    border-radius: ${control_px}px; background: $surface; color: $text; outline: none;
 }
 QPushButton:hover { background: $alt; }
 QPushButton:pressed { background: $line; }
@@ -88,7 +88,7 @@ QPushButton[kind="link"] {
 }
 QPushButton[kind="link"][menu="true"] { padding-right: 16px; text-align: left; }
 QToolButton[kind="link"] {
-    border: 2px solid transparent; border-radius: 4px; background: transparent; color: $muted;
+    outline: none; border: 2px solid transparent; border-radius: 4px; background: transparent; color: $muted;
     padding: 0 2px; min-height: 18px; font-size: ${small_px}px;
 }
 QToolButton[kind="link"]:hover { color: $text; }

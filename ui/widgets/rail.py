@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from PySide6.QtCore import QPointF, QRectF, QSize, Qt, Signal
-from PySide6.QtGui import QColor, QPainter, QPaintEvent, QPen
+from PySide6.QtGui import QColor, QKeySequence, QPainter, QPaintEvent, QPen
 from PySide6.QtWidgets import QAbstractButton, QVBoxLayout, QWidget
 
 from ui import theme
@@ -76,6 +76,10 @@ class Rail(QWidget):
             column.addWidget(item)
         column.addStretch(1)
         self._items["Settings"] = _Item("Settings", "settings")
+        keys = [f"Ctrl+{number}" for number in range(1, len(ITEMS) + 1)]
+        for item, key in zip(self._items.values(), (*keys, "Ctrl+,"), strict=True):
+            item.setShortcut(QKeySequence(key))
+            item.setToolTip(item.shortcut().toString(QKeySequence.SequenceFormat.NativeText))
         column.addWidget(self._items["Settings"])
         for name, item in self._items.items():
             item.clicked.connect(lambda _checked=False, chosen=name: self.chosen.emit(chosen))

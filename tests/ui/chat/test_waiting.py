@@ -9,7 +9,7 @@ from pytestqt.qtbot import QtBot
 from app.chat.events import TurnFinished, TurnStarted
 from app.chat.message import Message, Outcome, Role
 from app.engine.protocol import Loaded
-from ui.chat.chat_view import WAITS, ChatView
+from ui.chat.chat_view import WAITS, WAKES, ChatView
 
 LOADED = Loaded(
     context=8192, train_context=8192, memory=(), duration_s=3, has_chat_template=True, threads=1
@@ -69,3 +69,14 @@ def test_an_answer_that_never_began_can_be_asked_for_again(qtbot: QtBot) -> None
     assert bubble.resume.text() == "Try again"
     with qtbot.waitSignal(view.continue_clicked):
         bubble.resume.click()
+
+
+def test_a_question_that_wakes_the_model_says_so_until_it_is_asked(qtbot: QtBot) -> None:
+    view, sent = loading(qtbot)
+    view.set_engine("asleep until you ask", ready=False, asleep=True)
+    QTest.keyClick(view.composer, Qt.Key.Key_Return)
+    assert (sent, view._note.text()) == (["Are you there?"], WAKES)
+    view.receive(TurnStarted(turn=1, user=Message(role=Role.USER, text="Are you there?")))
+    loaded(view)
+    assert len(sent) == 1
+    assert not view._note.text()

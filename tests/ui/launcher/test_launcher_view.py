@@ -220,3 +220,19 @@ def test_what_the_engine_asks_and_warns_of_has_the_whole_width_of_a_narrow_foot(
     for line in (view.status.alarm, view.status.question):
         qtbot.waitUntil(lambda one=line: one.width() == whole)  # type: ignore[misc]
     assert view.status.question.geometry().bottom() < view._primary.geometry().top()
+
+
+def test_what_is_left_of_a_machine_fills_the_strip(view: LauncherView) -> None:
+    for gpus in ("3x RTX 3090", "1x RTX 3090"):
+        view.set_report(described.report(gpus, ram_gib=128))
+        QApplication.processEvents()
+    last = view.strip._cells[-1][1].box
+    assert last.geometry().right() > view.strip.width() - 20
+
+
+def test_a_model_whose_engine_ended_is_loaded_again(view: LauncherView) -> None:
+    show(view, "8x RTX 3090", LONG)
+    view.set_engine(EngineStateChanged(state=EngineState.CRASHED))
+    assert view._primary.text() == "Reload"
+    view.set_engine(EngineStateChanged(state=EngineState.STOPPED))
+    assert view._primary.text() == "Load"
