@@ -258,6 +258,14 @@ def _imagined(
     return tuple(devices), host
 
 
+def assumed_memory(options: argparse.Namespace) -> str:
+    """What main memory an imagined machine counts with where nobody named it, a sentence."""
+    parts = [part.strip().lower() for part in (options.gpus or THIS).split(",")]
+    if options.ram is not None or THIS in parts:
+        return ""
+    return f"Main memory is taken to be {DEFAULT_RAM_GIB:g} GiB; --ram names another size."
+
+
 def alternatives(name: str) -> tuple[ModelLayout, ...]:
     """Other quantizations of a model of the catalog, and those of smaller relatives, the nearest first."""
     entry = catalog_entry(name)

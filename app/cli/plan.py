@@ -102,7 +102,8 @@ def plan(options: argparse.Namespace, settings: Settings) -> int:
             where = "these GPUs" if devices else "such a machine"
         text = plan_text.describe(made, str(layout.files[0]), rate, where=where)
         kind = f", {layout.quantization}" if layout.quantization else ""
-        print(f"{layout.name}{kind}, {made.context:,} tokens\n{text}")
+        head = f"{layout.name}{kind}, {made.context:,} tokens"
+        print("\n".join(filter(None, (head, machine.assumed_memory(options), text))))
         if note:
             print(f"\n{note}")
     return 0 if made.runs or request.force else 4

@@ -58,6 +58,8 @@ def recommend(options: argparse.Namespace, settings: Settings) -> int:
             print(f"{choice.layout.name}{words}: {recommendation.reason(choice)}")
         lacking = _lacking(choices, devices, host)
         print(f"\n{_table(choices, lacking)}")
+        if assumed := machine.assumed_memory(options):
+            print(f"\n{assumed}")
     return 0 if fits else 4
 
 

@@ -15,9 +15,9 @@ from app.errors import AppError, ErrorKind
 
 FILE = Path(__file__).resolve().parents[2] / "resources" / "gpus.json"
 MOST = 64
-_BEFORE = re.compile(r"(\d{1,3})\s*[x×*]\s*(.+)", re.IGNORECASE)
+_BEFORE = re.compile(r"(\d{1,9})\s*[x×*]\s*(.+)", re.IGNORECASE)
 # A space or a digit before the x, for the X in `RTX 3090` counts nothing.
-_AFTER = re.compile(r"(.+?)(?:\s+[x×*]\s*|(?<=\d)[x×*])(\d{1,2})", re.IGNORECASE)
+_AFTER = re.compile(r"(.+?)(?:\s+[x×*]\s*|(?<=\d)[x×*])(\d{1,9})", re.IGNORECASE)
 _SIZE = re.compile(r"\b(\d{1,3}(?:\.\d+)?)\s*(?:gib|gb|g)\b", re.IGNORECASE)
 NOTHING = ("none", "no gpu")
 """What stands for a machine without any GPU."""

@@ -7,7 +7,7 @@ import shlex
 from collections.abc import Sequence
 
 from app import units
-from app.plan.model import Basis, DevicePlan, HostPlan, LoadPlan, Verdict
+from app.plan.model import Basis, DevicePlan, HostPlan, LoadPlan, Objective, Verdict
 from app.plan.speed import Speed
 
 VERDICT_WORDS = {
@@ -68,6 +68,19 @@ def fullest(plan: LoadPlan) -> str:
     most = max(used, key=lambda share: share.model_bytes / share.device.total_bytes)
     part = units.format_percent(most.model_bytes / most.device.total_bytes)
     return f"{most.device.label} {units.format_memory(most.model_bytes)} ({part})"
+
+
+def idle(plan: LoadPlan) -> str:
+    """That devices hold nothing though all layers are on devices, a sentence; empty if none does."""
+    spare = [share.device.label for share in plan.devices if not share.used]
+    searched = plan.request.objective is Objective.BALANCED and not plan.request.by_hand
+    if not spare or not searched or plan.verdict is not Verdict.FITS:
+        return ""
+    words = spare[0] if len(spare) == 1 else f"{', '.join(spare[:-1])} and {spare[-1]}"
+    hold, them = ("holds", "it") if len(spare) == 1 else ("hold", "them")
+    return (
+        f"{words} {hold} nothing: with layers on {them} the fullest device would be no less full."
+    )
 
 
 def columns(rows: Sequence[Sequence[str]]) -> list[str]:
@@ -137,6 +150,7 @@ def describe(
     if not plan.max_context:
         most = "No context fits."
     lines += ["", f"{most} KV cache in all: {memory(_kv(plan))}."]
+    lines += [idle(plan)] * bool(idle(plan))
     lines += [
         f"Apart from its layer: {o.tensor} ({memory(o.size_bytes)}) on {o.device}. {o.reason}".rstrip()
         for o in plan.tensor_overrides

@@ -108,6 +108,8 @@ def test_the_command_line_is_llama_cpps(capsys: pytest.CaptureFixture[str]) -> N
         ([*EIGHT, "--tensor-split", "1,2"], "8 devices"),
         (["--ram", "64"], "--gpus this"),
         (["--gpus", "RTX 3099"], "RTX 3090"),
+        (["--gpus", "1000x 24"], "between 1 and 64"),
+        (["--gpus", "RTX 3090 x100"], "between 1 and 64"),
         (["--backend", "metal"], "--gpus"),
     ],
 )
@@ -116,3 +118,16 @@ def test_wrong_options_say_what_to_do(
 ) -> None:
     assert main(["plan", ULTRA, *arguments]) == 2
     assert words in capsys.readouterr().err
+
+
+def test_what_was_assumed_and_what_stays_idle_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["plan", ULTRA, "--gpus", "14x H100 SXM"]) == 0
+    told = capsys.readouterr().out
+    assert "Main memory is taken to be 64 GiB; --ram names another size." in told
+    assert "GPU 12 and GPU 13 hold nothing" in told
+    assert main(["plan", ULTRA, "--gpus", "8x H100 SXM", "--ram", "64"]) == 0
+    told = capsys.readouterr().out
+    assert "taken to be" not in told
+    assert "nothing" not in told
+    main(["recommend", "starter", "--gpus", "none"])
+    assert "taken to be 64 GiB" in capsys.readouterr().out
