@@ -45,6 +45,7 @@ class Action(enum.StrEnum):
     OPEN_SPLIT = "open_split"
     OPEN_SETTINGS = "open_settings"
     COPY_DIAGNOSTICS = "copy_diagnostics"
+    LOG_IN = "log_in"
 
 
 class AppError(Exception):

@@ -10,7 +10,7 @@ from huggingface_hub import errors as hub_errors
 from huggingface_hub.utils import parse_ratelimit_headers
 
 from app.catalog import names
-from app.errors import AppError, ErrorKind
+from app.errors import Action, AppError, ErrorKind
 
 _LET_IN = (
     "accept its terms on its page, then log in with a token of yours (`ultra-launcher models login`), "
@@ -110,7 +110,8 @@ def refused(name: str, response: httpx2.Response) -> AppError:
     else:
         title = f"{name} cannot be read: the server refuses."
         hint = "Try again in a few minutes."
-    return family(title, detail=detail, hint=hint, kind=kind)
+    action = Action.LOG_IN if status in (401, 403) else None
+    return family(title, detail=detail, hint=hint, kind=kind, action=action)
 
 
 def too_many(name: str, wait_s: float | None) -> AppError:

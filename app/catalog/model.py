@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import datetime
 import enum
+from collections.abc import Iterator
 from typing import Generic, TypeVar
 
 from pydantic import ConfigDict, with_config
@@ -88,6 +89,13 @@ class Reasoning:
     note: str = ""
     source: Source
 
+    @property
+    def words(self) -> str:
+        """The prompts and what holds without either, in one line."""
+        on = f"system prompt “{self.on_prompt}”" if self.on_prompt else "no system prompt"
+        default = "on" if self.default_on else "off"
+        return f"on: {on}; off: system prompt “{self.off_prompt}”; without either it is {default}"
+
 
 @with_config(_STRICT)
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,6 +106,13 @@ class Sampling:
     temperature: float
     top_p: float | None = None
     source: Source
+
+    @property
+    def words(self) -> str:
+        """Mode and values: `thinking: temperature 0.6, top-p 0.95`."""
+        top_p = "" if self.top_p is None else f", top-p {self.top_p:g}"
+        value = "greedy" if self.temperature == 0 else f"temperature {self.temperature:g}"
+        return f"{self.mode}: {value}{top_p}"
 
 
 @with_config(_STRICT)
@@ -169,3 +184,19 @@ class ModelEntry:
     repositories: tuple[Repository, ...]
     relations: tuple[Relation, ...] = ()
     questions: tuple[Question, ...] = ()
+
+    @property
+    def sources(self) -> tuple[Source, ...]:
+        """Where its facts are from, each source once."""
+
+        def below(value: object) -> Iterator[Source]:
+            if isinstance(value, Source):
+                yield value
+            elif isinstance(value, tuple):
+                for item in value:
+                    yield from below(item)
+            elif dataclasses.is_dataclass(value):
+                for field in dataclasses.fields(value):
+                    yield from below(getattr(value, field.name))
+
+        return tuple(dict.fromkeys(below(self)))

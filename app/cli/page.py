@@ -7,7 +7,7 @@ import textwrap
 from collections.abc import Iterable, Iterator
 
 from app.catalog import entries
-from app.catalog.model import ModelEntry, Source
+from app.catalog.model import ModelEntry
 from app.plan import catalog_answers
 from app.plan.catalog_answers import Needs
 from app.plan.least import MOST_CARDS
@@ -28,7 +28,7 @@ def lines(entry: ModelEntry, context: int) -> Iterator[str]:
         ("Commercial use", entry.licence.commercial),
         ("Gated", "yes, accept its terms on its page first" if entry.licence.gated else "no"),
         *(("Thinking", text) for text in _reasoning(entry)),
-        *(("Sampling", text) for text in _sampling(entry)),
+        *(("Sampling", sampling.words) for sampling in entry.sampling),
         ("Tool calls", entry.tool_calls.value),
         *(("Strength", fact.value) for fact in entry.strengths),
         *(("Limit", fact.value) for fact in entry.limits),
@@ -57,49 +57,22 @@ def lines(entry: ModelEntry, context: int) -> Iterator[str]:
         yield from _wrapped(answer, indent="    ")
     yield ""
     yield "Sources"
-    for source in _sources(entry):
+    for source in entry.sources:
         where = f" {source.url}" if source.url else ""
         yield from _wrapped(f"{source.title}.{where} (reviewed {source.reviewed})")
 
 
 def _reasoning(entry: ModelEntry) -> Iterator[str]:
-    reasoning = entry.reasoning
-    if reasoning is None:
-        return
-    on = f"system prompt “{reasoning.on_prompt}”" if reasoning.on_prompt else "no system prompt"
-    default = "on" if reasoning.default_on else "off"
-    yield f"on: {on}; off: system prompt “{reasoning.off_prompt}”; without either it is {default}"
-    if reasoning.note:
-        yield reasoning.note
-
-
-def _sampling(entry: ModelEntry) -> Iterator[str]:
-    for sampling in entry.sampling:
-        top_p = "" if sampling.top_p is None else f", top-p {sampling.top_p:g}"
-        value = "greedy" if sampling.temperature == 0 else f"temperature {sampling.temperature:g}"
-        yield f"{sampling.mode}: {value}{top_p}"
+    if entry.reasoning is not None:
+        yield entry.reasoning.words
+        if entry.reasoning.note:
+            yield entry.reasoning.note
 
 
 def _needs_line(needs: Needs) -> str:
     cards = ", ".join(map(str, needs.shortest)) or f"more than {MOST_CARDS} of any"
     size, bits = needs.size_bytes / 1e9, needs.bits_per_weight
     return f"  {needs.quantization:10}{size:7.1f}{bits:7.2f}  {cards}"
-
-
-def _sources(entry: ModelEntry) -> tuple[Source, ...]:
-    """Every source of an entry, once."""
-
-    def below(value: object) -> Iterator[Source]:
-        if isinstance(value, Source):
-            yield value
-        elif isinstance(value, tuple):
-            for item in value:
-                yield from below(item)
-        elif dataclasses.is_dataclass(value):
-            for field in dataclasses.fields(value):
-                yield from below(getattr(value, field.name))
-
-    return tuple(dict.fromkeys(below(entry)))
 
 
 def to_json(entry: ModelEntry, context: int) -> dict[str, object]:

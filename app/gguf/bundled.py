@@ -104,14 +104,15 @@ def build(table: Mapping[str, Any], kind: str, types: Mapping[str, str], file: P
     """The layout of one quantization.
 
     Args:
-        table: Hyper-parameters, as a file of `resources/layouts` has them.
+        table: Hyper-parameters, as a file of `resources/layouts` has them; an FFN without gate,
+            norms with bias and no RoPE factors are said, too.
         kind: The quantization's name.
         types: For each sort of tensor (`attn_v`, `ffn_down`, ...), its types in the order of the
             layers that have one, as runs: `Q6_K*8 Q4_K*56`.
         file: The path that the layout names.
     """
     tensors = _Tensors(types)
-    output, output_norm, rope_freqs, token_embd = tensors("", _shapes_outside(table))
+    outside = tensors("", _shapes_outside(table))
     layers = tuple(
         LayerLayout(
             index=index,
@@ -136,9 +137,9 @@ def build(table: Mapping[str, Any], kind: str, types: Mapping[str, str], file: P
         key_length=table["key_length"],
         value_length=table["value_length"],
         layers=layers,
-        token_embedding=(token_embd,),
-        output=(output, output_norm),
-        other=(rope_freqs,),
+        token_embedding=tuple(t for t in outside if t.name.startswith("token_embd")),
+        output=tuple(t for t in outside if t.name.startswith("output")),
+        other=tuple(t for t in outside if t.name.startswith("rope_freqs")),
         tied=False,
         chat_template="",
         metadata=_metadata(table, kind),
@@ -160,13 +161,14 @@ class _Tensors:
         return tuple(self._next(prefix, sort, shape) for sort, shape in shapes)
 
     def _next(self, prefix: str, sort: str, shape: tuple[int, ...]) -> TensorInfo:
-        type_name = "F32" if sort in VECTORS else next(self._types[sort])
+        kind, _, part = sort.partition(".")
+        type_name = "F32" if kind in VECTORS else next(self._types[kind])
         block, block_bytes = _SIZES[type_name]
         elements = math.prod(shape)
         size, offset = elements // block * block_bytes, self.end
         self.end += size + -size % ALIGNMENT
         self.parameter_count += elements
-        name = f"{prefix}{sort}.weight"
+        name = f"{prefix}{kind}.{part or 'weight'}"
         return TensorInfo(name=name, shape=shape, type=type_name, size_bytes=size, offset=offset)
 
 
@@ -176,15 +178,14 @@ def _layer_columns(table: Mapping[str, Any]) -> Iterator[tuple[int, int, int]]:
     return zip(*columns, strict=True)
 
 
-def _shapes_outside(table: Mapping[str, Any]) -> tuple[tuple[str, tuple[int, ...]], ...]:
+def _shapes_outside(table: Mapping[str, Any]) -> Iterator[tuple[str, tuple[int, ...]]]:
     """The tensors of no layer, in the quantizer's order (llama-model-loader.h: by name)."""
     hidden, vocabulary = table["embedding_length"], table["vocabulary_size"]
-    return (
-        ("output", (hidden, vocabulary)),
-        ("output_norm", (hidden,)),
-        ("rope_freqs", (table["key_length"] // 2,)),
-        ("token_embd", (hidden, vocabulary)),
-    )
+    yield "output", (hidden, vocabulary)
+    yield from _norm(table, "output_norm")
+    if table.get("rope_factors", True):
+        yield "rope_freqs", (table["key_length"] // 2,)
+    yield "token_embd", (hidden, vocabulary)
 
 
 def _shapes(
@@ -194,15 +195,22 @@ def _shapes(
     hidden, key, value = table["embedding_length"], table["key_length"], table["value_length"]
     if heads:
         yield "attn_k", (hidden, kv_heads * key)
-        yield "attn_norm", (hidden,)
+        yield from _norm(table, "attn_norm")
         yield "attn_output", (heads * key, hidden)
         yield "attn_q", (hidden, heads * key)
         yield "attn_v", (hidden, kv_heads * value)
     if width:
         yield "ffn_down", (width, hidden)
-        yield "ffn_gate", (hidden, width)
-        yield "ffn_norm", (hidden,)
+        if table.get("ffn_gate", True):
+            yield "ffn_gate", (hidden, width)
+        yield from _norm(table, "ffn_norm")
         yield "ffn_up", (hidden, width)
+
+
+def _norm(table: Mapping[str, Any], sort: str) -> Iterator[tuple[str, tuple[int, ...]]]:
+    if table.get("norm_bias", False):
+        yield f"{sort}.bias", (table["embedding_length"],)
+    yield sort, (table["embedding_length"],)
 
 
 def _runs(text: str) -> Iterator[str]:
@@ -223,9 +231,13 @@ def _metadata(table: Mapping[str, Any], kind: str) -> dict[str, MetadataValue]:
         "attention.key_length": table["key_length"],
         "attention.value_length": table["value_length"],
         # A header holds single precision, and so does what is read back from it.
-        "attention.layer_norm_rms_epsilon": _single(table["layer_norm_rms_epsilon"]),
+        **{
+            f"attention.{key}": _single(table[key])
+            for key in ("layer_norm_rms_epsilon", "layer_norm_epsilon")
+            if key in table
+        },
         "rope.freq_base": _single(table["rope_frequency_base"]),
-        "rope.dimension_count": table["key_length"],
+        "rope.dimension_count": table.get("rope_dimension_count", table["key_length"]),
         "vocab_size": table["vocabulary_size"],
     }
     architecture = table["architecture"]

@@ -206,12 +206,17 @@ def _least(layout: ModelLayout, context: int) -> str:
     return f"{what} takes at least {words}."
 
 
+def kv_cache_bytes(layout: ModelLayout, context: int, kind: KvCacheType) -> int:
+    """What `context` tokens take in the KV cache, keys and values in `kind`."""
+    request = PlanRequest(context=context, kv_type_k=kind, kv_type_v=kind)
+    return sum(memory.layer_kv_cache(layout, request, context, CPU))
+
+
 def _kv_cache(layout: ModelLayout, context: int) -> str:
     """What the KV cache takes in full and in half precision."""
     sizes = []
     for kind in (KvCacheType.F16, KvCacheType.Q8_0):
-        request = PlanRequest(context=context, kv_type_k=kind, kv_type_v=kind)
-        size = sum(memory.layer_kv_cache(layout, request, context, CPU))
+        size = kv_cache_bytes(layout, context, kind)
         sizes.append(f"{units.format_memory(size)} as {kind}")
     return f"{context:,} tokens take {' or '.join(sizes)}."
 

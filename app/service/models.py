@@ -180,10 +180,10 @@ class ModelService:
         self._study_soon(subject)
 
     def _study_soon(self, subject: Subject) -> None:
-        if subject.local is not None or self._known(subject):
-            self._pages.submit(lambda: self._study_known(subject))
-        elif subject.repos:
+        if subject.local is None and subject.repos and not self._known(subject):
             self._hub.submit(lambda: self._study_remote(subject))
+        else:
+            self._pages.submit(lambda: self._study_known(subject))
         if subject.entry is not None:
             self._pages.submit(lambda: self._explain(subject))
 

@@ -32,7 +32,7 @@ from tests.helpers.rpc import rpc_servers
 from ui import theme
 from ui.main_window import MainWindow
 
-TIMEOUT_S = 120
+TIMEOUT_S = 25
 NARROW = 960, 640
 LONG = Settings(context=32_768, kv_type_k=KvCacheType.Q8_0, kv_type_v=KvCacheType.Q8_0)
 EVEN = LONG.model_copy(update={"split_mode": SplitMode.EVEN})

@@ -88,7 +88,7 @@ class Person(QObject):
             "answer": models.page.answer.word.text(),
             "plan": models.page.strip.verdict.word.text() if not models.page.strip.isHidden() else "",
             "primary": models.page.primary.text(),
-            "reason": models.page.reason.text(),
+            "reason": models.page.reason.words.text(),
             "download": board.state.word.text() if shown else "",
             "files": [shard.state.word.text() for shard in board._shards],
             "written": shown.progress.written_bytes if shown else 0,

@@ -17,6 +17,8 @@ from ui.widgets.verdict import StateWord
 
 State = DownloadState
 WITH_ICON = ("Discard", "Show in folder", "Pause")
+MOST_FILES = 8
+"""Of more than these only those are shown that something happens to, until all are asked for."""
 _RUNNING = (State.QUEUED, State.RESOLVING, State.DOWNLOADING, State.WAITING, State.VERIFYING)
 
 
@@ -72,8 +74,21 @@ class Board(QFrame):
         self._list = QVBoxLayout()
         self._list.setSpacing(10)
         column.addLayout(self._list)
+        self._build_fold(column)
         theme.manager().changed.connect(self._draw_icons)
         self._draw_icons()
+
+    def _build_fold(self, column: QVBoxLayout) -> None:
+        self._fold = QWidget()
+        row = QHBoxLayout(self._fold)
+        row.setContentsMargins(0, 4, 0, 0)
+        self.folded = label("", "muted")
+        row.addWidget(self.folded, 1)
+        self.more = button("", "link")
+        self.more.clicked.connect(self._toggle)
+        row.addWidget(self.more)
+        column.addWidget(self._fold)
+        self._all = False
 
     def _build_head(self, column: QVBoxLayout) -> None:
         head = QHBoxLayout()
@@ -149,6 +164,7 @@ class Board(QFrame):
         current = words.current_file(download)
         for index, (file, shard) in enumerate(zip(progress.files, self._shards, strict=True)):
             self._show_file(download, index, file, shard, current=index == current)
+        self._show_fold(download, current)
         self._show_buttons(download)
 
     def _show_total(self, download: Download) -> None:
@@ -161,6 +177,23 @@ class Board(QFrame):
         self.speed.setText(words.rate(progress.bytes_per_s) if moving else "")
         self.remaining.setText(words.about(progress.remaining_s) if moving else "")
         self.bar.set_values("All files", size, progress.written_bytes, progress.hashed_bytes)
+
+    def _toggle(self) -> None:
+        self._all = not self._all
+        if self._download is not None:
+            self._show_fold(self._download, words.current_file(self._download))
+
+    def _show_fold(self, download: Download, current: int) -> None:
+        """Of many files those that something happens to, and how many others there are."""
+        files = download.progress.files
+        many = len(files) > MOST_FILES
+        self._fold.setVisible(many)
+        for index, (file, shard) in enumerate(zip(files, self._shards, strict=True)):
+            begun = bool(file.written_bytes) and not file.verified
+            near = 0 <= current <= index <= current + 1
+            shard.box.setVisible(not many or self._all or begun or near)
+        self.folded.setText(words.counts(download))
+        self.more.setText("Show fewer" if self._all else f"Show all {len(files)} files")
 
     def _show_buttons(self, download: Download) -> None:
         state = download.state
@@ -180,7 +213,7 @@ class Board(QFrame):
             self._list.removeWidget(shard.box)
             shard.box.hide()
             shard.box.deleteLater()
-        self._shards = []
+        self._shards, self._all = [], False
         for index in range(len(download.request.files)):
             box = QWidget()
             column = QVBoxLayout(box)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from PySide6.QtCore import QObject, QUrl, Signal
 from PySide6.QtGui import QDesktopServices
-from PySide6.QtWidgets import QInputDialog, QLineEdit, QMessageBox
+from PySide6.QtWidgets import QMessageBox
 
 from app import units
 from app.download.model import (
@@ -22,6 +22,7 @@ from app.hardware.model import HardwareReport
 from app.service import AppService
 from ui.downloads import words
 from ui.downloads.downloads_view import DownloadsView
+from ui.widgets.token_dialog import ask_token
 
 
 class DownloadsController(QObject):
@@ -83,16 +84,10 @@ class DownloadsController(QObject):
             QDesktopServices.openUrl(QUrl.fromLocalFile(str(path.parent)))
 
     def _log_in(self, id: str) -> None:
-        token, given = QInputDialog.getText(
-            self.view,
-            "Log in to the Hub",
-            "A token of your account; the system's keyring keeps it.\n"
-            "Accept the model's terms on its page first.",
-            QLineEdit.EchoMode.Password,
-        )
-        if given and token.strip():
+        token = ask_token(self.view)
+        if token:
             resume = self._service.downloads.resume
-            self._service.models.log_in(token.strip(), lambda: resume(id))
+            self._service.models.log_in(token, lambda: resume(id))
 
     def set_report(self, report: HardwareReport) -> None:
         """The machine's disks, of which one takes the models."""

@@ -119,6 +119,17 @@ def current_file(download: Download) -> int:
     return -1
 
 
+def counts(download: Download) -> str:
+    """How many files are right, and how many are still to come: `36 verified, 25 to come`."""
+    files = download.progress.files
+    right = sum(file.verified for file in files)
+    left = 0 if download.state is State.DONE else len(files) - right
+    there = right if left else len(files)
+    word = "verified" if there == right else "complete"
+    parts = (f"{there} {word}" if there else "", f"{left} to come" if left else "")
+    return ", ".join(part for part in parts if part)
+
+
 def about(seconds: float | None) -> str:
     """The time that is left, no more exact than it is known."""
     if seconds is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from huggingface_hub import constants
@@ -10,6 +11,7 @@ from PySide6.QtGui import QDesktopServices
 from PySide6.QtWidgets import QStackedWidget
 
 from app.catalog import entries, hub
+from app.catalog.repository import FileSet
 from app.events import (
     CatalogListed,
     ChoicePlanned,
@@ -29,6 +31,10 @@ from app.service.subjects import OfferKind, Subject, of_entry, of_local, of_repo
 from ui.models.files import Agree, AskFolder, FilesController, agree, ask_folder
 from ui.models.model_page import ModelPage
 from ui.models.models_view import ModelsView
+from ui.widgets.token_dialog import ask_token
+
+MOST_KINDS = 12
+"""Quantizations that a sentence names."""
 
 
 class ModelsController(QObject):
@@ -48,7 +54,7 @@ class ModelsController(QObject):
     ) -> None:
         super().__init__(parent)
         self._service = service
-        self._absent = "Asking the Hub for its files."
+        self._absent, self._others = "Asking the Hub for its files.", ""
         self.view, self.page = ModelsView(), ModelPage()
         self.pages = QStackedWidget()
         self.pages.addWidget(self.view)
@@ -68,6 +74,7 @@ class ModelsController(QObject):
         self.page.cell_chosen.connect(self._cell_chosen)
         self.page.primary_clicked.connect(self._primary)
         self.page.card_clicked.connect(self._open_card)
+        self.page.reason.login_clicked.connect(self._log_in)
 
     # --- what the person does -------------------------------------------------------
 
@@ -160,6 +167,13 @@ class ModelsController(QObject):
             self._service.open_model(path, context=cell.context, kv_type=cell.choice.kv_type)
         self.loading.emit()
 
+    def _log_in(self) -> None:
+        """With a token the page is read again."""
+        subject, token = self.page.subject, ask_token(self.page)
+        if subject is not None and token:
+            models = self._service.models
+            models.log_in(token, lambda: models.open(subject))
+
     def _open_card(self, repo: str) -> None:
         QDesktopServices.openUrl(QUrl(f"{constants.ENDPOINT}/{repo}"))
 
@@ -190,8 +204,8 @@ class ModelsController(QObject):
             return
         match event:
             case RepositoriesRead(error=error, sets=sets):
-                kinds = ", ".join(sets) or "no GGUF model"
-                self._absent = str(error) if error else f"The repositories known here have {kinds}."
+                self._absent = str(error) if error else _unusable(sets)
+                self._others = _others(sets)
                 self.page.set_repositories(event)
                 self.show_offer()
             case ModelStudied():
@@ -208,5 +222,21 @@ class ModelsController(QObject):
         page = self.page
         if page.subject is not None:
             name = page.matrix.chosen_name
-            page.set_offer(self._service.offer(page.subject, name, self._absent))
+            absent = self._absent or (self._others if name else "")
+            page.set_offer(self._service.offer(page.subject, name, absent))
             self.files.show(page.offer)
+
+
+def _unusable(sets: Mapping[str, FileSet]) -> str:
+    """Why nothing of a repository can be had; empty if something can."""
+    if any(found.complete for found in sets.values()):
+        return ""
+    first = next(iter(sets.values()), None)
+    return f"{first.name}: {first.reason}" if first else "It holds no GGUF model."
+
+
+def _others(sets: Mapping[str, FileSet]) -> str:
+    """What can be had where one quantization cannot."""
+    kinds = [name for name, found in sets.items() if found.complete]
+    more = f" and {len(kinds) - MOST_KINDS} more" if len(kinds) > MOST_KINDS else ""
+    return f"The repositories known here have {', '.join(kinds[:MOST_KINDS])}{more}."

@@ -56,7 +56,9 @@ class Facts(QWidget):
             clear(grid)
         for row, (name, value) in enumerate(facts):
             self._grids[0].addWidget(label(name, "body-muted"), row, 0, Qt.AlignmentFlag.AlignTop)
-            self._grids[0].addWidget(label(value, wrap=True), row, 1)
+            text = label(value, wrap=True)
+            text.setTextInteractionFlags(Qt.TextInteractionFlag.TextSelectableByMouse)
+            self._grids[0].addWidget(text, row, 1)
         for grid, icon, lines in ((self._grids[1], "plus", good), (self._grids[2], "minus", mind)):
             for row, line in enumerate(lines):
                 mark = QLabel()
@@ -64,6 +66,7 @@ class Facts(QWidget):
                 self._marks.append((mark, icon))
                 grid.addWidget(mark, row, 0, Qt.AlignmentFlag.AlignTop)
                 grid.addWidget(label(line, wrap=True), row, 1)
+        self._boxes[0].setVisible(bool(facts))
         self._boxes[1].setVisible(bool(good))
         self._boxes[2].setVisible(bool(mind))
         self._draw_marks()

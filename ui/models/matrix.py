@@ -250,7 +250,8 @@ class Matrix(QTableView):
         self._table.beginResetModel()
         self._table.rows = tuple(rows)
         contexts = {cell.context for row in overview.rows for cell in row.cells}
-        self._table.contexts = tuple(sorted(contexts)) or self._table.contexts
+        kept = self._table.contexts if overview.pending else ()
+        self._table.contexts = tuple(sorted(contexts)) or kept
         best = overview.best
         fits = best is not None and any(cell.fits for cell in best.cells)
         self._table.best = best.name if best and fits and len(overview.rows) > 1 else ""

@@ -27,12 +27,14 @@ from ui.models.disk_lines import CheckLine, PlaceLine, ProjectorLine
 from ui.models.facts import Facts, Lines, Questions
 from ui.models.matrix import Matrix
 from ui.models.plan_strip import PlanStrip
+from ui.models.reason_line import ReasonLine
 from ui.widgets.error_line import ErrorLine
-from ui.widgets.labels import button, frame, label, set_state
+from ui.widgets.labels import button, frame, label
 from ui.widgets.verdict import StateWord
 
 USUAL = ("IQ2_M", "Q2_K", "Q3_K_M", "IQ4_XS", "Q4_K_M", "Q5_K_M", "Q6_K", "Q8_0", "BF16", "F16")
 """What is shown of a long list at first."""
+LEGEND = "In the cells: KV cache type, or GiB missing on the fullest. Dashed: tight."
 MOST_ROWS = 10
 MOST_MACHINES = 6
 NARROW_PX = 1000
@@ -110,8 +112,7 @@ class ModelPage(QWidget):
         self.projector = ProjectorLine()
         head.addWidget(self.projector)
         head.addWidget(self.check)
-        self.reason = label("", "body-muted", wrap=True)
-        self.reason.hide()
+        self.reason = ReasonLine()
         head.addWidget(self.reason)
         self.error = ErrorLine()
         head.addWidget(self.error)
@@ -133,26 +134,22 @@ class ModelPage(QWidget):
         self.note = label("", "body-muted", elide=True)
         row.addWidget(self.note, 1)
         page.addLayout(row)
-        card = QFrame()
-        card.setProperty("kind", "card")
-        inner = QVBoxLayout(card)
+        self._card = QFrame()
+        self._card.setProperty("kind", "card")
+        inner = QVBoxLayout(self._card)
         inner.setContentsMargins(1, 1, 1, 6)
         self.matrix = Matrix()
         self.matrix.cell_chosen.connect(self._chosen)
         inner.addWidget(self.matrix)
-        page.addWidget(card)
+        page.addWidget(self._card)
         foot = QHBoxLayout()
         self.more = button("", "link")
         self.more.clicked.connect(self._show_all)
         foot.addWidget(self.more)
         self.reading = label("", "muted", elide=True)
         foot.addWidget(self.reading, 1)
-        foot.addWidget(
-            label(
-                "In the cells: KV cache type, or GiB missing on the fullest. Dashed: tight.",
-                "muted",
-            )
-        )
+        self._legend = label(LEGEND, "muted")
+        foot.addWidget(self._legend)
         page.addLayout(foot)
         self.strip = PlanStrip()
         page.addWidget(self.strip)
@@ -178,6 +175,7 @@ class ModelPage(QWidget):
         self.subject, self._overview, self._wanted = subject, None, wanted
         self._touched = self._all = False
         self.error.clear()
+        self.reason.set_problem(None)
         self.projector.switch.setChecked(False)
         self._scroll.verticalScrollBar().setValue(0)
         self._crumb.setText(subject.name)
@@ -190,31 +188,28 @@ class ModelPage(QWidget):
         self.answer.set_state("Working it out", "busy")
         self.note.setText("")
         self.reading.setText("Reading layers")
-        self.more.hide()
-        self.strip.hide()
-        self.hardware.hide()
-        self.related.hide()
-        self.questions.hide()
+        for part in (self.more, self.strip, self.hardware, self.related, self.questions):
+            part.hide()
         names = (subject.local.quantization or subject.name,) if subject.local else ()
         self.matrix.set_overview(_EMPTY, names)
         self.sources.setText(page_text.sources(entry) if entry else "")
         self.set_offer(Offer(kind=OfferKind.NONE, words="Download"))
 
-    def _show_facts(self, layout: ModelLayout | None) -> None:
+    def _show_facts(self, layout: ModelLayout | None, *, reading: bool = True) -> None:
         subject = self.subject
         if subject is not None:
             entry = subject.entry
             good = [fact.value for fact in entry.strengths] if entry else []
             mind = [fact.value for fact in entry.limits] if entry else []
-            self.facts.set_facts(tuple(page_text.facts(subject, layout)), good, mind)
+            self.facts.set_facts(
+                tuple(page_text.facts(subject, layout, reading=reading)), good, mind
+            )
 
     def set_repositories(self, event: RepositoriesRead) -> None:
         """Where it is from, and how old that knowledge is."""
+        self.reason.set_problem(event.error)
         if event.error is not None:
-            self.licence.setText(f"{page_text.licence(self.subject)} {event.error}".strip())
-            set_state(self.licence, "warn")
             return
-        set_state(self.licence, "")
         parts = []
         for answer in event.answers[:1]:
             parts.append(f"{answer.value.repo}, asked {words.age(answer.age_s)}.")
@@ -232,9 +227,11 @@ class ModelPage(QWidget):
         self._show_matrix()
         self.reading.setText(event.reading)
         done = not event.reading
+        if done and not event.overview.rows:
+            self._show_facts(None, reading=False)
         self._show_answer(event.overview, done=done)
         if event.error is not None:
-            self.reading.setText(str(event.error))
+            self.reason.set_problem(event.error)
         named = [row for row in event.overview.rows if row.name == self._wanted]
         chosen = named[0] if named else event.overview.best
         if chosen is not None and not self._touched and done:
@@ -254,6 +251,10 @@ class ModelPage(QWidget):
         sizes = {row.name: row.size_bytes for row in overview.rows}
         if not overview.pending:
             shown = sorted(shown, key=lambda name: sizes[name])
+        if not names and self.matrix.hasFocus():
+            self.card.setFocus()
+        self._card.setVisible(bool(names))
+        self._legend.setVisible(bool(names))
         self.more.setVisible(len(shown) < len(names))
         self.more.setText(f"Show all {len(names)} quantizations")
         self.matrix.set_overview(overview, tuple(shown))
@@ -282,7 +283,7 @@ class ModelPage(QWidget):
                 self.answer.set_state("No", "error", "circle-x")
                 fitting = f"Even {best.name} lacks memory on {where}."
         if not done:
-            fitting = f"So far {fitting}"
+            fitting = f"So far {fitting[0].lower()}{fitting[1:]}"
         self.note.setText(fitting)
         self.note.setToolTip(fitting)
 
@@ -341,7 +342,8 @@ class ModelPage(QWidget):
             rows.append((_left(link), related.relation, size, verdict))
         self.related.set_rows(rows)
         self.related.setVisible(bool(rows))
-        self.questions.set_answers(event.answers)
+        entry = self.subject.entry if self.subject is not None else None
+        self.questions.set_answers([*(page_text.use(entry) if entry else ()), *event.answers])
 
     def show_error(self, error: AppError) -> None:
         """What could not be done; it stays until it is dismissed, or another comes."""
@@ -357,8 +359,7 @@ class ModelPage(QWidget):
         self.primary.setText(offer.words)
         self.primary.setEnabled(offer.kind is not OfferKind.NONE)
         self.primary.setToolTip(offer.reason)
-        self.reason.setText(offer.reason)
-        self.reason.setVisible(bool(offer.reason))
+        self.reason.set_reason(offer.reason)
 
     # --- small things ---------------------------------------------------------------
 

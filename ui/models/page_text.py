@@ -7,7 +7,12 @@ from collections.abc import Iterator
 from app import units
 from app.catalog.model import ModelEntry
 from app.gguf.model import ModelLayout
+from app.plan import catalog_answers
+from app.plan.model import KvCacheType
 from app.service.subjects import Subject
+
+PER = 8192
+"""Tokens over which a cache that grows in steps is averaged."""
 
 
 def licence(subject: Subject | None) -> str:
@@ -22,7 +27,9 @@ def licence(subject: Subject | None) -> str:
     return "A repository that the catalog does not know: read its page for the licence."
 
 
-def facts(subject: Subject, layout: ModelLayout | None) -> Iterator[tuple[str, str]]:
+def facts(
+    subject: Subject, layout: ModelLayout | None, *, reading: bool
+) -> Iterator[tuple[str, str]]:
     """What is known at once, and what the layers tell once they are read."""
     entry, local = subject.entry, subject.local
     count = entry.parameters.value if entry else layout.parameter_count if layout else 0
@@ -30,14 +37,21 @@ def facts(subject: Subject, layout: ModelLayout | None) -> Iterator[tuple[str, s
         large = f"{count / 1e9:,.1f} billion" if count >= 1e9 else f"{count / 1e6:,.0f} million"
         structure = f", {entry.structure.value}" if entry else ""
         yield "Parameters", f"{large}{structure}"
-    if layout is None:
-        yield "Layers", "reading"
-    else:
+    if layout is not None:
         empty = sum(1 for layer in layout.layers if not layer.size_bytes)
-        more = f", of which {empty} are empty" if empty else ""
+        more = f", of which {empty} {'is' if empty == 1 else 'are'} empty" if empty else ""
         yield "Layers", f"{layout.block_count}{more}"
+    elif reading:
+        yield "Layers", "reading"
     tokens = entry.context_length.value if entry else layout.context_length if layout else 0
-    yield "Context", f"{tokens:,} tokens" if tokens else "reading"
+    if tokens or reading:
+        yield "Context", f"{tokens:,} tokens" if tokens else "reading"
+    if layout is not None:
+        f16, q8_0 = (
+            catalog_answers.kv_cache_bytes(layout, PER, kind) / PER / units.KIB
+            for kind in (KvCacheType.F16, KvCacheType.Q8_0)
+        )
+        yield "KV cache", f"{f16:,.4g} KiB a token at f16, {q8_0:,.4g} at q8_0"
     if entry is not None and entry.reasoning is not None:
         yield "Thinking", f"on with “{entry.reasoning.on_prompt}”"
     elif layout is not None and entry is None:
@@ -49,13 +63,21 @@ def facts(subject: Subject, layout: ModelLayout | None) -> Iterator[tuple[str, s
         )
 
 
+def use(entry: ModelEntry) -> Iterator[tuple[str, str]]:
+    """How a model is built, asked and got, as headings with a text each."""
+    yield "Architecture", f"{entry.architecture.value}."
+    if entry.reasoning is not None:
+        note = f" {entry.reasoning.note}" if entry.reasoning.note else ""
+        yield "Thinking", f"{entry.reasoning.words}.{note}"
+    if entry.sampling:
+        yield "Sampling", "\n".join(sampling.words for sampling in entry.sampling)
+    yield "Tool calls", entry.tool_calls.value
+    if entry.repositories:
+        known = (f"{known.repo}: {known.naming}" for known in entry.repositories)
+        yield "Repositories with GGUF files", "\n".join(known)
+
+
 def sources(entry: ModelEntry) -> str:
     """Where the facts are from, each source once."""
-    seen = dict.fromkeys(
-        f"{source.title} ({source.reviewed:%Y-%m-%d})"
-        for source in (
-            entry.parameters.source, entry.licence.source, entry.positioning.source,
-            entry.context_length.source, *(fact.source for fact in (*entry.strengths, *entry.limits)),
-        )
-    )  # fmt: skip
-    return f"Sources: {'; '.join(seen)}."
+    said = (f"{source.title} ({source.reviewed:%Y-%m-%d})" for source in entry.sources)
+    return f"Sources: {'; '.join(said)}."

@@ -96,9 +96,19 @@ def test_what_is_not_known_says_where_to_look() -> None:
     with pytest.raises(AppError, match="not known here") as caught:
         entries.layout(entry("nemotron-ultra-253b"), "Q4_K_XL")
     assert "Q4_K_M" in caught.value.hint
-    with pytest.raises(AppError, match="not known here"):
-        entries.layout(entry("nemotron-4-340b"))
     assert entries.find("no-such-model") is None
+
+
+def test_every_entry_is_computed_from_its_layers() -> None:
+    assert [one.id for one in ALL if not entries.quantizations(one)] == []
+    assert all(one.sampling for one in ALL)
+
+
+def test_parameters_of_the_340b_are_those_of_its_report() -> None:
+    layout = entries.layout(entry("nemotron-4-340b"))
+    embeddings = 2 * sum(t.shape[0] * t.shape[1] for t in layout.token_embedding)
+    assert round(embeddings / 1e9, 1) == 9.4
+    assert round((layout.parameter_count - embeddings) / 1e9, 1) == 331.6
 
 
 @pytest.mark.parametrize(

@@ -219,3 +219,27 @@ def test_what_has_no_published_checksum_reads_as_complete_and_not_checked(desk: 
     shown = board.state.word.text() + "".join(s.state.word.text() for s in board._shards)
     assert not any(word in shown for word in ("matches", "erified", "amaged"))
     assert board.load.isVisibleTo(board), "it can be loaded all the same"
+
+
+def test_of_many_files_those_are_shown_that_something_happens_to(desk: Desk) -> None:
+    board = desk.view.board
+    desk.stage.hub.rate = 100_000
+    id = desk.enqueue(*[300_000] * 12)
+    desk.wait_written(id, 1)
+
+    def seen() -> list[int]:
+        return [index for index, shard in enumerate(board._shards) if shard.box.isVisible()]
+
+    assert 1 <= len(seen()) <= 3
+    assert "to come" in board.folded.text()
+    board.more.click()
+    assert (seen(), board.more.text()) == (list(range(12)), "Show fewer")
+    board.more.click()
+    desk.stage.hub.rate = None
+    desk.wait(id, State.DONE)
+    desk.qtbot.waitUntil(lambda: board.folded.text() == "12 verified", timeout=TIMEOUT_MS)
+    assert (seen(), board.more.text()) == ([], "Show all 12 files")
+    other = desk.enqueue(*[1_000] * 2, repo="org/other")
+    desk.wait(other, State.DONE)
+    desk.view.show_download(other)
+    assert (seen(), board.more.isVisible()) == ([0, 1], False)

@@ -8,17 +8,18 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from PySide6.QtWidgets import QWidget
+from PySide6.QtWidgets import QLabel, QWidget
 from pytestqt.qtbot import QtBot
 
 from app.download.model import DownloadState, DownloadStateChanged
-from app.events import AppEvent, FoldersMeasured, ModelDeleted, ModelVerified
+from app.events import AppEvent, FoldersMeasured, ModelDeleted, ModelVerified, NoticeRaised
 from app.service import AppService
 from app.service.subjects import OfferKind
 from tests.app.download.conftest import QUICK, Stage, stage
 from tests.app.download.test_crash import flip
 from tests.app.download.test_pull import model
 from tests.app.service.test_models import EIGHT
+from tests.helpers.hub import Repo
 from ui.bridge import Bridge
 from ui.models.controller import ModelsController
 from ui.models.disk_lines import FROM_DISK, place_words, verified_words
@@ -102,7 +103,7 @@ def desk(
     def received(event: AppEvent) -> None:
         if isinstance(event, FoldersMeasured | ModelVerified | ModelDeleted):
             controller.files.receive(event)
-        elif type(event).__module__ == "app.events" and hasattr(controller, "receive"):
+        elif type(event).__module__ == "app.events" and not isinstance(event, NoticeRaised):
             controller.receive(event)  # type: ignore[arg-type]
         else:
             controller.show_offer()
@@ -117,6 +118,34 @@ def desk(
     yield desk
     unsubscribe()
     service.close()
+
+
+def test_a_gated_model_says_so_once_and_is_read_again_after_a_login(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept: list[str] = []
+    monkeypatch.setattr("app.catalog.tokens.keep", kept.append)
+    monkeypatch.setattr("app.catalog.tokens.get", lambda: next(iter(kept), None))
+    monkeypatch.setattr("ui.models.controller.ask_token", lambda _parent: "hf_right")
+    desk.stage.hub.token = "hf_right"
+    desk.stage.hub.repos["org/model"] = Repo(private=True)
+    page, line = desk.page, desk.page.reason
+    desk.controller.open(KEY)
+    desk.wait(lambda: line.login.isVisible() and not page.reading.text())
+    assert "needs a token" in line.words.text()
+    assert "token" not in page.licence.text()
+    assert not page.matrix.isVisible(), "there is nothing in it"
+    assert "reading" not in shown(page)
+    line.login.click()
+    desk.wait(lambda: kept == ["hf_right"] and page.matrix.chosen_name)
+    assert not line.login.isVisible()
+    assert page.matrix.isVisible()
+    assert {"KV cache", "Architecture"} <= set(shown(page))
+
+
+def shown(page: ModelPage) -> list[str]:
+    """Every text among the facts that can be seen."""
+    return [part.text() for part in page.facts.findChildren(QLabel) if part.isVisible()]
 
 
 def test_another_folder_is_asked_for_named_with_its_space_and_takes_the_download(
@@ -175,7 +204,7 @@ def test_what_a_share_lacks_is_had_from_the_hub_after_a_click(desk: Desk, tmp_pa
     desk.choose(FROM_DISK)
     desk.wait_offer(OfferKind.RESUME)
     desk.wait(lambda: [a.text() for a in desk.page.place.menu.actions()][-1:] == [FROM_DISK])
-    assert desk.page.reason.text(), "why it stopped"
+    assert desk.page.reason.words.text(), "why it stopped"
     desk.choose("Get the rest from the Hub")
     desk.wait_offer(OfferKind.LOAD)
 

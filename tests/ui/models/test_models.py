@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from PySide6.QtCore import QCoreApplication, QEvent, Qt
 from PySide6.QtGui import QFontMetrics
+from PySide6.QtWidgets import QLabel
 from pytestqt.qtbot import QtBot
 from shiboken6 import isValid
 
@@ -15,9 +16,10 @@ from app.catalog import entries
 from app.catalog.cache import Answer
 from app.catalog.library import Library, LocalModel, State
 from app.catalog.places import Origin
+from app.catalog.repository import FileSet, HubFile, Role
 from app.catalog.search import FoundRepository
 from app.errors import AppError, ErrorKind
-from app.events import ChoicePlanned, HubSearched, ModelStudied
+from app.events import ChoicePlanned, HubSearched, ModelExplained, ModelStudied, RepositoriesRead
 from app.gguf import bundled
 from app.plan import overview, recommend
 from app.plan.model import PlanHost, Verdict
@@ -148,8 +150,8 @@ def test_of_a_long_name_both_ends_are_seen_and_the_quantization_if_it_matters(
     drawn: list[str] = []
     metrics = QFontMetrics.elidedText
 
-    def elided(self: QFontMetrics, text: str, *how: object) -> str:
-        drawn.append(str(metrics(self, text, *how)))
+    def elided(self: QFontMetrics, text: str, how: Qt.TextElideMode, width: int) -> str:
+        drawn.append(metrics(self, text, how, width))
         return drawn[-1]
 
     monkeypatch.setattr(QFontMetrics, "elidedText", elided)
@@ -244,10 +246,10 @@ def test_what_would_not_run_here_is_said_before_it_is_downloaded(
     page.matrix.choose("BF16", 8_192)
     page.set_offer(offer)
     assert page.primary.isEnabled()
-    assert page.reason.text().startswith("It would not run here.")
+    assert page.reason.words.text().startswith("It would not run here.")
     page.set_offer(Offer(kind=OfferKind.NONE, words="Download", reason="Nobody has it."))
     assert not page.primary.isEnabled()
-    assert page.reason.text() == "Nobody has it."
+    assert page.reason.words.text() == "Nobody has it."
 
 
 def test_a_machine_without_room_is_told_no_and_the_nearest_is_chosen(page: ModelPage) -> None:
@@ -275,6 +277,54 @@ def test_a_way_out_opens_the_page_on_what_is_to_be_downloaded(
     assert "Ultra" in controller.page.title.text()
     controller.page.set_studied(ModelStudied(key="k", overview=Overview(machine=EIGHT, rows=rows)))
     assert controller.page.matrix.chosen_name == "IQ4_XS", "though Q4_K_M is the best that fits"
+    service.close()
+
+
+@pytest.mark.parametrize("name", [e.id for e in entries.entries()])
+def test_the_page_says_how_to_use_a_model(page: ModelPage, name: str) -> None:
+    entry = entries.find(name)
+    assert entry is not None
+    page.set_subject(of_entry(entry))
+    page.set_explained(ModelExplained(key="k", answers=(), related=()))
+    said = "\n".join(part.text() for part in page.findChildren(QLabel))
+    assert entry.tool_calls.value in said
+    assert all(source.title in page.sources.text() for source in entry.sources)
+    if entry.reasoning is not None:
+        assert f"on: system prompt “{entry.reasoning.on_prompt}”" in said
+        assert f"off: system prompt “{entry.reasoning.off_prompt}”" in said
+    for sampling in entry.sampling:
+        assert f"{sampling.mode}: " in said
+    assert all(known.repo in said for known in entry.repositories)
+
+
+def test_what_can_be_had_is_said_only_of_a_row_that_cannot(
+    qtbot: QtBot, rows: tuple[overview.Row, ...]
+) -> None:
+    service = AppService()
+    controller = ModelsController(service)
+    qtbot.addWidget(controller.pages)
+    controller.open("hf:org/model")
+    whole = FileSet(
+        repo="org/model", commit="c" * 40, name="m-IQ4_XS", role=Role.MODEL,
+        quantization="IQ4_XS", files=(HubFile(path="m-IQ4_XS.gguf", size_bytes=9),), complete=True,
+    )  # fmt: skip
+    broken = dataclasses.replace(whole, complete=False, reason="Shard 2 is missing.")
+    line = controller.page.reason.words
+
+    def read(sets: dict[str, FileSet]) -> str:
+        controller.receive(RepositoriesRead(key="hf:org/model", answers=(), sets=sets))
+        return line.text()
+
+    assert read({"IQ4_XS": whole}) == ""
+    assert read({"IQ4_XS": broken}) == "m-IQ4_XS: Shard 2 is missing."
+    assert read({}) == "It holds no GGUF model."
+    read({"IQ4_XS": whole})
+    controller.receive(
+        ModelStudied(key="hf:org/model", overview=Overview(machine=EIGHT, rows=rows))
+    )
+    controller.page.matrix.choose("Q6_K", 8_192)
+    controller.show_offer()
+    assert line.text() == "The repositories known here have IQ4_XS."
     service.close()
 
 
