@@ -6,6 +6,7 @@ No text of an error, log or answer holds it.
 from __future__ import annotations
 
 import functools
+import logging
 import os
 import re
 
@@ -13,6 +14,7 @@ import huggingface_hub
 
 from app.errors import AppError, ErrorKind
 
+log = logging.getLogger("app.catalog.tokens")
 SERVICE = "ultra-launcher"
 ACCOUNT = "hugging-face-token"
 _TOKEN = re.compile(r"[\x21-\x7e]{1,500}")
@@ -26,10 +28,19 @@ def get() -> str | None:
         AppError: What is kept as a token cannot be one.
     """
     named = any(os.environ.get(name) for name in _VARIABLES)
-    token = (None if named else _kept()) or huggingface_hub.get_token()
+    token = (None if named else _kept()) or _logged_in()
     if token is not None:
         check(token)
     return token
+
+
+def _logged_in() -> str | None:
+    """HF_TOKEN, or that of `hf auth login`."""
+    try:
+        return huggingface_hub.get_token()
+    except (OSError, ValueError) as error:  # its file is another user's, or holds something else
+        log.warning("the token of `hf auth login` cannot be read: %s", error)
+        return None
 
 
 def check(token: str) -> None:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+import errno
 import json
 import logging
+import os
 import sys
 from collections.abc import Callable, Sequence
 from typing import NoReturn
@@ -28,13 +31,14 @@ from app.cli import share as share_command
 from app.cli import tune as tune_command
 from app.cli.doctor import doctor
 from app.cli.split import with_split_mode
-from app.errors import AppError, ErrorKind
+from app.errors import EXIT_CODES, AppError, ErrorKind
 from app.hardware import text as hardware_text
 from app.hardware.detect import detect
 from app.settings.model import Settings
 from app.settings.store import SettingsStore
 
 log = logging.getLogger("app.cli")
+_OF_OUTPUT = (errno.EPIPE, errno.ENOSPC, errno.EDQUOT, errno.EIO)
 READER_GONE = 141
 """As shells tell a process that SIGPIPE ended."""
 EXAMPLES = """examples:
@@ -194,15 +198,34 @@ def main(arguments: Sequence[str]) -> int:
     """Run one command; returns the exit code."""
     logs.configure()
     try:
+        code = _told(arguments)
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except BrokenPipeError:
+        sys.stderr.close()
+        return READER_GONE
+    except OSError as error:  # of the output alone
+        sys.stderr.write(
+            f"Error: The output cannot be written: {error.strerror}. "
+            "Free some space where it goes, then give the same command again.\n"
+        )
+        with contextlib.suppress(OSError, ValueError):  # what is left of it would fail at the end
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return EXIT_CODES[ErrorKind.DISK]
+    return code
+
+
+def _told(arguments: Sequence[str]) -> int:
+    """Run one command, and tell what goes wrong."""
+    try:
         return _run(parser().parse_args(arguments))
     except AppError as error:
         return _tell(error, as_json="--json" in arguments)
     except KeyboardInterrupt as stop:
         return signals.exit_code(stop)
-    except BrokenPipeError:
-        sys.stderr.close()
-        return READER_GONE
     except Exception as bug:
+        if isinstance(bug, OSError) and bug.filename is None and bug.errno in _OF_OUTPUT:
+            raise  # nothing else writes without a name
         log.exception("a command failed")
         return _tell(
             AppError(

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import errno
 import json
+import os
 import queue
 import re
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from rich.console import RenderableType
+from rich.console import Console, RenderableType
 from rich.progress import BarColumn, TextColumn
 from rich.progress import Progress as Bars
 from rich.text import Text
@@ -227,6 +229,13 @@ class _JsonFace:
         """The last event said it."""
 
 
+class _Console(Console):
+    """Tells a reader that is gone as `print` does."""
+
+    def on_broken_pipe(self) -> None:
+        raise BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE))
+
+
 class _Bars(Bars):
     """Bars, and below them a line that may be longer than they are."""
 
@@ -248,6 +257,7 @@ class _Face:
             BarColumn(),
             TextColumn("{task.fields[figures]}", markup=False),
             refresh_per_second=4,
+            console=_Console(),
         )
         self._request = request
         self._files = [

@@ -117,3 +117,15 @@ def disk_error(error: OSError, path: Path) -> DownloadError:
         detail=f"{error.strerror or error}.",
         hint="Check the disk and its permissions, then resume; what is there is kept.",
     )
+
+
+def records_error(error: OSError, path: Path) -> DownloadError:
+    """What it means that the app's own record at `path` cannot be written."""
+    full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+    return DownloadError(
+        Reason.NO_SPACE if full else Reason.DISK,
+        f"The app cannot write down in {path.parent} how far the download is.",
+        detail=f"{error.strerror or error}.",
+        hint=f"{'Free some space there' if full else 'Check its permissions'}, then resume; "
+        "what is there is kept.",
+    )

@@ -16,10 +16,11 @@ import os
 import re
 import threading
 import zlib
+from collections.abc import Iterator
 from pathlib import Path
 
 from app import units
-from app.download.disk import no_follow
+from app.download.disk import no_follow, records_error, write
 from app.download.model import DownloadFile
 
 VERSION = 1
@@ -102,7 +103,11 @@ class Journal:
     def __init__(
         self, path: Path, commit: str, file: DownloadFile, record: Record | None = None
     ) -> None:
-        """Write `record`, or an empty one, anew to `path`, so that no torn line stays in it."""
+        """Write `record`, or an empty one, anew to `path`, so that no torn line stays in it.
+
+        Raises:
+            DownloadError: It cannot be written; so for all methods.
+        """
         self.segment_bytes = record.segment_bytes if record else SEGMENT_BYTES
         first = _identity(commit, file) | {"version": VERSION, "segment_bytes": self.segment_bytes}
         lines = [json.dumps(first)]
@@ -111,19 +116,29 @@ class Journal:
             lines.append(f"synced {len(record.digests)}")
         self._count = len(record.digests) if record else 0
         self._lock = threading.Lock()
-        path.parent.mkdir(parents=True, exist_ok=True)
-        new = path.with_name(path.name + ".new")
-        with new.open("wb") as stream:
-            stream.write(("\n".join(lines) + "\n").encode())
-            stream.flush()
-            os.fsync(stream.fileno())
-        new.replace(path)
-        self._file = path.open("ab", buffering=0)
+        self._path = path
+        with self._written():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            new = path.with_name(path.name + ".new")
+            with new.open("wb") as stream:
+                stream.write(("\n".join(lines) + "\n").encode())
+                stream.flush()
+                os.fsync(stream.fileno())
+            new.replace(path)
+            self._file = path.open("ab", buffering=0)
+
+    @contextlib.contextmanager
+    def _written(self) -> Iterator[None]:
+        """An error is told as one of the record: it may lie on another disk than the file."""
+        try:
+            yield
+        except OSError as error:
+            raise records_error(error, self._path) from error
 
     def add(self, index: int, crc: int) -> None:
         """Segment `index` was written."""
-        with self._lock:
-            self._file.write(f"{_line(index, crc)}\n".encode())
+        with self._lock, self._written():
+            write(self._file, f"{_line(index, crc)}\n".encode())
             self._count += 1
 
     @property
@@ -133,9 +148,10 @@ class Journal:
 
     def mark_synced(self, count: int) -> None:
         """The first `count` segments have reached the disk."""
-        with self._lock:
-            self._file.write(f"synced {count}\n".encode())
-        os.fsync(self._file.fileno())
+        with self._written():
+            with self._lock:
+                write(self._file, f"synced {count}\n".encode())
+            os.fsync(self._file.fileno())
 
     def close(self) -> None:
         """Nothing more comes."""

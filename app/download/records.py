@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
+import logging
 import os
 import threading
 from pathlib import Path
 
 from app.download.model import DownloadFile
+
+log = logging.getLogger("app.download.records")
 
 
 class Records:
@@ -76,26 +80,33 @@ class Verified:
         return DownloadFile(path=path.name, size_bytes=size, sha256=sha256, git_oid=git_oid)
 
     def keep(self, path: Path, file: DownloadFile) -> None:
-        """`path` was hashed just now and is `file`."""
-        write_json(
-            self._place(path),
-            _fingerprint(path)
-            | {"digest": file.digest or "", "kind": "sha256" if file.sha256 else "git"},
-        )
+        """`path` was hashed just now and is `file`; where that cannot be kept, it is hashed again."""
+        kind = "sha256" if file.sha256 else "git"
+        known = _fingerprint(path) | {"digest": file.digest or "", "kind": kind}
+        self._write(self._place(path), known)
 
     def doubt(self, path: Path) -> None:
         """`path` is not what it was, though nobody is known to have touched it."""
         place = self._place(path)
         try:
             kept = json.loads(place.read_text(encoding="utf-8"))
-            write_json(place, kept | {"mtime_ns": None})
+            self._write(place, kept | {"mtime_ns": None})
         except (OSError, ValueError, TypeError):
             self.drop(path)
 
     def drop(self, path: Path) -> None:
         """Nothing is known about `path`."""
-        self._place(path).unlink(missing_ok=True)
-        new_of(self._place(path)).unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # what is kept is of no use to another file
+            self._place(path).unlink(missing_ok=True)
+            new_of(self._place(path)).unlink(missing_ok=True)
+
+    def _write(self, place: Path, known: dict[str, object]) -> None:
+        try:
+            write_json(place, known)
+        except OSError as error:
+            log.warning("what is known of a file cannot be kept: %s", error)
+            with contextlib.suppress(OSError):  # nor is what was known before true any more
+                place.unlink(missing_ok=True)
 
     def _place(self, path: Path) -> Path:
         return self._folder / f"{_key(path)}.json"

@@ -16,7 +16,7 @@ import filelock
 
 from app.download import journal as journals
 from app.download import preflight, verify
-from app.download.disk import disk_error, is_at, own
+from app.download.disk import disk_error, is_at, own, records_error
 from app.download.hub_source import HubSource
 from app.download.limiter import Limiter
 from app.download.meter import Meter
@@ -52,6 +52,8 @@ def only_writer(records: Records, target: Path) -> Iterator[None]:
             f"{target.name} is being downloaded by another process of this app.",
             hint="Wait for it, or stop it there.",
         ) from None
+    except OSError as error:
+        raise records_error(error, Path(error.filename or records.jobs)) from error
     with lock:
         yield
 

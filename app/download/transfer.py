@@ -194,9 +194,11 @@ class Transfer:
             allocate(self.handle.fileno(), self._file.size_bytes)
             os.fsync(self.handle.fileno())
             written = journals.Journal(path, commit, self._file, record)
-        except OSError as error:
+        except BaseException as error:
             self.handle.close()
-            raise disk_error(error, self._part) from error
+            if isinstance(error, OSError):
+                raise disk_error(error, self._part) from error
+            raise
         digests = record.digests if record else {}
         return Segments(self._file.size_bytes, written.segment_bytes, digests), written
 

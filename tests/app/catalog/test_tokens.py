@@ -7,6 +7,7 @@ from pathlib import Path
 
 import keyring
 import pytest
+from huggingface_hub import constants
 from keyring.backend import KeyringBackend
 from keyring.errors import KeyringLocked, PasswordDeleteError
 
@@ -137,3 +138,15 @@ def test_what_cannot_be_a_token_is_never_sent_nor_shown(
         with pytest.raises(AppError, match="no token"):
             repository.read_snapshot("org/repo")
     assert not server.requests
+
+
+@pytest.mark.parametrize("content", [None, b"\xff\xfe\x00"], ids=["a file above it", "no text"])
+def test_a_login_that_cannot_be_read_is_none(
+    server: Hub, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, content: bytes | None
+) -> None:
+    place = tmp_path / "kept"
+    place.write_bytes(content or b"")
+    path = place if content else place / "token"
+    monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(path))
+    assert tokens.get() is None
+    assert repository.read_snapshot("org/repo").files

@@ -53,3 +53,30 @@ def test_on_a_terminal_the_line_that_counts_makes_room_for_the_result(
     before, _, result = shown.decode().rpartition("\r\x1b[K")
     assert before.endswith("tiny-Q8_0.gguf: 100 % ")
     assert result.strip().endswith("tiny-Q8_0.gguf: verified")
+
+
+@pytest.mark.parametrize("as_json", [[], ["--json"]], ids=["bars", "json"])
+def test_output_that_nobody_takes_ends_in_a_sentence_and_its_exit_code(
+    stage: Stage, model: Path, as_json: list[str]
+) -> None:
+    def run(output: int) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-m", "app", "pull", SMALL, *as_json],
+            env=os.environ | {"HF_ENDPOINT": stage.hub.endpoint},
+            stdout=output,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+        )
+
+    full = os.open("/dev/full", os.O_WRONLY)
+    ended = run(full)
+    os.close(full)
+    assert ended.returncode == 6
+    assert ended.stderr.startswith("Error: The output cannot be written: ")
+    assert len(ended.stderr.splitlines()) == 1
+    reader, writer = os.pipe()
+    os.close(reader)
+    gone = run(writer)
+    os.close(writer)
+    assert (gone.returncode, gone.stderr) == (141, "")

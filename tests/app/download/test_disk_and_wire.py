@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import http.client
+import os
 import socket
 import ssl
 import subprocess
@@ -18,7 +19,8 @@ import huggingface_hub
 import pytest
 
 from app import units
-from app.download import preflight
+from app.download import journal as journals
+from app.download import preflight, verify
 from app.download.connections import Connections
 from app.download.limiter import Limiter
 from app.download.meter import Meter
@@ -27,6 +29,7 @@ from app.download.records import Records
 from app.download.set_run import SetRun
 from app.download.source import Timing, TransientError
 from tests.app.download.conftest import QUICK, Stage, point_at, wait_for
+from tests.app.download.test_crash import flip
 from tests.app.download.test_faults import refused, run, until_halted
 
 
@@ -70,6 +73,46 @@ def test_a_disk_that_is_too_small(stage: Stage, small_disk: Path) -> None:
     assert "1.1 GB" in caught.value.detail
     assert stage.hub.sent_bytes == 0
     assert not list(request.folder.rglob("*.part"))
+
+
+@pytest.mark.parametrize("free_pages", [0, 1])
+def test_records_that_cannot_be_written_are_told_as_those(
+    stage: Stage, small_disk: Path, monkeypatch: pytest.MonkeyPatch, free_pages: int
+) -> None:
+    """They may lie on another disk than the file; with one page free it fills up on the way."""
+    monkeypatch.setattr(journals, "SEGMENT_BYTES", 4096)
+    request = stage.serve(4 * units.MIB)
+    hog, records = small_disk / "hog", Records(small_disk / "records")
+    records.lock(request.target(request.files[0]))
+    with contextlib.suppress(OSError), hog.open("wb", buffering=0) as stream:
+        while stream.write(bytes(4096)):
+            pass
+    os.truncate(hog, hog.stat().st_size - 4096 * free_pages)
+    with pytest.raises(DownloadError) as caught:
+        SetRun(request, records, timing=QUICK).run()
+    assert caught.value.reason is Reason.NO_SPACE
+    assert str(small_disk / "records") in caught.value.title
+    assert (stage.hub.sent_bytes > 0) is (free_pages > 0)
+    hog.unlink()
+    SetRun(request, records, timing=QUICK).run()
+    stage.assert_right(request)
+
+
+def test_records_that_nobody_may_write(stage: Stage, small_disk: Path) -> None:
+    request, records = stage.serve(units.MIB), Records(small_disk / "records")
+    SetRun(request, records, timing=QUICK).run()
+    target = request.target(request.files[0])
+    remount = ["mount", "-o", "remount,ro", str(small_disk)]
+    subprocess.run(remount, check=True)
+    assert verify.is_right(target, request.files[0], records.verified, afresh=True)
+    os.utime(target, ns=(0, 0))  # so it is hashed again, and that cannot be kept
+    assert verify.is_right(target, request.files[0], records.verified)
+    flip(target, 1000)
+    assert not verify.is_right(target, request.files[0], records.verified)
+    with pytest.raises(DownloadError) as caught:
+        SetRun(request, records, timing=QUICK).run()
+    assert caught.value.reason is Reason.DISK
+    assert str(small_disk / "records") in caught.value.title
 
 
 def test_a_folder_that_cannot_be_written(stage: Stage, tmp_path: Path) -> None:
