@@ -27,6 +27,8 @@ class Odd:
     ranged = True
     git_oid: str | None = None
 
+    blame = ""
+
     def __init__(self, data: bytes) -> None:
         self._data = data
 
