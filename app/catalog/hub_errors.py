@@ -78,10 +78,15 @@ def _sentence(error: Exception) -> str:
 
 def refused(name: str, response: httpx2.Response) -> AppError:
     """The error for a reply that is not a success."""
-    status, code = response.status_code, response.headers.get("X-Error-Code", "")
+    sent_token = "Authorization" in response.request.headers
+    return refusal(name, response.status_code, response.headers, sent_token=sent_token)
+
+
+def refusal(name: str, status: int, headers: Mapping[str, str], *, sent_token: bool) -> AppError:
+    """The error for a status that is not a success; `sent_token`: the request bore a token."""
+    code = headers.get("X-Error-Code", "")
     detail = _NOT_FOUND.get(code, f"The server answers {status}.")
     kind = ErrorKind.NETWORK
-    sent_token = "Authorization" in response.request.headers
     family = AbsentError if status in (401, 404, 410) and code != "GatedRepo" else AppError
     if code == "GatedRepo" or status == 403:
         title = f"{name} is only for those whom its owner lets in."
@@ -106,7 +111,7 @@ def refused(name: str, response: httpx2.Response) -> AppError:
         hint = "Check owner, repository, path and revision on the model's page."
         kind = ErrorKind.MODEL_FILE
     elif status == 429:
-        return too_many(name, retry_after_s(response.headers))
+        return too_many(name, retry_after_s(headers))
     else:
         title = f"{name} cannot be read: the server refuses."
         hint = "Try again in a few minutes."

@@ -241,7 +241,8 @@ class HubSource:
                 self._not_before = time.monotonic() + wait_s
             return TransientError(f"{status}", reason=Reason.BUSY_SERVER, wait_s=wait_s)
         code = headers.get("X-Error-Code", "")
-        words = told.refused(self._name, httpx2.Response(status, headers=dict(headers)))
+        sent_token = tokens.get() is not None
+        words = told.refusal(self._name, status, headers, sent_token=sent_token)
         if status in (401, 403) and code not in ("RepoNotFound", "EntryNotFound"):
             reason = Reason.NEEDS_LOGIN
         elif status in (401, 404, 410):

@@ -72,4 +72,4 @@ def test_a_name_is_no_markup(
     stage.hub.add("org/long/a[bold]b-Q8_0.gguf", starter_model)
     assert main(["pull", "hf:org/long/a[bold]b-Q8_0.gguf"]) == 0
     shown = _CODE.sub("", capsys.readouterr().out)
-    assert re.search("^a[[]bold[]]b-Q8_0.gguf ━", shown, re.MULTILINE)
+    assert re.search(r"^a\[bold\]b-Q8_0.gguf ━", shown, re.MULTILINE)
