@@ -151,6 +151,7 @@ def test_main_memory_that_is_refused(
     assert not client.service.hardware.lost, "a person looked again: it may work now"
 
 
+@pytest.mark.alone  # the system counts such ends for the whole machine
 def test_an_engine_that_the_system_kills_for_lack_of_memory(
     client: Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
