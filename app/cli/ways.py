@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Mapping
 
 from app.cli.context import Emit, Say
@@ -68,13 +67,6 @@ class Ways:
         if blocked:
             self.tell(self._found)
         return blocked
-
-    def ask(self) -> bool:
-        """Let a person at a terminal choose one; False if none was."""
-        if not sys.stdin.isatty():
-            return False
-        self._say("Type a number to do that, or only Enter to end.")
-        return self.take(sys.stdin.readline().strip())
 
     def take(self, text: str) -> bool:
         """Go the way with the number in `text` (`2`, `/2`) and load; False if there is none."""

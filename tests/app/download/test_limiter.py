@@ -26,7 +26,6 @@ class Odd:
 
     ranged = True
     git_oid: str | None = None
-
     blame = ""
 
     def __init__(self, data: bytes) -> None:
